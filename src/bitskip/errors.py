@@ -1,0 +1,57 @@
+"""Every failure that a user can cause, as an exception whose message is one sentence to act on.
+
+A message says what was got, what was expected and what to do. The command line prints it on one line
+and exits with `exit_code`; a traceback is only ever a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BitskipError",
+    "DataError",
+    "FileFormatError",
+    "PruningError",
+    "RecipeError",
+    "RunError",
+    "SpecError",
+    "nearest",
+]
+
+
+class BitskipError(Exception):
+    """Base of all failures that are the input's fault, not the program's."""
+
+    exit_code = 2
+
+
+class SpecError(BitskipError):
+    """A network specification or model name that cannot be built."""
+
+
+class RecipeError(BitskipError):
+    """A training recipe with an unknown key or a value out of range."""
+
+
+class DataError(BitskipError):
+    """A data set that is missing, truncated, corrupt or of the wrong kind."""
+
+
+class FileFormatError(BitskipError):
+    """A packed model, checkpoint or results file that does not hold together."""
+
+
+class PruningError(BitskipError):
+    """A shortcut plan that does not fit its model, or a model without what was asked for."""
+
+
+class RunError(BitskipError):
+    """A run that cannot start or go on: unwritable folder, nothing to resume, missing package."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the known name closest to `name`, else an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
