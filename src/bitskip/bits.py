@@ -42,7 +42,9 @@ def pack_signs(values: npt.ArrayLike) -> npt.NDArray[np.uint64]:
 def unpack_signs(words: npt.NDArray[np.uint64], channels: int) -> npt.NDArray[np.float32]:
     """Undo `pack_signs`: uint64 of shape (..., W) to float32 +/-1 of shape (..., channels)."""
     if words.shape[-1] != words_for(channels):
-        raise ValueError(f"expected {words_for(channels)} words for {channels} channels, got {words.shape[-1]}")
+        raise ValueError(
+            f"expected {words_for(channels)} words for {channels} channels, got {words.shape[-1]}"
+        )
     as_bytes = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
     negative = np.unpackbits(as_bytes, axis=-1, count=channels, bitorder="little")
     return np.where(negative, np.float32(-1), np.float32(1))
