@@ -1,0 +1,224 @@
+"""Batches straight from memory: the whole data set as uint8, augmented a batch at a time on the device.
+
+One gather does the crop and the flip of a batch, so that loading costs little beside a training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bitskip.errors import DataError
+
+__all__ = ["Augmentation", "Batches", "Normalisation", "split_validation"]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of pictures scaled to 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: npt.NDArray[np.uint8]) -> Normalisation:
+        """Measure them on uint8 pictures of shape (N, H, W, C)."""
+        counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+        levels = np.arange(256) / 255
+        means = [float((n * levels).sum() / n.sum()) for n in counts]
+        variances = [
+            float((n * (levels - m) ** 2).sum() / n.sum()) for n, m in zip(counts, means, strict=True)
+        ]
+        # Rounded so that the few digits in a packed file are exactly what training used.
+        return cls(tuple(round(m, 4) for m in means), tuple(max(round(v**0.5, 4), 1e-3) for v in variances))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which random changes a training picture goes through.
+
+    `flip` is `none`, `random` (each time by a coin) or `alternating` (each picture is mirrored in every
+    second epoch; Jordan 2024, "94% on CIFAR-10 in 3.29 seconds").
+    """
+
+    crop: int = 4  # pixels of padding around a picture before a random crop of its own size; 0 for none
+    padding: str = "zero"  # what the crop sees beyond the edge: zero (the mean colour) or reflect
+    flip: str = "random"  # none, random or alternating
+    cutout: int = 0  # side of a square that is blanked out, in pixels; 0 for none
+
+
+def split_validation(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], held_out: int, seed: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the indices of the training and the validation pictures, drawn class by class.
+
+    Args:
+        images: (N, H, W, C), only counted.
+        labels: (N,).
+        held_out: how many pictures to hold out, spread evenly over the classes.
+        seed: of the draw; the split must be the same for all runs that are compared.
+
+    Raises:
+        DataError: if fewer than half of the pictures would be left for training.
+    """
+    if not 0 <= held_out <= len(images) // 2:
+        raise DataError(f"cannot hold out {held_out} of {len(images)} training pictures for validation")
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(images))
+    # Rank each picture within its class, then take the pictures of lowest rank.
+    rank = np.empty(len(images), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members))
+    chosen = order[np.argsort(rank[order], kind="stable")[:held_out]]
+    mask = np.zeros(len(images), dtype=bool)
+    mask[chosen] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+class Batches:
+    """An iterable of (pictures, labels) batches; one pass is an epoch.
+
+    Yields float32 pictures (B, C, H, W) in channels_last memory, normalised, and int64 labels (B,), both
+    on `device`. The order and the augmentation of an epoch depend on `seed` and the epoch alone, so a
+    resumed run sees what an unbroken one would have seen. With several ranks each takes every
+    `world_size`-th picture of the common order.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: int64 (N,).
+        normalisation: mean and std to apply.
+        batch_size: pictures a batch, on each rank.
+        augmentation: None for evaluation: no change, fixed order, last batch kept.
+        seed: of order and augmentation.
+        device: where the data lies and the batches are made.
+        rank: this process's number.
+        world_size: number of processes.
+        size: height = width of the yielded pictures, if they are to be scaled down.
+    """
+
+    def __init__(
+        self,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        normalisation: Normalisation,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+        self.rank, self.world_size = rank, world_size
+        self.device = torch.device(device)
+        self.height, self.width = images.shape[1:3]
+        self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
+        mean = torch.tensor(normalisation.mean, device=self.device)
+        std = torch.tensor(normalisation.std, device=self.device)
+        self._factor, self._offset = 1 / (255 * std), -mean / std
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        self._crop = augmentation.crop if augmentation else 0
+        if augmentation and self._crop:
+            pixels = _pad(pixels, self._crop, augmentation.padding, (mean * 255).round().to(torch.uint8))
+        self._pixels = pixels
+        self.size: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order and the augmentation of the next pass."""
+        self.epoch = epoch
+
+    @property
+    def sampler(self) -> Batches:
+        """Itself: the trainer tells a loader's `sampler` which epoch begins."""
+        return self
+
+    def _per_rank(self) -> int:
+        return len(self.labels) // self.world_size
+
+    def __len__(self) -> int:
+        count = self._per_rank()
+        if self.augmentation is not None and count >= self.batch_size:
+            return count // self.batch_size
+        return -(-count // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        count = len(self.labels)
+        if self.augmentation is None:
+            order = torch.arange(count)
+        else:
+            order = torch.randperm(count, generator=generator)
+        # All ranks draw the same order, then part ways.
+        order = order[self.rank : self._per_rank() * self.world_size : self.world_size].to(self.device)
+        own = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) * 64 + self.rank)
+        for index in range(len(self)):
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            yield self._batch(chosen, own), self.labels[chosen]
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        if self.augmentation is None:
+            pixels = self._pixels[chosen]
+        else:
+            pixels = self._augment(chosen, self.augmentation, generator)
+        x = pixels.to(torch.float32).mul_(self._factor).add_(self._offset)  # (B, H, W, C)
+        if self.augmentation is not None and self.augmentation.cutout:
+            self._cut_out(x, self.augmentation.cutout, generator)
+        x = x.permute(0, 3, 1, 2)  # (B, C, H, W), channels_last
+        if self.size is not None and self.size != self.height:
+            x = torch.nn.functional.interpolate(
+                x, size=self.size, mode="bilinear", antialias=True, align_corners=False
+            )
+        return x
+
+    def _augment(self, chosen: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+        count = len(chosen)
+        rows = torch.arange(self.height).expand(count, -1)
+        columns = torch.arange(self.width).expand(count, -1)
+        if how.flip == "random":
+            mirrored = torch.randint(2, (count, 1), generator=generator, dtype=torch.bool)
+        elif how.flip == "alternating":
+            # A fixed coin for each picture, turned over every epoch.
+            coin = (chosen.cpu() * 2_654_435_761 + self.seed) >> 16
+            mirrored = ((coin + self.epoch) % 2 == 1).view(-1, 1)
+        else:
+            mirrored = torch.zeros(count, 1, dtype=torch.bool)
+        columns = torch.where(mirrored, self.width - 1 - columns, columns)
+        if how.crop:
+            shifts = torch.randint(2 * how.crop + 1, (2, count, 1), generator=generator)
+            rows, columns = rows + shifts[0], columns + shifts[1]
+        rows, columns = rows.to(self.device), columns.to(self.device)
+        return self._pixels[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    def _cut_out(self, x: Tensor, side: int, generator: torch.Generator) -> None:
+        count = len(x)
+        centre_y = torch.randint(self.height, (count, 1, 1), generator=generator)
+        centre_x = torch.randint(self.width, (count, 1, 1), generator=generator)
+        dy = (torch.arange(self.height).view(1, -1, 1) - centre_y + side // 2).to(self.device)
+        dx = (torch.arange(self.width).view(1, 1, -1) - centre_x + side // 2).to(self.device)
+        x.masked_fill_(((dy >= 0) & (dy < side) & (dx >= 0) & (dx < side)).unsqueeze(-1), 0.0)
+
+
+def _pad(pixels: Tensor, margin: int, padding: str, colour: Tensor) -> Tensor:
+    """Surround uint8 pictures (N, H, W, C) by `margin` pixels, mirrored or of one colour."""
+    count, height, width, channels = pixels.shape
+    if padding == "reflect":
+        rows = torch.arange(-margin, height + margin).abs()
+        rows = (height - 1) - ((height - 1) - rows).abs()
+        columns = torch.arange(-margin, width + margin).abs()
+        columns = (width - 1) - ((width - 1) - columns).abs()
+        return pixels[:, rows][:, :, columns]
+    out = torch.empty(
+        (count, height + 2 * margin, width + 2 * margin, channels), dtype=torch.uint8, device=pixels.device
+    )
+    out[:] = colour
+    out[:, margin : margin + height, margin : margin + width] = pixels
+    return out
