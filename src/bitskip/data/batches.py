@@ -136,11 +136,6 @@ class Batches:
         """Choose the order and the augmentation of the next pass."""
         self.epoch = epoch
 
-    @property
-    def sampler(self) -> Batches:
-        """Itself: the trainer tells a loader's `sampler` which epoch begins."""
-        return self
-
     def _per_rank(self) -> int:
         return len(self.labels) // self.world_size
 

@@ -21,7 +21,10 @@ class BinaryLayer(nn.Module):
     """What the 1-bit layers share: quantizers, scale, latent weights.
 
     `standardise` subtracts each output channel's mean from its latent weights and divides by their
-    standard deviation before the sign (IR-Net, Qin et al. 2020), which balances +1 and -1.
+    standard deviation before the sign (IR-Net, Qin et al. 2020), which balances +1 and -1. `frozen` keeps
+    the signs as they are, without gradient. `real_weights` computes with the latent weights themselves, for
+    the first of two training steps (Martinez et al. 2020, "Training Binary Neural Networks with Real-to-Binary
+    Convolutions").
     """
 
     weight: nn.Parameter
@@ -31,6 +34,7 @@ class BinaryLayer(nn.Module):
     scale: nn.Parameter | None
     standardise: bool
     frozen: bool
+    real_weights: bool
 
     def _init_binary(self, weight_quantizer: str, input_quantizer: str | None, weight_scale: str) -> None:
         if weight_scale not in WEIGHT_SCALES:
@@ -40,6 +44,7 @@ class BinaryLayer(nn.Module):
         self.weight_scale = weight_scale
         self.standardise = False
         self.frozen = False
+        self.real_weights = False
         if weight_scale == "learned":
             self.scale = nn.Parameter(self._mean_magnitude().detach())
         else:
@@ -77,6 +82,8 @@ class BinaryLayer(nn.Module):
         self.weight.clamp_(-bound, bound)
 
     def _binary_weight(self) -> Tensor:
+        if self.real_weights:
+            return self.latent()
         if self.frozen:
             return self.signs()
         quantized: Tensor = self.weight_quantizer(self.latent())

@@ -1,0 +1,264 @@
+"""The training step: one LightningModule for every recipe.
+
+Everything that changes during training (rates, estimator shape, frozen signs, picture size) is a function
+of progress = steps done / steps in all, so a resumed run continues exactly where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitskip.data.batches import Augmentation, Batches, Normalisation
+from bitskip.nn import binary_layers, set_progress
+from bitskip.nn.torchvision_ops import ensure_torchvision_ops
+from bitskip.training.optim import make_optimizers, real_weights, schedule_factor
+from bitskip.training.recipes import Recipe
+
+ensure_torchvision_ops()
+import lightning as L  # noqa: E402  (Lightning imports torchvision)
+
+__all__ = ["Classifier", "Splits"]
+
+
+class Splits:
+    """The training and validation pictures of a run, as arrays."""
+
+    def __init__(
+        self, train: tuple[Any, Any], validation: tuple[Any, Any], normalisation: Normalisation
+    ) -> None:
+        self.train, self.validation, self.normalisation = train, validation, normalisation
+
+
+class Classifier(L.LightningModule):
+    """Trains `model` by `recipe` on `splits`.
+
+    `history` holds one dict an epoch: epoch, train_loss, train_accuracy, validation_loss,
+    validation_accuracy, learning_rate, seconds and, with 1-bit layers, sign_flip_share (the share of
+    1-bit weights whose sign at the epoch's end differs from that at its start).
+
+    Args:
+        model: the network, trained in place.
+        recipe: settled for this model.
+        splits: the pictures.
+        seed: of order and augmentation.
+        teacher: network to distil from, or None.
+        on_epoch: called after each epoch with its history entry.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        splits: Splits,
+        seed: int = 0,
+        teacher: nn.Module | None = None,
+        on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.recipe, self.splits, self.seed = model, recipe, splits, seed
+        self.average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
+        self._teacher = (teacher,)  # in a tuple: not part of this module's state
+        self.history: list[dict[str, Any]] = []
+        self.on_epoch = on_epoch
+        self._layers = binary_layers(model)
+        for network in (model, self.average):
+            for layer in binary_layers(network).values() if network is not None else ():
+                layer.standardise = recipe.latent.standardise
+        self._signs: dict[str, Tensor] = {}
+        self._sums = torch.zeros(3)  # loss, correct, count
+        self._epoch_started = 0.0
+        self._batches: Batches | None = None
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that is evaluated and saved: the averaged one if the recipe averages."""
+        return self.model if self.average is None else self.average
+
+    # -- data -----------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> Batches:
+        """Return the augmented training batches of this process."""
+        how = self.recipe.augmentation
+        self._batches = Batches(
+            *self.splits.train,
+            self.splits.normalisation,
+            self.recipe.batch_size,
+            Augmentation(how.crop, how.padding, how.flip, how.cutout),
+            seed=self.seed,
+            device=self.device,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return self._batches
+
+    def val_dataloader(self) -> Batches | list[Any]:
+        """Return the validation batches of this process, or none."""
+        if len(self.splits.validation[0]) == 0:
+            return []
+        return Batches(
+            *self.splits.validation,
+            self.splits.normalisation,
+            4 * self.recipe.batch_size,
+            device=self.device,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    # -- training -------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the recipe's optimizers."""
+        return make_optimizers(self.model, self.recipe)
+
+    def _optimizers(self) -> list[Any]:
+        found = self.optimizers()
+        return found if isinstance(found, list) else [found]
+
+    def _progress(self, batch_index: int) -> float:
+        steps = len(self._batches or [])
+        return (self.current_epoch * steps + batch_index) / (self.recipe.epochs * steps)
+
+    def on_train_epoch_start(self) -> None:
+        """Note the time and the signs, and choose the picture size."""
+        self._epoch_started = time.monotonic()
+        self._sums = torch.zeros(3, device=self.device)
+        self._signs = {name: layer.latent().detach() >= 0 for name, layer in self._layers.items()}
+        if self._batches is not None:  # its generator has not begun: Lightning only calls iter() before this
+            self._batches.set_epoch(self.current_epoch)
+            small = self.current_epoch < self.recipe.low_resolution * self.recipe.epochs
+            self._batches.size = self.recipe.low_resolution_size if small else None
+        teacher = self._teacher[0]
+        if teacher is not None:
+            teacher.to(self.device).eval()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Do one step of every optimizer."""
+        progress = self._progress(batch_index)
+        self._set_stage(progress)
+        factor = schedule_factor(self.recipe, progress)
+        optimizers = self._optimizers()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+        pictures, labels = batch
+        logits = self.model(pictures)
+        loss = self._loss(logits, pictures, labels)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+        for layer in self._layers.values():
+            layer.clip_latent_(self.recipe.latent.clip)
+        self._update_average()
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            self._sums += torch.stack(
+                [loss.detach() * len(labels), correct, torch.tensor(len(labels)).to(correct)]
+            )
+        if batch_index % 20 == 0:
+            self.log("accuracy", self._sums[1] / self._sums[2], prog_bar=True)
+
+    def _set_stage(self, progress: float) -> None:
+        if not self._layers:
+            return
+        set_progress(self.model, progress)
+        frozen = progress >= 1 - self.recipe.latent.freeze and self.recipe.latent.freeze > 0
+        for layer in self._layers.values():
+            layer.frozen = frozen
+            layer.real_weights = progress < self.recipe.real_weights
+
+    def _loss(self, logits: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        teacher, how = self._teacher[0], self.recipe.distillation
+        if teacher is not None and how.weight > 0:
+            with torch.no_grad():
+                target = F.log_softmax(teacher(pictures).float() / how.temperature, 1)
+            student = F.log_softmax(logits / how.temperature, 1)
+            soft = F.kl_div(student, target, reduction="batchmean", log_target=True) * how.temperature**2
+            loss = (1 - how.weight) * loss + how.weight * soft
+        if self.recipe.l1:
+            weights = [*real_weights(self.model), *(layer.weight for layer in self._layers.values())]
+            loss = loss + self.recipe.l1 * torch.stack([w.abs().sum() for w in weights]).sum()
+        return loss
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+        for mean, value in pairs:
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - self.recipe.ema)
+            else:
+                mean.copy_(value)
+
+    def on_train_epoch_end(self) -> None:
+        """Add the training figures to the epoch's history entry (validation has run by now)."""
+        sums = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        validation = self.history.pop() if self.history and "train_loss" not in self.history[-1] else {}
+        entry = {
+            "epoch": self.current_epoch + 1,
+            "train_loss": float(sums[0] / sums[2]),
+            "train_accuracy": float(sums[1] / sums[2]),
+            **validation,
+            "learning_rate": self._optimizers()[0].param_groups[0]["lr"],
+            "seconds": time.monotonic() - self._epoch_started,
+        }
+        if self._signs:
+            flipped = sum(
+                int(((layer.latent().detach() >= 0) != self._signs[name]).sum())
+                for name, layer in self._layers.items()
+            )
+            entry["sign_flip_share"] = flipped / sum(s.numel() for s in self._signs.values())
+        self.history.append(entry)
+        for key in ("train_loss", "train_accuracy", "sign_flip_share"):
+            if key in entry:
+                self.log(key, entry[key])
+        self.on_epoch(entry)
+
+    # -- validation -----------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._validation = torch.zeros(3, device=self.device)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        """Add up loss and hits of one batch."""
+        pictures, labels = batch
+        logits = self.delivered(pictures).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        hits = (logits.argmax(1) == labels).sum()
+        self._validation += torch.stack([loss, hits, torch.tensor(len(labels)).to(hits)])
+
+    def on_validation_epoch_end(self) -> None:
+        """Put the validation figures where `on_train_epoch_end` finds them."""
+        if self.trainer.sanity_checking:
+            return
+        sums = self.trainer.strategy.reduce(self._validation, reduce_op="sum")
+        figures = {
+            "validation_loss": float(sums[0] / sums[2]),
+            "validation_accuracy": float(sums[1] / sums[2]),
+        }
+        self.history.append(figures)
+        for key, value in figures.items():
+            self.log(key, value, prog_bar=key == "validation_accuracy")
+
+    # -- checkpoints ----------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the history with the weights."""
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history back."""
+        self.history = list(checkpoint["history"])

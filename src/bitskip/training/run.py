@@ -1,0 +1,381 @@
+"""One training run in one folder: start, resume, evaluate once, leave weights and a result behind.
+
+A run's folder holds `run.json` (what was asked for), `spec.json`, `recipe.yaml`, `checkpoints/last.ckpt`
+(every epoch), `logs/` (CSV and TensorBoard) and, once done, `weights.safetensors` and `result.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+from torch.nn import functional as F
+
+from bitskip import __version__
+from bitskip.data import ImageSet
+from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
+from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.files import read_json, require_writable, write_bytes, write_json, write_text
+from bitskip.nn import build
+from bitskip.spec import NetworkSpec
+from bitskip.training.initial import prepare
+from bitskip.training.module import Classifier, L, Splits
+from bitskip.training.recipes import Recipe
+
+__all__ = ["Hardware", "RunResult", "evaluate", "load_run", "train"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Lightning's own flags: which devices a run uses."""
+
+    accelerator: str = "auto"  # auto, cpu, gpu, ...
+    devices: str = "auto"  # number of devices, or auto
+    nodes: int = 1  # number of machines
+    strategy: str = "auto"  # auto, ddp, ...
+    precision: str = "auto"  # auto: bf16-mixed where the processor computes in it, else 32-true
+
+    def lightning_precision(self) -> Any:
+        """Return the precision flag for Lightning."""
+        if self.precision != "auto":
+            return self.precision
+        if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        fast = any(
+            getattr(torch.cpu, probe, lambda: False)()
+            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        )
+        return "bf16-mixed" if fast else "32-true"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run yields. Accuracies are shares, 0..1, of the last epoch's network."""
+
+    model: str
+    seed: int
+    recipe: str
+    epochs: int
+    data: str
+    train_images: int
+    validation_images: int
+    test_images: int
+    test_accuracy: float
+    test_loss: float
+    seconds: float  # training time over all sessions, without evaluation
+    history: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    precision: str = "32-true"  # arithmetic of training, in Lightning's words
+    teacher: str | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> RunResult:
+        """Read `folder/result.json`."""
+        values = read_json(folder / "result.json")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise FileFormatError(f"{folder / 'result.json'} is no run's result: {error}") from None
+
+
+def train(
+    spec: NetworkSpec,
+    recipe: Recipe,
+    images: ImageSet,
+    out: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    hardware: Hardware | None = None,
+    teacher: Path | None = None,
+    warm_start: Path | None = None,
+    progress_bar: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> RunResult:
+    """Train one network and evaluate its last epoch once on the test set.
+
+    Args:
+        spec: the network.
+        recipe: settled for it.
+        images: the data set.
+        out: the run's folder.
+        seed: of initial weights, order and augmentation.
+        resume: continue from the folder's checkpoint; a finished run is returned as it is.
+        hardware: devices and arithmetic.
+        teacher: run folder of the network to distil from.
+        warm_start: run folder whose weights to start from, where names and shapes agree.
+        progress_bar: show Lightning's progress bar.
+        on_epoch: called after each epoch with its history entry.
+
+    Raises:
+        RunError: if `out` holds another run, cannot be written, or the run was interrupted.
+        DataError: if the data does not fit the spec.
+    """
+    _check_data(spec, images)
+    hardware = hardware or Hardware()
+    require_writable(out)
+    asked = {
+        "spec": spec.to_dict(),
+        "recipe": recipe.model_dump(),
+        "seed": seed,
+        "data": images.name,
+        "train_images": len(images.train_images),
+        "teacher": None if teacher is None else teacher.name,
+        "warm_start": None if warm_start is None else warm_start.name,
+    }
+    checkpoint = out / "checkpoints" / "last.ckpt"
+    _check_folder(out, asked, resume, checkpoint)
+    if (out / "result.json").is_file():
+        return RunResult.load(out)
+
+    L.seed_everything(seed, workers=True, verbose=False)
+    splits = _split(images, recipe)
+    model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    prepare(model, recipe, splits, warm_start=None if warm_start is None else load_weights(warm_start))
+    teaching = None if teacher is None else _load_teacher(teacher, spec)
+    module = Classifier(model, recipe, splits, seed, teaching, on_epoch)
+    trainer = _trainer(out, recipe, hardware, progress_bar)
+    if trainer.is_global_zero:
+        write_json(out / "run.json", asked)
+        write_text(out / "spec.json", spec.to_json() + "\n")
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+    _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
+
+    delivered = module.delivered.to("cpu")
+    if recipe.reestimate_batches:
+        reestimate_batch_norm(delivered, splits, recipe, seed)
+    test = Batches(images.test_images, images.test_labels, splits.normalisation, 512)
+    accuracy, loss = evaluate(delivered, test)
+    result = RunResult(
+        model=spec.name,
+        seed=seed,
+        recipe=recipe.name,
+        epochs=recipe.epochs,
+        data=images.name,
+        train_images=len(splits.train[0]),
+        validation_images=len(splits.validation[0]),
+        test_images=len(images.test_images),
+        test_accuracy=accuracy,
+        test_loss=loss,
+        seconds=round(sum(entry["seconds"] for entry in module.history), 1),
+        history=module.history,
+        versions=versions(),
+        precision=str(hardware.lightning_precision()),
+        teacher=asked["teacher"],  # type: ignore[arg-type]
+    )
+    if trainer.is_global_zero:
+        state = {name: value.contiguous() for name, value in delivered.state_dict().items()}
+        metadata = {
+            "spec": spec.to_json(),
+            "mean": ",".join(map(str, splits.normalisation.mean)),
+            "std": ",".join(map(str, splits.normalisation.std)),
+            "class_names": "\n".join(images.class_names),
+            "standardise": str(recipe.latent.standardise).lower(),
+        }
+        write_bytes(out / "weights.safetensors", save(state, metadata))
+        write_json(out / "result.json", dataclasses.asdict(result))
+    return result
+
+
+# -- the pieces ---------------------------------------------------------------------------------------
+
+
+def _check_data(spec: NetworkSpec, images: ImageSet) -> None:
+    if images.classes != spec.classes:
+        raise DataError(
+            f"{images.name} has {images.classes} classes, but '{spec.name}' has {spec.classes} outputs; "
+            f"use --classes {images.classes} or another data set"
+        )
+    if images.image_size != spec.input_size:
+        raise DataError(
+            f"{images.name} has pictures of {images.image_size} pixels, but '{spec.name}' takes "
+            f"{spec.input_size}; use --input-size {images.image_size} or another data set"
+        )
+
+
+def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Path) -> None:
+    before = out / "run.json"
+    if not before.is_file():
+        return
+    if not resume and (checkpoint.is_file() or (out / "result.json").is_file()):
+        raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
+    known = read_json(before)
+    if resume and known != asked:
+        differing = ", ".join(sorted(k for k in asked if known.get(k) != asked[k]))
+        raise RunError(
+            f"{out} holds a run with another {differing}; resume it with the settings in {before}, "
+            "or choose another --out"
+        )
+
+
+def _split(images: ImageSet, recipe: Recipe) -> Splits:
+    held_out = min(recipe.validation_images, len(images.train_images) // 10)
+    train, validation = split_validation(images.train_images, images.train_labels, held_out)
+    return Splits(
+        (images.train_images[train], images.train_labels[train]),
+        (images.train_images[validation], images.train_labels[validation]),
+        Normalisation.of(images.train_images),
+    )
+
+
+def _trainer(out: Path, recipe: Recipe, hardware: Hardware, progress_bar: bool) -> Any:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.callbacks.progress import TQDMProgressBar
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    callbacks: list[Any] = [
+        ModelCheckpoint(
+            dirpath=out / "checkpoints", filename="last", every_n_epochs=1,
+            save_on_train_epoch_end=True, enable_version_counter=False,
+        )
+    ]  # fmt: skip
+    if progress_bar:
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return L.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices if hardware.devices == "auto" else int(hardware.devices),
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.lightning_precision(),
+        default_root_dir=out,
+        logger=[
+            CSVLogger(out, name="logs", version="csv"),
+            TensorBoardLogger(out, name="logs", version="tensorboard"),
+        ],
+        callbacks=callbacks,
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=20,
+        deterministic=False,
+    )
+
+
+def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -> None:
+    try:
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        raise RunError(f"interrupted; continue with --resume --out {out}") from None
+    if trainer.interrupted:
+        raise RunError(f"interrupted; continue with --resume --out {out}")
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Return accuracy (0..1) and mean cross-entropy of `model` in float32 over `batches`."""
+    was_training = model.training
+    model.eval()
+    hits, loss, count = 0, 0.0, 0
+    for pictures, labels in batches:
+        logits = model(pictures).float()
+        hits += int((logits.argmax(1) == labels).sum())
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        count += len(labels)
+    model.train(was_training)
+    return hits / count, loss / count
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed: int) -> None:
+    """Replace BN's running statistics by plain means over `recipe.reestimate_batches` training batches."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    how = recipe.augmentation
+    batches = Batches(
+        *splits.train,
+        splits.normalisation,
+        recipe.batch_size,
+        Augmentation(how.crop, how.padding, how.flip, 0),
+        seed=seed + 1,
+    )
+    was_training = model.training
+    model.train()
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+    for dropout in dropouts:
+        dropout.eval()
+    for index, (pictures, _) in enumerate(batches):
+        if index == recipe.reestimate_batches:
+            break
+        model(pictures)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "bitskip": __version__,
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+    }
+
+
+# -- reading runs back ----------------------------------------------------------------------------------
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that a finished run left, by parameter name."""
+    path = folder / "weights.safetensors" if folder.is_dir() else folder
+    if not path.is_file():
+        raise RunError(f"{folder} holds no weights.safetensors; is the run finished?")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises an error type of its own for a damaged file
+        raise FileFormatError(f"{path} cannot be read: {error}") from None
+
+
+def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
+    """Return the spec and the trained network, in evaluation mode, of a finished run.
+
+    Raises:
+        RunError: if the folder holds no finished run.
+        FileFormatError: if its weights do not fit its spec.
+    """
+    from safetensors import safe_open
+
+    weights = load_weights(folder)
+    path = folder / "weights.safetensors" if folder.is_dir() else folder
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata() or {}
+    if "spec" not in metadata:
+        raise FileFormatError(f"{path} carries no network spec; was it written by bitskip?")
+    spec = NetworkSpec.from_json(metadata["spec"], str(path))
+    model = build(spec)
+    if metadata.get("standardise") == "true":
+        from bitskip.nn import binary_layers
+
+        for layer in binary_layers(model).values():
+            layer.standardise = True
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise FileFormatError(f"{path} does not fit its spec: {' '.join(str(error).split())[:200]}") from None
+    return spec, model.eval()
+
+
+def _load_teacher(folder: Path, spec: NetworkSpec) -> nn.Module:
+    teaching, model = load_run(folder)
+    if teaching.classes != spec.classes:
+        raise RunError(
+            f"teacher {folder} has {teaching.classes} classes, but '{spec.name}' has {spec.classes}; "
+            "choose a teacher trained on the same classes"
+        )
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
