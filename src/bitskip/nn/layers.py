@@ -23,8 +23,8 @@ class BinaryLayer(nn.Module):
     `standardise` subtracts each output channel's mean from its latent weights and divides by their
     standard deviation before the sign (IR-Net, Qin et al. 2020), which balances +1 and -1. `frozen` keeps
     the signs as they are, without gradient. `real_weights` computes with the latent weights themselves, for
-    the first of two training steps (Martinez et al. 2020, "Training Binary Neural Networks with Real-to-Binary
-    Convolutions").
+    the first of two training steps (Martinez et al. 2020, "Training Binary Neural Networks with
+    Real-to-Binary Convolutions").
     """
 
     weight: nn.Parameter

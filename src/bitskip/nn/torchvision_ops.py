@@ -28,12 +28,12 @@ def ensure_torchvision_ops() -> None:
         return
     for compiled in Path(found.origin).parent.glob("_C*"):
         try:
-            torch.ops.load_library(compiled)
+            torch.ops.load_library(compiled)  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            library.define(name + _SCHEMA)
+            library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
     _declared.append(library)

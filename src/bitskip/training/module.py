@@ -36,7 +36,7 @@ class Splits:
         self.train, self.validation, self.normalisation = train, validation, normalisation
 
 
-class Classifier(L.LightningModule):
+class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyped here
     """Trains `model` by `recipe` on `splits`.
 
     `history` holds one dict an epoch: epoch, train_loss, train_accuracy, validation_loss,
@@ -124,7 +124,8 @@ class Classifier(L.LightningModule):
 
     def _progress(self, batch_index: int) -> float:
         steps = len(self._batches or [])
-        return (self.current_epoch * steps + batch_index) / (self.recipe.epochs * steps)
+        done = int(self.current_epoch) * steps + batch_index
+        return done / (self.recipe.epochs * steps)
 
     def on_train_epoch_start(self) -> None:
         """Note the time and the signs, and choose the picture size."""

@@ -42,7 +42,7 @@ class Bop(torch.optim.Optimizer):
         return loss
 
 
-def real_weights(model: nn.Module) -> list[nn.Parameter]:
+def real_weights(model: nn.Module) -> list[Tensor]:
     """Return the weights of real conv and linear layers."""
     return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
@@ -66,7 +66,7 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
         real = torch.optim.Adam(groups, lr=recipe.learning_rate)
     else:
         real = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
-    optimizers = [real]
+    optimizers: list[torch.optim.Optimizer] = [real]
     if latents and recipe.latent.optimizer == "bop":
         optimizers.append(Bop(latents, recipe.latent.bop_gamma, recipe.latent.bop_threshold))
     elif latents:

@@ -161,7 +161,8 @@ def _read(recipe: str) -> dict[str, Any]:
         text = _bundled().joinpath(f"{recipe}.yaml").read_text(encoding="utf-8")
     else:
         raise RecipeError(
-            f"unknown recipe '{recipe}', expected one of {', '.join(recipe_names())} or the path of a YAML file"
+            f"unknown recipe '{recipe}', "
+            f"expected one of {', '.join(recipe_names())} or the path of a YAML file"
             + nearest(recipe, recipe_names())
         )
     try:

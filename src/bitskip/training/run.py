@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,10 +26,14 @@ from bitskip.data.batches import Augmentation, Batches, Normalisation, split_val
 from bitskip.errors import DataError, FileFormatError, RunError
 from bitskip.files import read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import build
+from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.initial import prepare
-from bitskip.training.module import Classifier, L, Splits
+from bitskip.training.module import Classifier, Splits
 from bitskip.training.recipes import Recipe
+
+ensure_torchvision_ops()
+import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
 __all__ = ["Hardware", "RunResult", "evaluate", "load_run", "train"]
 
@@ -337,9 +340,10 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise RunError(f"{folder} holds no weights.safetensors; is the run finished?")
     try:
-        return load_file(path)
+        weights: dict[str, torch.Tensor] = load_file(path)
     except Exception as error:  # safetensors raises an error type of its own for a damaged file
         raise FileFormatError(f"{path} cannot be read: {error}") from None
+    return weights
 
 
 def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
