@@ -1,0 +1,22 @@
+"""Torch side of a network: quantizers, 1-bit layers, residual blocks, and the builder."""
+
+from __future__ import annotations
+
+from bitskip.nn.layers import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU, binary_layers
+from bitskip.nn.quantizers import QUANTIZERS, make_quantizer, set_progress, sign
+from bitskip.nn.resnet import ResNet, build
+
+__all__ = [
+    "QUANTIZERS",
+    "BinaryConv2d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "LearnedThreshold",
+    "RPReLU",
+    "ResNet",
+    "binary_layers",
+    "build",
+    "make_quantizer",
+    "set_progress",
+    "sign",
+]
