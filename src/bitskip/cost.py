@@ -151,6 +151,14 @@ class Cost:
         return _total(layer.binary_macs for layer in self.layers)
 
     @property
+    def binary_weight_macs(self) -> int | None:
+        """MACs with a 1-bit weight, whatever the input: no multiplication is needed for them."""
+        return _total(
+            layer.macs if layer.precision in ("w1", "w1a1") or layer.macs is None else 0
+            for layer in self.layers
+        )
+
+    @property
     def macs_by_precision(self) -> dict[str, int] | None:
         """MACs by the precision of their wider operand; precisions without MACs are left out."""
         totals: dict[str, int] = {}
@@ -178,6 +186,7 @@ class Cost:
             "effective_parameters": self.effective_parameters,
             "macs": self.macs,
             "binary_macs": self.binary_macs,
+            "binary_weight_macs": self.binary_weight_macs,
             "macs_by_precision": self.macs_by_precision,
             "weight_bytes": self.weight_bytes,
             "float32_bytes": self.float32_bytes,
