@@ -1,0 +1,114 @@
+"""The ops of a NetworkSpec and the activations between them, for the peak memory of inference.
+
+An activation is stored in the format that its readers need: `f32` (4 bytes an element) for fp32 and w1
+layers and for residual adds, `i8` (1 byte) for int8 layers, `bits` (1 bit, whole bytes a tensor) for the
+inputs of w1a1 layers. Two kinds of reader make the op that writes it write both formats. The picture
+counts in the format that the stem reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bitskip.liveness import Op, peak_live
+from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
+
+__all__ = ["activation_bytes", "peak_activation_bytes", "spec_ops"]
+
+_READ_FORMAT = {"fp32": "f32", "w1": "f32", "int8": "i8", "w1a1": "bits"}
+
+
+def activation_bytes(elements: int, bits: int) -> int:
+    """Return the bytes of `elements` values of `bits` bits each, rounded up to a whole byte."""
+    return -(-elements * bits // 8)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An op before formats are known: `reads` and `shortcut` are (tensor, format) pairs."""
+
+    name: str
+    reads: tuple[str, str]
+    elements: int  # of the tensor it writes, which bears the op's name
+    shortcut: tuple[str, str] | None = None
+
+
+def spec_ops(spec: NetworkSpec) -> tuple[list[Op], dict[str, int]]:
+    """Return the ops of `spec` in the order they run, and its input tensors, with sizes in bytes.
+
+    A shortcut's projection runs first, before its block's main path.
+    """
+    steps = list(_steps(spec))
+    formats: dict[str, set[str]] = {steps[-1].name: {"f32"}}
+    for step in steps:
+        for tensor, form in (step.reads, *([step.shortcut] if step.shortcut else [])):
+            formats.setdefault(tensor, set()).add(form)
+
+    def sizes(tensor: str, elements: int) -> Mapping[str, int]:
+        bits = {"f32": 32, "i8": 8, "bits": 1}
+        return {
+            f"{tensor}:{form}": activation_bytes(elements, bits[form])
+            for form in sorted(formats.get(tensor, ()))
+        }
+
+    ops = [
+        Op(
+            step.name,
+            (":".join(step.reads),),
+            sizes(step.name, step.elements),
+            ":".join(step.shortcut) if step.shortcut else None,
+        )
+        for step in steps
+    ]
+    return ops, dict(sizes("input", spec.input_channels * spec.input_size**2))
+
+
+def peak_activation_bytes(spec: NetworkSpec) -> dict[str, int]:
+    """Return the peak activation bytes for one picture, by executor: `naive` and `in_place`."""
+    ops, inputs = spec_ops(spec)
+    results = tuple(ops[-1].outputs)
+    return {
+        "naive": peak_live(ops, inputs, results).size,
+        "in_place": peak_live(ops, inputs, results, in_place=True).size,
+    }
+
+
+def _steps(spec: NetworkSpec) -> Iterator[_Step]:
+    stem = spec.stem_layer
+    stem_format = _READ_FORMAT[stem.precision]
+    yield _Step("stem", ("input", stem_format), _elements(stem))
+    previous = "stem"
+    if spec.stem == "imagenet":
+        yield _Step("stem.pool", ("stem", stem_format), spec.stem_width * spec.stem_output_size**2)
+        previous = "stem.pool"
+    for block in spec.iter_blocks():
+        yield from _block_steps(block, spec, previous)
+        previous = block.convs[-1].name
+    head_format = _READ_FORMAT[spec.head_precision]
+    yield _Step("pool", (previous, head_format), spec.feature_channels)
+    yield _Step("head", ("pool", head_format), spec.classes)
+
+
+def _block_steps(block: BlockSpec, spec: NetworkSpec, previous: str) -> Iterator[_Step]:
+    shortcut = None if block.shortcut is None else previous
+    if block.projection is not None:
+        source = previous
+        if spec.projection == "pool_conv" and block.stride > 1:
+            source = f"{block.name}.shortcut.pool"
+            yield _Step(source, (previous, "f32"), block.in_channels * block.output_size**2)
+        shortcut = block.projection.name
+        yield _Step(shortcut, (source, _READ_FORMAT[block.projection.precision]), _elements(block.projection))
+    for at, conv in enumerate(block.convs):
+        added = None
+        if shortcut is not None and spec.style == "per_conv":
+            added = shortcut if at == 0 else previous
+        elif conv is block.convs[-1]:
+            added = shortcut
+        residual = None if added is None else (added, "i8" if conv.precision == "int8" else "f32")
+        yield _Step(conv.name, (previous, _READ_FORMAT[conv.precision]), _elements(conv), residual)
+        previous = conv.name
+
+
+def _elements(layer: LayerSpec) -> int:
+    return layer.out_channels * layer.output_size**2

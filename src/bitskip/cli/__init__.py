@@ -1,0 +1,81 @@
+"""The `bitskip` command: parse, call, print. The logic lives in the packages that the commands call.
+
+Each command is a module here with `register(app)`. Modules import only typer at the top and everything
+slow (torch above all) inside the command, so that `bitskip --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from bitskip import __version__
+from bitskip.cli import count, models
+from bitskip.errors import BitskipError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="bitskip",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bitskip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _bitskip(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Small residual CNNs for edge devices: choose which layers are 1-bit and which shortcuts stay.
+
+    A first look: `bitskip models`, then `bitskip count resnet14-hybrid-none`.
+    """
+
+
+# One line a command module, in the order that `bitskip --help` lists them.
+models.register(app)
+count.register(app)
+
+
+def main() -> None:
+    """Run the command line.
+
+    A `BitskipError` becomes one line on stderr and its exit code (2); Ctrl-C ends with 130 and a line; a
+    reader that closes the pipe (`bitskip count ... | head`) ends the program quietly.
+    """
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BitskipError as error:
+        _fail("error: " + " ".join(str(error).split()), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == 130:  # typer turns Ctrl-C into this code, without a word
+            _fail("interrupted", 130)
+        raise
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"bitskip: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,185 @@
+"""`bitskip count`: what a model costs, layer by layer, or several models side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitskip.errors import SpecError
+
+if TYPE_CHECKING:
+    from bitskip.cost import Cost
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("count")(count)
+
+
+def count(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="A named model, the path of a spec's JSON file, `torchvision:NAME` or `baseline:NAME`.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Put the models side by side.")] = False,
+    width: Annotated[
+        float | None, typer.Option(help="Multiply every width by this factor, e.g. 0.5.", show_default=False)
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Height = width of the picture, in pixels.", show_default=False)
+    ] = None,
+) -> None:
+    """Count parameters, MACs, bytes and peak activation memory, without training anything.
+
+    Examples:
+
+    - `bitskip count resnet14-hybrid-none`
+    - `bitskip count resnet14-binary-all --width 0.5 --json`
+    - `bitskip count my-network.json --input-size 64`
+    - `bitskip count torchvision:mobilenet_v2`
+    - `bitskip count --compare resnet14-full-all resnet14-hybrid-none torchvision:resnet18`
+
+    A MAC is one multiply-accumulate; a 1-bit MAC has a 1-bit weight and a 1-bit input. Effective parameters
+    are stored weight bits / 32. `?` is unknown, and a note says why.
+    """
+    if len(models) > 1 and not compare:
+        raise SpecError(f"got {len(models)} models; add --compare to put them side by side")
+    costs = [_cost(model, width, input_size) for model in models]
+    if as_json:
+        values = [cost.to_dict() for cost in costs]
+        typer.echo(json.dumps(values if compare else values[0], indent=2))
+    elif compare:
+        _print_comparison(costs)
+    else:
+        _print_layers(costs[0])
+
+
+def _cost(model: str, width: float | None, input_size: int | None) -> Cost:
+    source, colon, name = model.partition(":")
+    if colon and source in ("torchvision", "baseline"):
+        if width is not None:
+            raise SpecError(f"--width does not apply to '{model}'; it scales bitskip's own models")
+        if source == "torchvision":
+            from bitskip.nn.count import count_torchvision
+
+            return count_torchvision(name, input_size)
+        from bitskip.nn.baselines import count_baseline
+
+        return count_baseline(name, input_size)
+
+    from bitskip.cost import cost_of
+    from bitskip.spec import resolve_spec
+
+    spec = resolve_spec(model)
+    if width is not None:
+        spec = spec.scaled(width)
+    if input_size is not None:
+        spec = dataclasses.replace(spec, input_size=input_size)
+    return cost_of(spec)
+
+
+def _print_layers(cost: Cost) -> None:
+    from bitskip.cli.tables import byte_size, number, print_table
+
+    widths = sorted({1, 32} | set(cost.parameters_by_bits or ()))
+    kinds = ["w1a1", *sorted(_mac_precisions(cost) - {"w1a1", "fp32"}), "fp32"]
+    rows = []
+    for layer in cost.layers:
+        by_bits = layer.parameters_by_bits
+        shape = layer.output_shape
+        rows.append(
+            [
+                layer.name,
+                layer.precision,
+                number(layer.input_bits),
+                "?" if shape is None else "x".join(str(size) for size in shape) or "1",
+                *(number(None if by_bits is None else by_bits.get(bits, 0)) for bits in widths),
+                byte_size(layer.weight_bytes),
+                *(
+                    number(layer.macs if layer.mac_precision == kind or layer.macs is None else 0)
+                    for kind in kinds
+                ),
+            ]
+        )
+    total = cost.parameters_by_bits
+    macs = cost.macs_by_precision
+    print_table(
+        f"{cost.name}, input {'x'.join(str(size) for size in cost.input_shape)}",
+        [
+            "layer",
+            "precision",
+            "input bits",
+            "output",
+            *(f"{bits}-bit params" for bits in widths),
+            "memory",
+            *(f"{_MAC_HEADINGS.get(kind, kind)} MACs" for kind in kinds),
+        ],
+        rows,
+        left_columns=(0, 1),
+        footer=[
+            "total",
+            "",
+            "",
+            "",
+            *(number(None if total is None else total.get(bits, 0)) for bits in widths),
+            byte_size(cost.weight_bytes),
+            *(number(None if macs is None else macs.get(kind, 0)) for kind in kinds),
+        ],
+    )
+    print_table(
+        "Totals",
+        ["", cost.name],
+        [[label, values[0]] for label, values in _totals([cost])],
+        notes=[f"note: {note}" for note in cost.notes],
+    )
+
+
+_MAC_HEADINGS = {"w1a1": "1-bit", "int8": "8-bit", "fp32": "32-bit"}
+
+
+def _mac_precisions(cost: Cost) -> set[str]:
+    return {layer.mac_precision for layer in cost.layers if layer.macs}
+
+
+def _print_comparison(costs: list[Cost]) -> None:
+    from bitskip.cli.tables import print_table
+
+    print_table(
+        "Cost for one input",
+        ["", *(cost.name for cost in costs)],
+        [[label, *values] for label, values in _totals(costs)],
+        notes=[f"note: {cost.name}: {note}" for cost in costs for note in cost.notes],
+    )
+
+
+def _totals(costs: list[Cost]) -> list[tuple[str, list[str]]]:
+    from bitskip.cli.tables import byte_size, number
+
+    def share(part: int | None, whole: int | None) -> str:
+        return "?" if part is None or whole is None else f"{part / whole:.1%}" if whole else "-"
+
+    def times(factor: float | None) -> str:
+        return "?" if factor is None else f"{factor:.2f}x"
+
+    return [
+        ("input", ["x".join(str(size) for size in c.input_shape) for c in costs]),
+        ("parameters", [number(c.parameters) for c in costs]),
+        ("1-bit parameters", [number(c.binary_parameters) for c in costs]),
+        ("effective parameters", [number(c.effective_parameters) for c in costs]),
+        ("size", [byte_size(c.weight_bytes) for c in costs]),
+        ("float-32 equivalent", [byte_size(c.float32_bytes) for c in costs]),
+        ("compression", [times(c.compression) for c in costs]),
+        ("MACs", [number(c.macs) for c in costs]),
+        ("share of binarised MACs", [share(c.binary_macs, c.macs) for c in costs]),
+        ("share of MACs with 1-bit weights", [share(c.binary_weight_macs, c.macs) for c in costs]),
+        ("peak activations, naive", [byte_size(c.peak_activation_bytes["naive"]) for c in costs]),
+        ("peak activations, in place", [byte_size(c.peak_activation_bytes["in_place"]) for c in costs]),
+    ]

@@ -1,0 +1,85 @@
+"""`bitskip models`: the named models and what they cost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bitskip.spec import NetworkSpec
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("models")(models)
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the named models with their parameters, bits and shortcuts.
+
+    Examples:
+
+    - `bitskip models`
+    - `bitskip models --json`
+
+    Any ResNet here also takes `-<full|hybrid|binary|w1a1>-<all|middle|none>`, e.g. `resnet20-binary-none`,
+    and a width factor at the end, e.g. `resnet14-hybrid-none-x0.5`. Other networks are spec files.
+    """
+    from bitskip.spec import named_models, named_spec
+
+    rows = [_row(named_spec(name)) for name in named_models()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _print_table(rows)
+
+
+def _row(spec: NetworkSpec) -> dict[str, Any]:
+    from bitskip.cost import cost_of
+
+    cost = cost_of(spec)
+    return {
+        "name": spec.name,
+        "input_size": spec.input_size,
+        "classes": spec.classes,
+        "precision": list(spec.precision),
+        "shortcuts": list(spec.shortcuts),
+        "parameters": cost.parameters,
+        "binary_parameters": cost.binary_parameters,
+        "effective_parameters": cost.effective_parameters,
+        "macs": cost.macs,
+    }
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from bitskip.cli.tables import number, print_table
+
+    print_table(
+        "Named models",
+        ["model", "input", "classes", "stages", "shortcuts", "parameters", "1-bit", "effective", "MACs"],
+        [
+            [
+                row["name"],
+                f"{row['input_size']}x{row['input_size']}",
+                number(row["classes"]),
+                _run_lengths(row["precision"]),
+                _run_lengths(["yes" if kept else "no" for kept in row["shortcuts"]]),
+                number(row["parameters"]),
+                number(row["binary_parameters"]),
+                number(row["effective_parameters"]),
+                number(row["macs"]),
+            ]
+            for row in rows
+        ],
+        left_columns=(0, 1, 3, 4),
+        notes=["effective = stored weight bits / 32; stages and shortcuts run from the first stage to the last"],
+    )
+
+
+def _run_lengths(values: list[str]) -> str:
+    """Shorten equal values: ["w1", "w1", "w1"] to "w1", ["w1", "fp32", "w1"] to "w1 fp32 w1"."""
+    return values[0] if len(set(values)) == 1 else " ".join(values)
