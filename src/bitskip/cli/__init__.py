@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bitskip import __version__
-from bitskip.cli import count, models
+from bitskip.cli import count, models, study, train
 from bitskip.errors import BitskipError
 
 __all__ = ["app", "main"]
@@ -49,6 +49,8 @@ def _bitskip(
 # One line a command module, in the order that `bitskip --help` lists them.
 models.register(app)
 count.register(app)
+train.register(app)
+study.register(app)
 
 
 def main() -> None:

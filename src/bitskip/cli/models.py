@@ -76,7 +76,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             for row in rows
         ],
         left_columns=(0, 1, 3, 4),
-        notes=["effective = stored weight bits / 32; stages and shortcuts run from the first stage to the last"],
+        notes=[
+            "effective = stored weight bits / 32; stages and shortcuts run from the first stage to the last"
+        ],
     )
 
 

@@ -1,0 +1,89 @@
+"""Options that several commands share, and how long work shows itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bitskip.data import ImageSet
+
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of the data set (CIFAR-10 or CIFAR-100 in the binary or torchvision's layout, or a "
+        "folder of pictures), or `mini` for the bundled set. Default: $BITSKIP_DATA, the cache, a download of "
+        "CIFAR-10, else the bundled set.",
+        show_default=False,
+    ),
+]
+AcceleratorOption = Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, ...")]
+DevicesOption = Annotated[str, typer.Option(help="Number of devices, or auto.")]
+NodesOption = Annotated[int, typer.Option(help="Number of machines.")]
+StrategyOption = Annotated[str, typer.Option(help="Lightning's strategy: auto, ddp, ...")]
+ArithmeticOption = Annotated[
+    str, typer.Option("--precision", help="Arithmetic of training: auto, 32-true, bf16-mixed, 16-mixed.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def say(text: str) -> None:
+    """Print one line for people on stderr, so that stdout stays clean for results."""
+    typer.echo(text, err=True)
+
+
+def interactive() -> bool:
+    """Whether somebody watches the output, so that progress bars make sense."""
+    return sys.stderr.isatty()
+
+
+def read_images(data: str | None, size: int = 32) -> ImageSet:
+    """Load the data set that `--data` names, with a progress bar for a download."""
+    from bitskip.data import load_images
+
+    if not interactive():
+        return load_images(data, size=size, notice=say)
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("CIFAR-10"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("download", visible=False)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None, visible=True)
+
+        return load_images(data, size=size, notice=bar.console.print, progress=show)
+
+
+def epoch_line(entry: dict[str, Any], epochs: int) -> str:
+    """Say in one line how an epoch went."""
+    parts = [f"epoch {entry['epoch']}/{epochs}", f"training {entry['train_accuracy']:.1%}"]
+    if "validation_accuracy" in entry:
+        parts.append(f"validation {entry['validation_accuracy']:.1%}")
+    if "sign_flip_share" in entry:
+        parts.append(f"signs flipped {entry['sign_flip_share']:.2%}")
+    parts.append(f"{entry['seconds']:.0f} s")
+    return "  " + ", ".join(parts)
+
+
+def parse_changes(changes: list[str]) -> dict[str, Any]:
+    """Turn `key=value` words into recipe changes, each value read as YAML."""
+    import yaml
+
+    from bitskip.errors import RecipeError
+
+    parsed = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes key=value, got '{change}'")
+        parsed[key] = yaml.safe_load(value)
+    return parsed
+
+
+def path_or_none(value: str | None) -> Path | None:
+    """Return the path, if there is one."""
+    return None if value is None else Path(value)

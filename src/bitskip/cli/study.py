@@ -1,0 +1,104 @@
+"""`bitskip study`: the paper's grid, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitskip.cli.options import (
+    AcceleratorOption,
+    ArithmeticOption,
+    DataOption,
+    DevicesOption,
+    NodesOption,
+    StrategyOption,
+    epoch_line,
+    interactive,
+    read_images,
+    say,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("study")(study)
+
+
+def study(
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="quick: nine variants at a quarter of the width, 3 epochs. paper: full width, 100 epochs. "
+            "puzzle: the binary net without a gradient estimator, with and without L2."
+        ),
+    ] = "quick",
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Models instead of the preset's; repeat the option.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each model, with seeds 0, 1, ...")] = 1,
+    estimator: Annotated[
+        str | None, typer.Option(help="Gradient estimator of 1-bit weights.", show_default=False)
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Multiply every width by this factor.", show_default=False)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each run.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe's name or YAML file.", show_default=False)
+    ] = None,
+    data: DataOption = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the study.  [default: runs/PRESET]", show_default=False)
+    ] = None,
+    accelerator: AcceleratorOption = "auto",
+    devices: DevicesOption = "auto",
+    nodes: NodesOption = 1,
+    strategy: StrategyOption = "auto",
+    precision: ArithmeticOption = "auto",
+) -> None:
+    """Train the paper's nine ResNet14 variants and write tables, figures and a report beside its own.
+
+    The same command again resumes where it stopped, and redraws the report when nothing is left to do.
+
+    Examples:
+
+    - `bitskip study` (all nine at reduced scale, about 15 minutes on two cores)
+    - `bitskip study --preset paper --models resnet14-hybrid-none --epochs 10`
+    - `bitskip study --preset puzzle`
+    """
+    from bitskip.report import print_tables, write_report
+    from bitskip.study.run import plan_study, run_study
+    from bitskip.training import Hardware
+
+    plan = plan_study(
+        preset,
+        models=models or (),
+        seeds=seeds,
+        estimator=estimator,
+        width=width,
+        epochs=epochs,
+        recipe=recipe,
+    )
+    images = read_images(data)
+    folder = Path(out or f"runs/{preset}")
+    say(
+        f"study '{preset}': {len(plan.runs)} runs of {plan.epochs} epochs, "
+        f"width {plan.width:g}, on {images.name}"
+    )
+    results = run_study(
+        plan,
+        images,
+        folder,
+        hardware=Hardware(accelerator, devices, nodes, strategy, precision),
+        progress_bar=interactive(),
+        on_run=lambda index, count, name, done: say(
+            f"[{index}/{count}] {name}" + (": finished before" if done else "")
+        ),
+        on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, plan.epochs)),
+    )
+    write_report(results, folder)
+    print_tables(results)
+    typer.echo(f"report: {folder / 'report.html'}")

@@ -1,0 +1,108 @@
+"""`bitskip train`: one network, one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitskip.cli.options import (
+    AcceleratorOption,
+    ArithmeticOption,
+    DataOption,
+    DevicesOption,
+    JsonOption,
+    NodesOption,
+    StrategyOption,
+    epoch_line,
+    interactive,
+    parse_changes,
+    path_or_none,
+    read_images,
+    say,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("train")(train)
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="A named model, or the path of a spec's JSON file.")],
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")] = "paper",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs; rescales the recipe's schedule.", show_default=False)
+    ] = None,
+    data: DataOption = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the run.  [default: runs/MODEL-RECIPE]", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
+    width: Annotated[float, typer.Option(help="Multiply every width by this factor.")] = 1.0,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change one key of the recipe, e.g. latent.clip=1.5."
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Folder of a finished run to distil from.", show_default=False)
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(help="Folder of a finished run to start from.", show_default=False)
+    ] = None,
+    accelerator: AcceleratorOption = "auto",
+    devices: DevicesOption = "auto",
+    nodes: NodesOption = 1,
+    strategy: StrategyOption = "auto",
+    precision: ArithmeticOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Train one network and test its last epoch once.
+
+    Ctrl-C leaves a run that `--resume` continues; every epoch leaves a checkpoint.
+
+    Examples:
+
+    - `bitskip train resnet14-hybrid-none --recipe paper --epochs 3`
+    - `bitskip train resnet14-binary-all --width 0.25 --data mini --out runs/try`
+    - `bitskip train resnet14-binary-all --out runs/try --resume`
+    """
+    from bitskip.spec import resolve_spec
+    from bitskip.training import Hardware, load_recipe
+    from bitskip.training import train as run
+
+    base = resolve_spec(model)
+    changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
+    settled = load_recipe(recipe, base.name, changes)
+    spec = base.scaled(width)
+    images = read_images(data, spec.input_size)
+    if spec.classes != images.classes:
+        say(f"{images.name} has {images.classes} classes: the head gets as many outputs")
+        spec = dataclasses.replace(spec, classes=images.classes)
+    folder = Path(out) if out else Path("runs") / f"{spec.name}-{settled.name}"
+    result = run(
+        spec,
+        settled,
+        images,
+        folder,
+        seed=seed,
+        resume=resume,
+        hardware=Hardware(accelerator, devices, nodes, strategy, precision),
+        teacher=path_or_none(teacher),
+        warm_start=path_or_none(warm_start),
+        progress_bar=interactive(),
+        on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, settled.epochs)),
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
+    else:
+        typer.echo(
+            f"{result.model}: test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
+            f"({result.test_images:,} pictures of {result.data}); weights in {folder / 'weights.safetensors'}"
+        )

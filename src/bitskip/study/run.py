@@ -1,0 +1,294 @@
+"""The study: a grid of runs that resumes where it stopped, and one results file.
+
+Each run has a folder of its own below `runs/` and is resumed from its last epoch; `results.json` gains a row
+when a run ends. A study that is killed at any moment loses at most the epoch it was in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitskip.cost import cost_of
+from bitskip.data import ImageSet
+from bitskip.errors import RunError, SpecError, nearest
+from bitskip.files import require_writable
+from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
+from bitskip.study.results import (
+    Counts,
+    DataSummary,
+    EpochRecord,
+    PaperFigures,
+    ResultRow,
+    Results,
+    StudyInfo,
+)
+from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
+from bitskip.training.run import versions
+
+__all__ = ["PRESETS", "Plan", "Preset", "plan_study", "run_study"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a study runs when nothing else is said."""
+
+    models: tuple[str, ...]
+    width: float  # factor on every width
+    epochs: int
+    recipe: str
+    # Pairs (estimator, coupled L2) that every model is trained with; None leaves the recipe's.
+    treatments: tuple[tuple[str, float | None], ...] = (("ste_sign", None),)
+
+
+PRESETS = {
+    "quick": Preset(PAPER_VARIANTS, width=0.25, epochs=3, recipe="paper"),
+    "paper": Preset(PAPER_VARIANTS, width=1.0, epochs=100, recipe="paper"),
+    "puzzle": Preset(
+        ("resnet14-binary-all",),
+        width=0.25,
+        epochs=5,
+        recipe="paper",
+        treatments=(("ste_sign", 0.0), ("ste_sign", 1e-4), ("none", 0.0), ("none", 1e-4)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Run:
+    model: str
+    spec: NetworkSpec
+    full_width: NetworkSpec
+    recipe: Recipe
+    seed: int
+    estimator: str
+    l2: float | None
+
+    @property
+    def folder(self) -> str:
+        treatment = "" if self.l2 is None else f"-{self.estimator}-l2-{self.l2:g}"
+        return f"{self.spec.name}{treatment}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study before it runs."""
+
+    preset: str
+    recipe: str
+    width: float
+    epochs: int
+    estimator: str
+    runs: tuple[_Run, ...]
+
+
+def plan_study(
+    preset: str = "quick",
+    *,
+    models: Iterable[str] = (),
+    seeds: int = 1,
+    estimator: str | None = None,
+    width: float | None = None,
+    epochs: int | None = None,
+    recipe: str | None = None,
+) -> Plan:
+    """Settle what a study will run.
+
+    Args:
+        preset: `quick`, `paper` or `puzzle`.
+        models: names or spec files instead of the preset's models.
+        seeds: runs of each model, with seeds 0, 1, ...
+        estimator: gradient estimator of 1-bit weights instead of the preset's.
+        width: factor on every width instead of the preset's.
+        epochs: epochs of each run instead of the preset's.
+        recipe: recipe instead of the preset's.
+
+    Raises:
+        SpecError: for an unknown preset, model or estimator.
+        RecipeError: for an unknown recipe.
+    """
+    if preset not in PRESETS:
+        raise SpecError(
+            f"unknown preset '{preset}', expected one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
+        )
+    if estimator is not None and estimator not in WEIGHT_QUANTIZERS:
+        raise SpecError(
+            f"unknown estimator '{estimator}', expected one of {', '.join(WEIGHT_QUANTIZERS)}"
+            + nearest(estimator, WEIGHT_QUANTIZERS)
+        )
+    if seeds < 1:
+        raise SpecError(f"seeds is {seeds}, expected at least 1")
+    chosen = PRESETS[preset]
+    width = chosen.width if width is None else width
+    epochs = chosen.epochs if epochs is None else epochs
+    recipe = chosen.recipe if recipe is None else recipe
+    treatments = chosen.treatments if estimator is None else ((estimator, chosen.treatments[0][1]),)
+    runs = []
+    for seed in range(seeds):
+        for model in tuple(models) or chosen.models:
+            for weight_quantizer, l2 in treatments:
+                base = resolve_spec(model)
+                full = dataclasses.replace(base, weight_quantizer=weight_quantizer)
+                changes: dict[str, Any] = {"epochs": epochs}
+                if l2 is not None:
+                    changes |= {"weight_decay": l2, "latent.weight_decay": l2}
+                runs.append(
+                    _Run(
+                        model=base.name,
+                        spec=full.scaled(width),
+                        full_width=full,
+                        recipe=load_recipe(recipe, base.name, changes),
+                        seed=seed,
+                        estimator=weight_quantizer,
+                        l2=l2,
+                    )
+                )
+    return Plan(preset, runs[0].recipe.name, width, epochs, treatments[0][0], tuple(runs))
+
+
+def run_study(
+    plan: Plan,
+    images: ImageSet,
+    out: Path,
+    *,
+    hardware: Hardware | None = None,
+    progress_bar: bool = True,
+    on_run: Callable[[int, int, str, bool], None] = lambda index, count, name, done: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> Results:
+    """Run what is still missing of `plan` in `out`, and return all results.
+
+    Args:
+        plan: from `plan_study`.
+        images: the data set.
+        out: the study's folder; `results.json` and `runs/` appear there.
+        hardware: devices and arithmetic.
+        progress_bar: show Lightning's progress bar.
+        on_run: called before each run with its number (from 1), how many there are, its name, and
+            whether it is finished already.
+        on_epoch: called after each epoch with its history entry.
+
+    Raises:
+        RunError: if `out` holds another study or cannot be written, or the study was interrupted.
+    """
+    require_writable(out)
+    path = out / "results.json"
+    info = _study_info(plan, images)
+    results = Results(info)
+    if path.is_file():
+        results = Results.load(path)
+        _check_same(results.study, info, out)
+    results.save(path)
+    finished = {row.key for row in results.rows}
+    for index, run in enumerate(plan.runs, 1):
+        done = _key(run, plan) in finished
+        on_run(index, len(plan.runs), run.folder, done)
+        if done:
+            continue
+        result = train(
+            run.spec,
+            run.recipe,
+            images,
+            out / "runs" / run.folder,
+            seed=run.seed,
+            resume=True,
+            hardware=hardware,
+            progress_bar=progress_bar,
+            on_epoch=on_epoch,
+        )
+        results = results.with_row(_row(run, result, plan))
+        results.save(path)
+    return results
+
+
+def _key(run: _Run, plan: Plan) -> tuple[Any, ...]:
+    return (run.model, run.seed, run.recipe.name, run.recipe.epochs, plan.width, run.estimator, run.l2)
+
+
+def _check_same(known: StudyInfo, asked: StudyInfo, out: Path) -> None:
+    for key in ("preset", "recipe", "width", "epochs", "estimator"):
+        if getattr(known, key) != getattr(asked, key):
+            raise RunError(
+                f"{out} holds a study with {key} {getattr(known, key)}, not {getattr(asked, key)}; "
+                "use the same settings to resume it, or another --out"
+            )
+    if known.data != asked.data:
+        raise RunError(
+            f"{out} holds a study on {known.data.name} ({known.data.train_images:,} training pictures), "
+            f"not {asked.data.name} ({asked.data.train_images:,}); use the same data or another --out"
+        )
+
+
+def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
+    held_out = min(plan.runs[0].recipe.validation_images, len(images.train_images) // 10)
+    return StudyInfo(
+        preset=plan.preset,
+        recipe=plan.recipe,
+        width=plan.width,
+        epochs=plan.epochs,
+        estimator=plan.estimator,
+        data=DataSummary(
+            name=images.name,
+            train_images=len(images.train_images) - held_out,
+            test_images=len(images.test_images),
+            validation_images=held_out,
+        ),
+        versions=versions(),
+        machine=_machine(),
+    )
+
+
+def _machine() -> dict[str, Any]:
+    """Describe the processor; what is not known is left out."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0] if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
+
+
+def _counts(spec: NetworkSpec) -> Counts:
+    cost = cost_of(spec).to_dict()
+    return Counts(**{field.name: cost[field.name] for field in dataclasses.fields(Counts)})
+
+
+def _row(run: _Run, result: RunResult, plan: Plan) -> ResultRow:
+    extra: dict[str, Any] = {"precision": result.precision}
+    if run.l2 is not None:
+        extra["l2"] = run.l2
+    flips = [entry["sign_flip_share"] for entry in result.history if "sign_flip_share" in entry]
+    if flips:
+        extra["sign_flip_share"] = flips
+    return ResultRow(
+        model=run.model,
+        seed=run.seed,
+        recipe=run.recipe.name,
+        epochs=run.recipe.epochs,
+        width=plan.width,
+        estimator=run.estimator,
+        test_accuracy=result.test_accuracy,
+        test_loss=result.test_loss,
+        validation=_records(result.history, "validation"),
+        train=_records(result.history, "train"),
+        counts=_counts(run.spec),
+        full_width_counts=_counts(run.full_width),
+        seconds=result.seconds,
+        paper=PaperFigures.of(run.model),
+        extra=extra,
+    )
+
+
+def _records(history: list[dict[str, Any]], part: str) -> tuple[EpochRecord, ...]:
+    return tuple(
+        EpochRecord(entry["epoch"], entry[f"{part}_loss"], entry[f"{part}_accuracy"])
+        for entry in history
+        if f"{part}_loss" in entry
+    )
