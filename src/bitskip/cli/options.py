@@ -15,8 +15,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         help="Folder of the data set (CIFAR-10 or CIFAR-100 in the binary or torchvision's layout, or a "
-        "folder of pictures), or `mini` for the bundled set. Default: $BITSKIP_DATA, the cache, a download of "
-        "CIFAR-10, else the bundled set.",
+        "folder of pictures), or `mini` for the bundled set. Default: $BITSKIP_DATA, the cache, a download "
+        "of CIFAR-10, else the bundled set.",
         show_default=False,
     ),
 ]
