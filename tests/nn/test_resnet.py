@@ -42,9 +42,7 @@ def test_parameters_and_names_are_the_specs(name: str) -> None:
 @pytest.mark.parametrize("before_binary", ["no_relu", "threshold"])
 @pytest.mark.parametrize("projection", ["conv", "pool_conv"])
 def test_every_style_trains(style: str, precision: str, before_binary: str, projection: str) -> None:
-    spec = _tiny(
-        style=style, precision=(precision, "w1"), before_binary=before_binary, projection=projection
-    )
+    spec = _tiny(style=style, precision=(precision, "w1"), before_binary=before_binary, projection=projection)
     torch.manual_seed(0)
     model = build(spec)
     logits = model(torch.randn(3, 3, 8, 8))

@@ -1,0 +1,71 @@
+"""Recipes: what the files say, overrides, and unknown keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bitskip.errors import RecipeError
+from bitskip.training import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_bundled_recipe_is_valid_for_every_precision(name: str) -> None:
+    for model in ("resnet14-full-all", "resnet14-hybrid-none", "resnet14-binary-all", "resnet14-w1a1"):
+        assert load_recipe(name, model).name == name
+
+
+def test_paper_recipe_is_the_papers() -> None:
+    recipe = load_recipe("paper", "resnet14-binary-all")
+    assert (recipe.optimizer, recipe.learning_rate, recipe.epochs, recipe.l1) == ("adam", 1e-3, 100, 0.0)
+    assert recipe.weight_decay > 0
+    assert recipe.dropout > 0
+    assert load_recipe("paper", "resnet14-full-all").l1 > 0
+    assert load_recipe("paper", "resnet14-full-none").l1 == 0
+
+
+def test_changes_win_over_overrides_and_reach_inner_keys() -> None:
+    recipe = load_recipe("paper", "resnet14-full-all", {"l1": 0.5, "latent.clip": 1.5, "epochs": 3})
+    assert (recipe.l1, recipe.latent.clip, recipe.epochs) == (0.5, 1.5, 3)
+    assert recipe.latent.learning_rate == load_recipe("paper").latent.learning_rate
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    recipe = load_recipe("paper", "resnet14-full-all")
+    path = tmp_path / "copy.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rat": 1}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ({"latent.clipp": 1}, "unknown key 'latent.clipp'; did you mean 'clip'"),
+        ({"dropout": 1.5}, "dropout: input should be less than 1, got 1.5"),
+        ({"epochs": 0}, "epochs: input should be greater than or equal to 1, got 0"),
+        ({"schedule": "cosin"}, "schedule: input should be 'constant'"),
+    ],
+)
+def test_bad_keys_and_values_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("paper", changes=change)
+
+
+def test_unknown_recipe_and_malformed_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="unknown recipe 'papr'.*did you mean 'paper'"):
+        load_recipe("papr")
+    path = tmp_path / "bad.yaml"
+    path.write_text("epochs: [1,\n")
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        load_recipe(str(path))
+    path.write_text(yaml.safe_dump([1, 2]))
+    with pytest.raises(RecipeError, match="must be a mapping"):
+        load_recipe(str(path))
+    path.write_text(yaml.safe_dump({"name": "x", "overrides": [{"models": "*"}]}))
+    with pytest.raises(RecipeError, match="needs exactly 'models' and 'set'"):
+        load_recipe(str(path))
+    with pytest.raises(RecipeError, match="cannot read recipe"):
+        load_recipe(str(tmp_path / "nowhere.yaml"))
