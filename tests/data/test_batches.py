@@ -101,13 +101,11 @@ def test_smaller_pictures_on_request() -> None:
 
 def test_ranks_share_the_pictures_between_them() -> None:
     images, labels = _pictures()
-    seen = [
-        torch.cat(
-            [y for _, y in Batches(images, labels, PLAIN, 5, Augmentation(), 0, "cpu", rank, 2)]
-        ).tolist()
-        for rank in (0, 1)
-    ]
-    assert sorted(seen[0] + seen[1]) == list(range(20))
+    seen: list[int] = []
+    for rank in (0, 1):
+        batches = Batches(images, labels, PLAIN, 5, Augmentation(), rank=rank, world_size=2)
+        seen += [int(label) for _, labels_of_batch in batches for label in labels_of_batch]
+    assert sorted(seen) == list(range(20))
 
 
 def test_validation_split_is_balanced_and_disjoint() -> None:
