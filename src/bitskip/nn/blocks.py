@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from bitskip.nn.layers import BinaryConv2d, LearnedThreshold, RPReLU
@@ -83,7 +84,15 @@ class Shortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (N, C_in, H, W) to the shape of the block's output."""
-        out: Tensor = self.activation(self.bn(self.conv(self.threshold(self.pool(x)))))
+        x = self.threshold(self.pool(x))
+        if torch.is_autocast_enabled("cpu"):
+            # torch 2.13's bfloat16 gradient of a strided 1x1 convolution writes outside its buffers for some
+            # shapes in channels_last (8 to 16 channels, 16 pixels, batch 25), so this layer stays in float32.
+            with torch.autocast("cpu", enabled=False):
+                y = self.conv(x.float())
+        else:
+            y = self.conv(x)
+        out: Tensor = self.activation(self.bn(y))
         return out
 
 

@@ -1,0 +1,215 @@
+"""Runs: what they leave behind, resuming, distilling, and refusing what does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bitskip.data import ImageSet, load_mini
+from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
+from bitskip.nn import BinaryConv2d, binary_layers
+from bitskip.spec import NetworkSpec, named_spec
+from bitskip.training import Recipe, RunResult, evaluate, load_recipe, load_run, train
+from bitskip.training.module import Splits
+from bitskip.training.run import _split, versions
+
+
+@pytest.fixture(scope="module")
+def mini() -> ImageSet:
+    """A corner of the bundled set, so that an epoch takes a second."""
+    whole = load_mini()
+    return dataclasses.replace(
+        whole,
+        name="corner of the mini set",
+        train_images=whole.train_images[::4],
+        train_labels=whole.train_labels[::4],
+        test_images=whole.test_images[::4],
+        test_labels=whole.test_labels[::4],
+    )
+
+
+def _spec(name: str = "resnet14-hybrid-none") -> NetworkSpec:
+    return named_spec(f"{name}-x0.0625")
+
+
+def _recipe(**changes: Any) -> Recipe:
+    return load_recipe("paper", "resnet14-hybrid-none", {"epochs": 2, "batch_size": 25, **changes})
+
+
+def _train(out: Path, images: ImageSet, recipe: Recipe | None = None, **options: Any) -> RunResult:
+    return train(_spec(), recipe or _recipe(), images, out, progress_bar=False, **options)
+
+
+def test_a_run_leaves_weights_that_give_its_accuracy(tmp_path: Path, mini: ImageSet) -> None:
+    result = _train(tmp_path, mini)
+    assert [entry["epoch"] for entry in result.history] == [1, 2]
+    assert {"validation_loss", "validation_accuracy", "sign_flip_share"} <= set(result.history[0])
+    assert (result.train_images, result.validation_images, result.test_images) == (225, 25, 125)
+    spec, model = load_run(tmp_path)
+    assert spec == _spec()
+    from bitskip.data.batches import Batches
+
+    splits = _split(mini, _recipe())
+    test = Batches(mini.test_images, mini.test_labels, splits.normalisation, 50)
+    assert evaluate(model, test)[0] == result.test_accuracy
+    assert RunResult.load(tmp_path) == result
+    assert {"run.json", "spec.json", "recipe.yaml", "logs", "checkpoints"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    assert not list(tmp_path.glob(".*"))
+    assert set(result.versions) == set(versions())
+
+
+class _Stop(Exception):
+    """Stands for whatever ends a process between two epochs."""
+
+
+def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, mini: ImageSet) -> None:
+    def stop(entry: dict[str, Any]) -> None:
+        if entry["epoch"] == 2:
+            raise _Stop
+
+    recipe = _recipe(epochs=3)
+    with pytest.raises(_Stop):
+        _train(tmp_path / "broken", mini, recipe, on_epoch=stop)
+    assert not (tmp_path / "broken" / "result.json").exists()
+    resumed = _train(tmp_path / "broken", mini, recipe, resume=True)
+    whole = _train(tmp_path / "whole", mini, recipe)
+    assert len(resumed.history) == 3
+    for a, b in zip(resumed.history, whole.history, strict=True):
+        assert a["epoch"] == b["epoch"]
+        assert a["learning_rate"] == pytest.approx(b["learning_rate"])
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=0.2)  # dropout's coin is not replayed
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, mini: ImageSet) -> None:
+    first = _train(tmp_path, mini)
+    assert _train(tmp_path, mini, resume=True) == first
+    with pytest.raises(RunError, match="already holds a run; continue it with --resume"):
+        _train(tmp_path, mini)
+    with pytest.raises(RunError, match="holds a run with another recipe, seed"):
+        _train(tmp_path, mini, _recipe(epochs=1), seed=1, resume=True)
+
+
+def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
+    teacher = tmp_path / "teacher"
+    train(_spec("resnet14-full-all"), _recipe(), mini, teacher, progress_bar=False)
+    recipe = _recipe(
+        **{
+            "optimizer": "sgd",
+            "learning_rate": 0.05,
+            "schedule": "triangular",
+            "warmup": 0.2,
+            "label_smoothing": 0.1,
+            "whitening": True,
+            "zero_gamma": True,
+            "ema": 0.9,
+            "low_resolution": 0.5,
+            "reestimate_batches": 3,
+            "real_weights": 0.5,
+            "l1": 1e-6,
+            "distillation": {"weight": 0.5, "temperature": 2.0},
+            "latent.standardise": True,
+            "latent.freeze": 0.3,
+            "augmentation": {"flip": "alternating", "padding": "reflect", "crop": 2, "cutout": 8},
+        }
+    )
+    result = _train(tmp_path / "student", mini, recipe, teacher=teacher, warm_start=teacher)
+    assert result.teacher == "teacher"
+    spec, model = load_run(tmp_path / "student")
+    assert all(layer.standardise for layer in binary_layers(model).values())
+    assert evaluate(model, _test_batches(mini))[0] == result.test_accuracy
+
+
+def _test_batches(images: ImageSet) -> Any:
+    from bitskip.data.batches import Batches
+
+    return Batches(images.test_images, images.test_labels, _split(images, _recipe()).normalisation, 50)
+
+
+def test_bop_flips_signs_and_nothing_else(tmp_path: Path, mini: ImageSet) -> None:
+    recipe = _recipe(**{"latent.optimizer": "bop", "latent.bop_gamma": 0.1, "latent.bop_threshold": 0.0})
+    result = _train(tmp_path, mini, recipe)
+    _, model = load_run(tmp_path)
+    for layer in binary_layers(model).values():
+        assert set(layer.weight.detach().flatten().tolist()) <= {-1.0, 1.0}
+    assert result.history[0]["sign_flip_share"] > 0
+
+
+def test_without_an_estimator_or_decay_no_sign_flips(tmp_path: Path, mini: ImageSet) -> None:
+    spec = dataclasses.replace(_spec(), weight_quantizer="none")
+    still = load_recipe("paper", "", {"epochs": 1, "batch_size": 25, "latent.weight_decay": 0.0})
+    result = train(spec, still, mini, tmp_path / "still", progress_bar=False)
+    assert result.history[0]["sign_flip_share"] == 0.0
+
+
+def test_whitening_makes_patches_uncorrelated(mini: ImageSet) -> None:
+    from bitskip.training.initial import whiten_stem
+
+    splits: Splits = _split(mini, _recipe())
+    conv = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    before = conv.weight.detach().clone()
+    whiten_stem(conv, splits, eps=1e-4)
+    count = 3 * 3 * 3
+    assert torch.equal(conv.weight[:count], -conv.weight[count : 2 * count])
+    assert torch.equal(conv.weight[2 * count :], before[2 * count :])
+    from bitskip.data.batches import Batches
+
+    pictures = torch.cat([x for x, _ in Batches(*splits.train, splits.normalisation, 50)])
+    y = torch.nn.functional.conv2d(pictures, conv.weight[:count]).permute(1, 0, 2, 3).flatten(1)
+    moments = y @ y.T / y.shape[1]
+    torch.testing.assert_close(moments, torch.eye(count), atol=0.06, rtol=0)
+
+
+# -- bad input -----------------------------------------------------------------------------------------
+
+
+def test_classes_and_picture_size_must_fit(tmp_path: Path, mini: ImageSet) -> None:
+    with pytest.raises(DataError, match="has 10 classes, but .* has 7 outputs"):
+        train(dataclasses.replace(_spec(), classes=7), _recipe(), mini, tmp_path)
+    with pytest.raises(DataError, match="pictures of 32 pixels, but .* takes 64"):
+        train(dataclasses.replace(_spec(), input_size=64), _recipe(), mini, tmp_path)
+
+
+def test_unwritable_output_is_one_sentence(tmp_path: Path, mini: ImageSet) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(RunError, match="cannot write to .*; choose another folder with --out"):
+        _train(blocked / "run", mini)
+
+
+def test_teacher_of_another_class_count_is_refused(tmp_path: Path, mini: ImageSet) -> None:
+    teacher = tmp_path / "teacher"
+    few = dataclasses.replace(
+        mini,
+        class_names=("a", "b"),
+        train_labels=mini.train_labels % 2,
+        test_labels=mini.test_labels % 2,
+    )
+    train(dataclasses.replace(_spec(), classes=2), _recipe(epochs=1), few, teacher, progress_bar=False)
+    with pytest.raises(RunError, match="teacher .* has 2 classes, but .* has 10"):
+        _train(tmp_path / "student", mini, teacher=teacher)
+
+
+def test_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no weights.safetensors"):
+        load_run(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        load_run(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({"model": "x"}))
+    with pytest.raises(BitskipError, match="no run's result"):
+        RunResult.load(tmp_path)
+
+
+def test_layers_of_a_fresh_model_compute_with_signs() -> None:
+    from bitskip.nn import build
+
+    layer = build(_spec()).get_submodule("stage1.block1.conv1")
+    assert isinstance(layer, BinaryConv2d)
+    assert not layer.standardise
