@@ -154,7 +154,7 @@ def test_whitening_makes_patches_uncorrelated(mini: ImageSet) -> None:
     splits: Splits = _split(mini, _recipe())
     conv = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
     before = conv.weight.detach().clone()
-    whiten_stem(conv, splits, eps=1e-4)
+    whiten_stem(conv, splits, eps=1e-8)
     count = 3 * 3 * 3
     assert torch.equal(conv.weight[:count], -conv.weight[count : 2 * count])
     assert torch.equal(conv.weight[2 * count :], before[2 * count :])

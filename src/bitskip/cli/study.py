@@ -10,6 +10,7 @@ import typer
 from bitskip.cli.options import (
     AcceleratorOption,
     ArithmeticOption,
+    CompileOption,
     DataOption,
     DevicesOption,
     NodesOption,
@@ -58,6 +59,7 @@ def study(
     nodes: NodesOption = 1,
     strategy: StrategyOption = "auto",
     precision: ArithmeticOption = "auto",
+    compiled: CompileOption = False,
 ) -> None:
     """Train the paper's nine ResNet14 variants and write tables, figures and a report beside its own.
 
@@ -92,7 +94,7 @@ def study(
         plan,
         images,
         folder,
-        hardware=Hardware(accelerator, devices, nodes, strategy, precision),
+        hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
         progress_bar=interactive(),
         on_run=lambda index, count, name, done: say(
             f"[{index}/{count}] {name}" + (": finished before" if done else "")

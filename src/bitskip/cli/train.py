@@ -12,6 +12,7 @@ import typer
 from bitskip.cli.options import (
     AcceleratorOption,
     ArithmeticOption,
+    CompileOption,
     DataOption,
     DevicesOption,
     JsonOption,
@@ -61,6 +62,7 @@ def train(
     nodes: NodesOption = 1,
     strategy: StrategyOption = "auto",
     precision: ArithmeticOption = "auto",
+    compiled: CompileOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one network and test its last epoch once.
@@ -93,7 +95,7 @@ def train(
         folder,
         seed=seed,
         resume=resume,
-        hardware=Hardware(accelerator, devices, nodes, strategy, precision),
+        hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
         teacher=path_or_none(teacher),
         warm_start=path_or_none(warm_start),
         progress_bar=interactive(),

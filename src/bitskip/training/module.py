@@ -50,6 +50,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         seed: of order and augmentation.
         teacher: network to distil from, or None.
         on_epoch: called after each epoch with its history entry.
+        compiled: run the training step's forward and backward through torch.compile.
     """
 
     def __init__(
@@ -60,12 +61,15 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         seed: int = 0,
         teacher: nn.Module | None = None,
         on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.recipe, self.splits, self.seed = model, recipe, splits, seed
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
-        self._teacher = (teacher,)  # in a tuple: not part of this module's state
+        # In tuples: neither the teacher nor a second handle on the network is part of this module's state.
+        self._teacher = (teacher,)
+        self._network = (torch.compile(model, dynamic=False) if compiled else model,)
         self.history: list[dict[str, Any]] = []
         self.on_epoch = on_epoch
         self._layers = binary_layers(model)
@@ -150,7 +154,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         pictures, labels = batch
-        logits = self.model(pictures)
+        logits = self._network[0](pictures)
         loss = self._loss(logits, pictures, labels)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
