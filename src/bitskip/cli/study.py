@@ -73,7 +73,7 @@ def study(
     """
     from bitskip.report import print_tables, write_report
     from bitskip.study.run import plan_study, run_study
-    from bitskip.training import Hardware
+    from bitskip.training import Hardware, is_first_process
 
     plan = plan_study(
         preset,
@@ -101,6 +101,8 @@ def study(
         ),
         on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, plan.epochs)),
     )
+    if not is_first_process():
+        return
     write_report(results, folder)
     print_tables(results)
     typer.echo(f"report: {folder / 'report.html'}")

@@ -76,7 +76,7 @@ def train(
     - `bitskip train resnet14-binary-all --out runs/try --resume`
     """
     from bitskip.spec import resolve_spec
-    from bitskip.training import Hardware, load_recipe
+    from bitskip.training import Hardware, is_first_process, load_recipe
     from bitskip.training import train as run
 
     base = resolve_spec(model)
@@ -101,6 +101,8 @@ def train(
         progress_bar=interactive(),
         on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, settled.epochs)),
     )
+    if not is_first_process():
+        return
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
     else:

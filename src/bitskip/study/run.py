@@ -28,7 +28,7 @@ from bitskip.study.results import (
     Results,
     StudyInfo,
 )
-from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
+from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
 from bitskip.training.run import versions
 
 __all__ = ["PRESETS", "Plan", "Preset", "plan_study", "run_study"]
@@ -183,7 +183,8 @@ def run_study(
     if path.is_file():
         results = Results.load(path)
         _check_same(results.study, info, out)
-    results.save(path)
+    if is_first_process():
+        results.save(path)
     finished = {row.key for row in results.rows}
     for index, run in enumerate(plan.runs, 1):
         done = _key(run, plan) in finished
@@ -202,7 +203,8 @@ def run_study(
             on_epoch=on_epoch,
         )
         results = results.with_row(_row(run, result, plan))
-        results.save(path)
+        if is_first_process():
+            results.save(path)
     return results
 
 

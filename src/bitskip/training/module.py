@@ -49,7 +49,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         splits: the pictures.
         seed: of order and augmentation.
         teacher: network to distil from, or None.
-        on_epoch: called after each epoch with its history entry.
+        on_epoch: called after each epoch, by the first process, with its history entry.
         compiled: run the training step's forward and backward through torch.compile.
     """
 
@@ -229,7 +229,8 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         for key in ("train_loss", "train_accuracy", "sign_flip_share"):
             if key in entry:
                 self.log(key, entry[key])
-        self.on_epoch(entry)
+        if self.trainer.is_global_zero:
+            self.on_epoch(entry)
 
     # -- validation -----------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from bitskip.training.recipes import Recipe
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
-__all__ = ["Hardware", "RunResult", "evaluate", "load_run", "train"]
+__all__ = ["Hardware", "RunResult", "evaluate", "is_first_process", "load_run", "train"]
 
 
 _LEAST_BF16_CHANNELS = 16
@@ -327,6 +327,13 @@ def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints; the others of a distributed run keep silent."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def versions() -> dict[str, str]:
