@@ -121,7 +121,7 @@ def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
     )
     result = _train(tmp_path / "student", mini, recipe, teacher=teacher, warm_start=teacher)
     assert result.teacher == "teacher"
-    spec, model = load_run(tmp_path / "student")
+    _, model = load_run(tmp_path / "student")
     assert all(layer.standardise for layer in binary_layers(model).values())
     assert evaluate(model, _test_batches(mini))[0] == result.test_accuracy
 

@@ -31,7 +31,7 @@ from bitskip.study.results import (
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
 from bitskip.training.run import versions
 
-__all__ = ["PRESETS", "Plan", "Preset", "plan_study", "run_study"]
+__all__ = ["PRESETS", "Plan", "Preset", "machine", "plan_study", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -241,11 +241,11 @@ def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
             validation_images=held_out,
         ),
         versions=versions(),
-        machine=_machine(),
+        machine=machine(),
     )
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Describe the processor; what is not known is left out."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
