@@ -3,7 +3,7 @@
 In one process, alternating and repeated: (1) making an augmented batch, (2) a bare forward-backward-step loop
 on one fixed batch, (3) Lightning's training epoch as `bitskip train` runs it. Medians, with the spread.
 
-    python benchmarks/training_speed.py resnet14-hybrid-none --width 0.25 -o benchmarks/results/training_speed.json
+    python benchmarks/training_speed.py resnet14-hybrid-none --width 0.25 -o training_speed.json
 """
 
 from __future__ import annotations

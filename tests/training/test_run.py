@@ -213,3 +213,14 @@ def test_layers_of_a_fresh_model_compute_with_signs() -> None:
     layer = build(_spec()).get_submodule("stage1.block1.conv1")
     assert isinstance(layer, BinaryConv2d)
     assert not layer.standardise
+
+
+def test_tensorboard_gets_a_histogram_of_each_binary_layer(tmp_path: Path, mini: ImageSet) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _train(tmp_path, mini, _recipe(epochs=1))
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard"))
+    events.Reload()
+    from bitskip.nn import build
+
+    assert set(events.Tags()["histograms"]) == {f"latent/{name}" for name in binary_layers(build(_spec()))}

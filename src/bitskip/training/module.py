@@ -230,7 +230,18 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             if key in entry:
                 self.log(key, entry[key])
         if self.trainer.is_global_zero:
+            self._draw_latents()
             self.on_epoch(entry)
+
+    def _draw_latents(self) -> None:
+        """Give TensorBoard a histogram of each 1-bit layer's latent weights; those near 0 flip."""
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, layer in self._layers.items():
+                    values = layer.weight.detach().float()
+                    logger.experiment.add_histogram(f"latent/{name}", values, self.current_epoch)
 
     # -- validation -----------------------------------------------------------------------------------
 
