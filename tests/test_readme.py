@@ -40,7 +40,10 @@ def test_commands_know_their_options(words: list[str]) -> None:
         assert option in end.stdout
 
 
-@pytest.mark.parametrize("words", [w for w in _commands() if w[1] in ("models", "count", "draw")], ids=" ".join)
+QUICK = [words for words in _commands() if words[1] in ("models", "count", "draw")]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
 def test_quick_commands_run(words: list[str], tmp_path: Path) -> None:
     end = subprocess.run(
         [sys.executable, "-m", *words], capture_output=True, text=True, timeout=120, cwd=tmp_path
