@@ -1,0 +1,257 @@
+"""Run a torch module once and record what it does: MACs by the layer they belong to, and its activations.
+
+The run is by preference on torch's meta device, where tensors have shapes but no values: it costs next to
+nothing and needs no memory. Recorded are the operators that torch dispatches, not the modules' classes, so a
+functional call, an attention layer or somebody's own module is seen as well as an `nn.Conv2d`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bitskip.errors import SpecError
+from bitskip.nn.layers import BinaryLayer
+from bitskip.nn.op_macs import NotCounted, op_macs
+
+__all__ = ["LayerTrace", "Step", "Trace", "Value", "trace_module"]
+
+# Elementwise at inference, though torch does not tag them so: statistics are constants by then.
+_POINTWISE = {"native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that depends on the input: its elements and the bits of each."""
+
+    elements: int
+    bits: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator, or one 1-bit layer as a whole, and the values it reads and writes.
+
+    `reads` are (value, form) pairs; form is `signs` for the input of a 1-bit layer that binarises it, else
+    `own` (as the value is).
+    """
+
+    name: str
+    pointwise: bool
+    reads: tuple[tuple[int, str], ...]
+    writes: tuple[int, ...]
+
+
+@dataclass
+class LayerTrace:
+    """What the run showed of one module, without the modules inside it."""
+
+    macs: int = 0
+    not_counted: list[str] = field(default_factory=list)  # operators whose MACs are unknown
+    input_bits: int | None = None
+    output_shape: tuple[int, ...] | None = None  # without the batch
+
+
+@dataclass
+class Trace:
+    """A run's record: modules by name in the order they ran first, and the steps between values."""
+
+    layers: dict[str, LayerTrace] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    inputs: tuple[int, ...] = ()
+    results: tuple[int, ...] = ()
+
+
+def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    """Run `model` in eval mode on one input of `input_shape` (without the batch) and return the record.
+
+    The model is left as it was. Where the forward needs values (it branches on them, say), it is run on the
+    model's own device instead of the meta device.
+
+    Raises:
+        SpecError: if the model cannot be run on an input of that shape.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    if any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in tensors.values()):
+        raise SpecError(
+            f"{type(model).__name__} has lazy parameters without a shape; run it once before counting it"
+        )
+    dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), torch.float32)
+    meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    first: Exception
+    try:
+        return _run(model, meta, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
+    except Exception as error:  # whatever a stranger's forward raises
+        first = error
+    if not any(tensor.is_meta for tensor in tensors.values()):
+        device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+        try:
+            return _run(model, tensors, torch.zeros(1, *input_shape, dtype=dtype, device=device))
+        except Exception as error:
+            first = error
+    shape = "x".join(str(size) for size in input_shape)
+    reason = (str(first).strip().splitlines() or [type(first).__name__])[0]
+    raise SpecError(f"{type(model).__name__} does not run on an input of {shape}: {reason}") from first
+
+
+def _run(model: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Trace:
+    recorder = _Recorder(tensors)
+    recorder.trace.inputs = (recorder.add_value(x),)
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model))
+        stack.enter_context(_without_fused_attention())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for name, module in model.named_modules():
+            before = module.register_forward_pre_hook(recorder.entering(name), prepend=True)
+            after = module.register_forward_hook(recorder.leaving(name))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        stack.enter_context(recorder)
+        result = functional_call(model, tensors, (x,))
+    known = (recorder.value_of(tensor) for tensor in tree_leaves(result) if isinstance(tensor, Tensor))
+    recorder.trace.results = tuple(dict.fromkeys(value for value in known if value is not None))
+    return recorder.trace
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Keep attention as matrix products, not as one opaque operator."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down every operator that runs while it is entered."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self._running: list[str] = []  # names of the modules that are being run, outermost first
+        self._binary: list[tuple[str, int | None]] = []  # the 1-bit layer that is being run, and its input
+        self._owner = {_storage(tensor): name.rpartition(".")[0] for name, tensor in tensors.items()}
+        self._value_of: dict[int, int] = {}  # by storage: views of a tensor are the same value
+        self._alive: list[Tensor] = []  # so that no storage's address is used twice
+
+    def add_value(self, tensor: Tensor) -> int:
+        """Give `tensor` a new value, also where it already had one (it was written in place)."""
+        self.trace.values.append(Value(tensor.numel(), 8 * tensor.element_size()))
+        self._alive.append(tensor)
+        self._value_of[_storage(tensor)] = len(self.trace.values) - 1
+        return len(self.trace.values) - 1
+
+    def value_of(self, tensor: Tensor) -> int | None:
+        """Return the value in `tensor`; None if it does not depend on the input."""
+        return self._value_of.get(_storage(tensor))
+
+    def entering(self, name: str) -> Any:
+        """Return the hook that runs before the module `name`."""
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            tensor = next((leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), None)
+            layer = self._layer(name)
+            if layer.input_bits is None and tensor is not None:
+                layer.input_bits = 8 * tensor.element_size()
+            self._running.append(name)
+            if isinstance(module, BinaryLayer):
+                self._binary.append((name, None if tensor is None else self.value_of(tensor)))
+
+        return hook
+
+    def leaving(self, name: str) -> Any:
+        """Return the hook that runs after the module `name`."""
+
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            tensor = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
+            if tensor is not None:
+                self._layer(name).output_shape = tuple(tensor.shape[1:])
+            self._running.pop()
+            if isinstance(module, BinaryLayer):
+                _, value = self._binary.pop()
+                if value is not None and tensor is not None:
+                    form = "own" if module.input_quantizer is None else "signs"
+                    self.trace.steps.append(Step(name, False, ((value, form),), (self.add_value(tensor),)))
+
+        return hook
+
+    def _layer(self, name: str) -> LayerTrace:
+        return self.trace.layers.setdefault(name, LayerTrace())
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._count(func, args, out)
+        if not self._binary:
+            self._step(func, [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)], out)
+        return out
+
+    def _count(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        running = self._running[-1] if self._running else ""
+        try:
+            macs = op_macs(func, args, out)
+        except NotCounted:
+            layer = self._layer(running)
+            if str(func) not in layer.not_counted:
+                layer.not_counted.append(str(func))
+            return
+        if macs == 0:
+            return
+        # A functional call with another module's weight (as attention makes) belongs to that module.
+        owners = [self._owner.get(_storage(arg)) for arg in args if isinstance(arg, Tensor)]
+        owner = next((name for name in owners if name is not None), running)
+        layer = self._layer(owner)
+        layer.macs += macs
+        if owner != running and layer.output_shape is None:
+            layer.input_bits = 8 * out.element_size()
+            layer.output_shape = tuple(out.shape[1:])
+
+    def _step(self, func: Any, tensors: list[Tensor], out: Any) -> None:
+        reads = tuple(dict.fromkeys(v for v in map(self.value_of, tensors) if v is not None))
+        if not reads:
+            return  # made from weights alone: a constant
+        mutable = func._schema.is_mutable
+        writes, whole = [], True
+        for tensor in tree_leaves(out):
+            if not isinstance(tensor, Tensor) or (self.value_of(tensor) is not None and not mutable):
+                continue  # a view of what is there already
+            writes.append(self.add_value(tensor))
+            whole = whole and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        if not writes:
+            return
+        name = func._schema.name.removeprefix("aten::")
+        pointwise = whole and (torch.Tag.pointwise in func.tags or name in _POINTWISE)
+        running = self._running[-1] if self._running else ""
+        self.trace.steps.append(
+            Step(f"{running}/{name}", pointwise, tuple((value, "own") for value in reads), tuple(writes))
+        )
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
