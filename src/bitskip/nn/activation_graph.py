@@ -98,8 +98,8 @@ def _fuse(steps: Sequence[Step], trace: Trace) -> list[_Fused]:
 def _projections_first(steps: Sequence[Step]) -> list[Step]:
     """Move each shortcut's projection to before its block's main path.
 
-    A projection is a chain of steps from a fork to a join, shorter than the main path between them, and
-    nothing inside the block is read outside it.
+    A projection is a chain of steps from a fork to a join, with fewer MACs than the main path between them,
+    and nothing inside the block is read outside it.
     """
     order = list(steps)
     readers: dict[int, list[Step]] = {}
@@ -127,10 +127,7 @@ def _projections_first(steps: Sequence[Step]) -> list[Step]:
             id(reader) in inside for step in block for v in step.writes for reader in readers.get(v, ())
         )
         main = [step for step in block if step not in chain]
-        if closed and _compute(chain) < _compute(main):
+        if closed and sum(step.macs for step in chain) < sum(step.macs for step in main):
             order[start:end] = [*reversed(chain), *main]
     return order
 
-
-def _compute(steps: Sequence[Step]) -> int:
-    return sum(not step.pointwise for step in steps)

@@ -26,7 +26,13 @@ from bitskip.nn.op_macs import NotCounted, op_macs
 __all__ = ["LayerTrace", "Step", "Trace", "Value", "trace_module"]
 
 # Elementwise at inference, though torch does not tag them so: statistics are constants by then.
-_POINTWISE = {"native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
+_POINTWISE = {
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "_native_batch_norm_legit_no_training",
+    "_prelu_kernel",
+    "_to_copy",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Step:
     pointwise: bool
     reads: tuple[tuple[int, str], ...]
     writes: tuple[int, ...]
+    macs: int = 0
 
 
 @dataclass
@@ -154,7 +161,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.trace = Trace()
         self._running: list[str] = []  # names of the modules that are being run, outermost first
-        self._binary: list[tuple[str, int | None]] = []  # the 1-bit layer that is being run, and its input
+        self._binary: list[tuple[int | None, int]] = []  # input of the running 1-bit layer, its MACs before
         self._owner = {_storage(tensor): name.rpartition(".")[0] for name, tensor in tensors.items()}
         self._value_of: dict[int, int] = {}  # by storage: views of a tensor are the same value
         self._alive: list[Tensor] = []  # so that no storage's address is used twice
@@ -180,7 +187,7 @@ class _Recorder(TorchDispatchMode):
                 layer.input_bits = 8 * tensor.element_size()
             self._running.append(name)
             if isinstance(module, BinaryLayer):
-                self._binary.append((name, None if tensor is None else self.value_of(tensor)))
+                self._binary.append((None if tensor is None else self.value_of(tensor), layer.macs))
 
         return hook
 
@@ -193,10 +200,13 @@ class _Recorder(TorchDispatchMode):
                 self._layer(name).output_shape = tuple(tensor.shape[1:])
             self._running.pop()
             if isinstance(module, BinaryLayer):
-                _, value = self._binary.pop()
+                value, before = self._binary.pop()
                 if value is not None and tensor is not None:
                     form = "own" if module.input_quantizer is None else "signs"
-                    self.trace.steps.append(Step(name, False, ((value, form),), (self.add_value(tensor),)))
+                    macs = self._layer(name).macs - before
+                    self.trace.steps.append(
+                        Step(name, False, ((value, form),), (self.add_value(tensor),), macs)
+                    )
 
         return hook
 
@@ -207,12 +217,13 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        self._count(func, args, out)
+        macs = self._count(func, args, out)
         if not self._binary:
-            self._step(func, [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)], out)
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self._step(func, tensors, out, macs)
         return out
 
-    def _count(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+    def _count(self, func: Any, args: tuple[Any, ...], out: Any) -> int:
         running = self._running[-1] if self._running else ""
         try:
             macs = op_macs(func, args, out)
@@ -220,9 +231,9 @@ class _Recorder(TorchDispatchMode):
             layer = self._layer(running)
             if str(func) not in layer.not_counted:
                 layer.not_counted.append(str(func))
-            return
+            return 0
         if macs == 0:
-            return
+            return 0
         # A functional call with another module's weight (as attention makes) belongs to that module.
         owners = [self._owner.get(_storage(arg)) for arg in args if isinstance(arg, Tensor)]
         owner = next((name for name in owners if name is not None), running)
@@ -231,8 +242,9 @@ class _Recorder(TorchDispatchMode):
         if owner != running and layer.output_shape is None:
             layer.input_bits = 8 * out.element_size()
             layer.output_shape = tuple(out.shape[1:])
+        return macs
 
-    def _step(self, func: Any, tensors: list[Tensor], out: Any) -> None:
+    def _step(self, func: Any, tensors: list[Tensor], out: Any, macs: int) -> None:
         reads = tuple(dict.fromkeys(v for v in map(self.value_of, tensors) if v is not None))
         if not reads:
             return  # made from weights alone: a constant
@@ -249,7 +261,7 @@ class _Recorder(TorchDispatchMode):
         pointwise = whole and (torch.Tag.pointwise in func.tags or name in _POINTWISE)
         running = self._running[-1] if self._running else ""
         self.trace.steps.append(
-            Step(f"{running}/{name}", pointwise, tuple((value, "own") for value in reads), tuple(writes))
+            Step(f"{running}/{name}", pointwise, tuple((value, "own") for value in reads), tuple(writes), macs)
         )
 
 
