@@ -7,6 +7,7 @@ logits (N, 10).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -70,23 +71,22 @@ def _binarized_vgg(input_size: int) -> nn.Module:
     1-bit, those of the first and last layer included. Real are the picture (so the first layer is `w1`) and
     the batch norms. Left out are biases before batch norms, which absorb them; inputs are padded with 0.
     """
-    layers: list[nn.Module] = []
+    net = nn.Sequential()
     channels = 3
-    for width in (128, 256, 512):
-        for last in (False, True):
-            quantizer = None if channels == 3 else "ste_sign"
-            layers.append(BinaryConv2d(channels, width, 3, padding=1, input_quantizer=quantizer))
-            if last:
-                layers.append(nn.MaxPool2d(2))
-            layers.append(nn.BatchNorm2d(width, eps=1e-4))
-            channels = width
-    layers.append(nn.Flatten())
+    for at, width in enumerate((128, 128, 256, 256, 512, 512), 1):
+        quantizer = None if at == 1 else "ste_sign"
+        net.add_module(f"conv{at}", BinaryConv2d(channels, width, 3, padding=1, input_quantizer=quantizer))
+        if at % 2 == 0:
+            net.add_module(f"pool{at}", nn.MaxPool2d(2))
+        net.add_module(f"bn{at}", nn.BatchNorm2d(width, eps=1e-4))
+        channels = width
+    net.add_module("flatten", nn.Flatten())
     features = channels * (input_size // 8) ** 2
-    for width in (1024, 1024, CLASSES):
-        layers.append(BinaryLinear(features, width, input_quantizer="ste_sign"))
-        layers.append(nn.BatchNorm1d(width, eps=1e-4))
+    for at, width in enumerate((1024, 1024, CLASSES), 7):
+        net.add_module(f"fc{at}", BinaryLinear(features, width, input_quantizer="ste_sign"))
+        net.add_module(f"bn{at}", nn.BatchNorm1d(width, eps=1e-4))
         features = width
-    return nn.Sequential(*layers)
+    return net
 
 
 # -- XNOR NIN -------------------------------------------------------------------------------------------
@@ -106,14 +106,11 @@ class _ChannelBias(nn.Module):
 
 def _xnor_layer(channels: int, width: int, kernel: int) -> nn.Sequential:
     """Return batch norm, sign and 1-bit convolution with scale and bias, ReLU."""
-    return nn.Sequential(
-        nn.BatchNorm2d(channels, eps=1e-4),
-        BinaryConv2d(
-            channels, width, kernel, padding=kernel // 2, input_quantizer="ste_sign", weight_scale="channel"
-        ),
-        _ChannelBias(width),
-        nn.ReLU(inplace=True),
+    conv = BinaryConv2d(
+        channels, width, kernel, padding=kernel // 2, input_quantizer="ste_sign", weight_scale="channel"
     )
+    norm = nn.BatchNorm2d(channels, eps=1e-4)
+    return _named(bn=norm, conv=conv, bias=_ChannelBias(width), relu=nn.ReLU(inplace=True))
 
 
 def _xnor_nin(_input_size: int) -> nn.Module:
@@ -124,23 +121,23 @@ def _xnor_nin(_input_size: int) -> nn.Module:
     (1x1, 10), batch norms and biases. Not taken over from the code: its dropout of signs, its centring of
     latent weights, and a ReLU on the logits.
     """
-    return nn.Sequential(
-        nn.Conv2d(3, 192, 5, padding=2),
-        nn.BatchNorm2d(192, eps=1e-4, affine=False),
-        nn.ReLU(inplace=True),
-        _xnor_layer(192, 160, 1),
-        _xnor_layer(160, 96, 1),
-        nn.MaxPool2d(3, stride=2, padding=1),
-        _xnor_layer(96, 192, 5),
-        _xnor_layer(192, 192, 1),
-        _xnor_layer(192, 192, 1),
-        nn.AvgPool2d(3, stride=2, padding=1),
-        _xnor_layer(192, 192, 3),
-        _xnor_layer(192, 192, 1),
-        nn.BatchNorm2d(192, eps=1e-4, affine=False),
-        nn.Conv2d(192, CLASSES, 1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
+    return _named(
+        conv1=nn.Conv2d(3, 192, 5, padding=2),
+        bn1=nn.BatchNorm2d(192, eps=1e-4, affine=False),
+        relu1=nn.ReLU(inplace=True),
+        layer2=_xnor_layer(192, 160, 1),
+        layer3=_xnor_layer(160, 96, 1),
+        pool3=nn.MaxPool2d(3, stride=2, padding=1),
+        layer4=_xnor_layer(96, 192, 5),
+        layer5=_xnor_layer(192, 192, 1),
+        layer6=_xnor_layer(192, 192, 1),
+        pool6=nn.AvgPool2d(3, stride=2, padding=1),
+        layer7=_xnor_layer(192, 192, 3),
+        layer8=_xnor_layer(192, 192, 1),
+        bn8=nn.BatchNorm2d(192, eps=1e-4, affine=False),
+        conv9=nn.Conv2d(192, CLASSES, 1),
+        pool9=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
     )
 
 
@@ -172,17 +169,21 @@ def _mlperf_resnet8(_input_size: int) -> nn.Module:
     of which 480 are running statistics of batch norms. Strided 3x3 convolutions are padded by 1 on every
     side here, where Keras pads only right and below.
     """
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        nn.BatchNorm2d(16),
-        nn.ReLU(inplace=True),
-        _ResNet8Block(16, 16, 1),
-        _ResNet8Block(16, 32, 2),
-        _ResNet8Block(32, 64, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, CLASSES),
+    return _named(
+        conv=nn.Conv2d(3, 16, 3, padding=1),
+        bn=nn.BatchNorm2d(16),
+        relu=nn.ReLU(inplace=True),
+        block1=_ResNet8Block(16, 16, 1),
+        block2=_ResNet8Block(16, 32, 2),
+        block3=_ResNet8Block(32, 64, 2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        head=nn.Linear(64, CLASSES),
     )
+
+
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
 
 
 _BUILDERS: dict[str, Callable[[int], nn.Module]] = {

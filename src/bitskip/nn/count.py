@@ -53,7 +53,9 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     order = [*trace.layers, *(path for path in modules if path not in trace.layers)]
     title = name or type(model).__name__
     seen: set[int] = set()
-    rows, notes, idle = [], [], []
+    rows: list[LayerCost] = []
+    notes: list[str] = []
+    idle: list[LayerCost] = []
     for path in order:
         module, layer = modules[path], trace.layers.get(path)
         by_bits = _parameters_by_bits(module, seen)
@@ -65,11 +67,13 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
             notes.append(f"MACs of '{path or title}' are unknown: no formula for {operators}")
         if by_bits == {} and not traced.macs and not traced.not_counted:
             continue
-        if layer is None:
-            idle.append(path)
         rows.append(_row(path or title, module, traced, by_bits))
+        if layer is None:
+            idle.append(rows[-1])
     if idle:
-        notes.append(f"not run in inference, so without MACs: {_shorten(idle)}")
+        held = sum(row.parameters or 0 for row in idle)
+        names = _shorten([row.name for row in idle])
+        notes.append(f"{held:,} parameters are counted, but not used in inference: {names}")
     peaks: dict[str, int | None] = {"naive": None, "in_place": None}
     if trace.steps and trace.results:
         peaks = trace_peaks(trace)
@@ -86,8 +90,8 @@ def count_torchvision(name: str, input_size: int | None = None) -> Cost:
         input_size: height = width of the picture in pixels; by default what the model was trained for.
 
     Raises:
-        SpecError: for an unknown name, naming the nearest; for a model that takes no single picture
-            (detection, video, optical flow); or if the model does not take that input size.
+        SpecError: for an unknown name, naming the nearest; for a model that does not turn one picture into
+            real scores (detection, video, optical flow, quantized); or for a size it does not take.
     """
     ensure_torchvision_ops()
     from torchvision import models
@@ -96,10 +100,12 @@ def count_torchvision(name: str, input_size: int | None = None) -> Cost:
     if name not in known:
         if name in models.list_models():
             raise SpecError(
-                f"torchvision:{name} does not take one picture, so it has no cost for one; "
-                "count its backbone, or use bitskip.nn.count.count_module"
+                f"torchvision:{name} is no network from one picture to real-valued scores, and only those "
+                "are counted by name; bitskip.nn.count.count_module takes any module and input shape"
             )
         raise SpecError(f"unknown torchvision model '{name}'{nearest(name, known)}")
+    if input_size is not None and input_size < 1:
+        raise SpecError(f"torchvision:{name}: input size is {input_size}, expected at least 1 pixel")
     options: dict[str, Any] = {"weights": None}
     if name in models.list_models(module=models.segmentation):
         options["weights_backbone"] = None

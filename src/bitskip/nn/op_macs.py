@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["NotCounted", "op_macs"]
 
 # Operators that multiply and accumulate, for which there is no formula here.
-_UNKNOWN = re.compile(r"rnn|lstm|gru|fft|cdist|trilinear|bilinear_form|conv_tbc|_native_multi_head|_transformer_")
+_UNKNOWN = re.compile(r"rnn|lstm|gru|fft|cdist|_trilinear|conv_tbc|multi_head_attention|_transformer_")
 _MATRIX_PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1, "addmv": 1}
 _CONVOLUTIONS = ("convolution", "_convolution", "convolution_overrideable", "cudnn_convolution")
 

@@ -89,7 +89,7 @@ def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         SpecError: if the model cannot be run on an input of that shape.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in tensors.values()):
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors.values()):
         raise SpecError(
             f"{type(model).__name__} has lazy parameters without a shape; run it once before counting it"
         )
@@ -112,7 +112,11 @@ def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
 
 
 def _run(model: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Trace:
-    recorder = _Recorder(tensors)
+    storages = {id(own): _storage(tensors[name]) for name, own in model.named_parameters()}
+    owners: dict[int, list[str]] = {}
+    for name, own in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(storages[id(own)], []).append(name.rpartition(".")[0])
+    recorder = _Recorder(owners)
     recorder.trace.inputs = (recorder.add_value(x),)
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
@@ -154,15 +158,15 @@ def _without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operator that runs while it is entered."""
 
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__()
+    def __init__(self, owners: dict[int, list[str]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self._running: list[str] = []  # names of the modules that are being run, outermost first
         self._binary: list[tuple[int | None, int]] = []  # input of the running 1-bit layer, its MACs before
-        self._owner = {_storage(tensor): name.rpartition(".")[0] for name, tensor in tensors.items()}
+        self._owners = owners  # storage of a parameter -> names of the modules that hold it
         self._value_of: dict[int, int] = {}  # by storage: views of a tensor are the same value
         self._alive: list[Tensor] = []  # so that no storage's address is used twice
 
@@ -235,13 +239,13 @@ class _Recorder(TorchDispatchMode):
         if macs == 0:
             return 0
         # A functional call with another module's weight (as attention makes) belongs to that module.
-        owners = [self._owner.get(_storage(arg)) for arg in args if isinstance(arg, Tensor)]
-        owner = next((name for name in owners if name is not None), running)
+        owners = [self._owners.get(_storage(arg), []) for arg in args if isinstance(arg, Tensor)]
+        owner = next((names[0] for names in owners if names and running not in names), running)
         layer = self._layer(owner)
         layer.macs += macs
         if owner != running and layer.output_shape is None:
             layer.input_bits = 8 * out.element_size()
-            layer.output_shape = tuple(out.shape[1:])
+            layer.output_shape = tuple(out.shape[1:] if out.shape[0] == 1 else out.shape)
         return macs
 
     def _step(self, func: Any, tensors: list[Tensor], out: Any, macs: int) -> None:
@@ -261,7 +265,7 @@ class _Recorder(TorchDispatchMode):
         pointwise = whole and (torch.Tag.pointwise in func.tags or name in _POINTWISE)
         running = self._running[-1] if self._running else ""
         self.trace.steps.append(
-            Step(f"{running}/{name}", pointwise, tuple((value, "own") for value in reads), tuple(writes), macs)
+            Step(f"{running}/{name}", pointwise, tuple((v, "own") for v in reads), tuple(writes), macs)
         )
 
 
