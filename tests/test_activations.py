@@ -22,16 +22,21 @@ def test_bytes_are_whole() -> None:
 def test_ops_in_order() -> None:
     ops, inputs = spec_ops(SMALL)
     assert inputs == {"input:f32": 3 * 8 * 8 * 4}
+    first, second = 4 * 8 * 8 * 4, 8 * 4 * 4 * 4  # bytes of a feature map of each stage
+    block1, block2 = "stage1.block1", "stage2.block1"
+    expected = [
+        ("stem", "input", first, None),
+        (f"{block1}.conv1", "stem", first, None),
+        (f"{block1}.conv2", f"{block1}.conv1", first, "stem:f32"),
+        (f"{block2}.shortcut.conv", f"{block1}.conv2", second, None),
+        (f"{block2}.conv1", f"{block1}.conv2", second, None),
+        (f"{block2}.conv2", f"{block2}.conv1", second, f"{block2}.shortcut.conv:f32"),
+        ("pool", f"{block2}.conv2", 8 * 4, None),
+        ("head", "pool", 10 * 4, None),
+    ]
     assert [(op.name, op.inputs, dict(op.outputs), op.shortcut) for op in ops] == [
-        ("stem", ("input:f32",), {"stem:f32": 4 * 8 * 8 * 4}, None),
-        ("stage1.block1.conv1", ("stem:f32",), {"stage1.block1.conv1:f32": 4 * 8 * 8 * 4}, None),
-        ("stage1.block1.conv2", ("stage1.block1.conv1:f32",), {"stage1.block1.conv2:f32": 4 * 8 * 8 * 4}, "stem:f32"),
-        ("stage2.block1.shortcut.conv", ("stage1.block1.conv2:f32",), {"stage2.block1.shortcut.conv:f32": 8 * 4 * 4 * 4}, None),
-        ("stage2.block1.conv1", ("stage1.block1.conv2:f32",), {"stage2.block1.conv1:f32": 8 * 4 * 4 * 4}, None),
-        ("stage2.block1.conv2", ("stage2.block1.conv1:f32",), {"stage2.block1.conv2:f32": 8 * 4 * 4 * 4}, "stage2.block1.shortcut.conv:f32"),
-        ("pool", ("stage2.block1.conv2:f32",), {"pool:f32": 8 * 4}, None),
-        ("head", ("pool:f32",), {"head:f32": 10 * 4}, None),
-    ]  # fmt: skip
+        (name, (f"{read}:f32",), {f"{name}:f32": size}, shortcut) for name, read, size, shortcut in expected
+    ]
 
 
 def test_binary_inputs_are_stored_as_bits_beside_what_the_add_reads() -> None:
@@ -46,7 +51,8 @@ def test_binary_inputs_are_stored_as_bits_beside_what_the_add_reads() -> None:
 
 
 def test_int8_layers_read_bytes() -> None:
-    spec = dataclasses.replace(SMALL, precision=("int8", "int8"), stem_precision="int8", head_precision="int8")
+    int8 = {"precision": ("int8", "int8"), "stem_precision": "int8", "head_precision": "int8"}
+    spec = dataclasses.replace(SMALL, **int8)  # type: ignore[arg-type]
     ops, inputs = spec_ops(spec)
     assert inputs == {"input:i8": 3 * 8 * 8}
     assert ops[0].outputs == {"stem:i8": 4 * 8 * 8}

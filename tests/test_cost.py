@@ -97,7 +97,8 @@ def test_macs(precision: str, shortcuts: str) -> None:
 
 @pytest.mark.parametrize("precision", ["full", "hybrid", "binary"])
 @pytest.mark.parametrize(
-    ("shortcuts", "naive"), [("all", 3 * 64 * 32 * 32), ("middle", 2 * 64 * 32 * 32), ("none", 2 * 64 * 32 * 32)]
+    ("shortcuts", "naive"),
+    [("all", 3 * 64 * 32 * 32), ("middle", 2 * 64 * 32 * 32), ("none", 2 * 64 * 32 * 32)],
 )
 def test_peaks_by_executor(precision: str, shortcuts: str, naive: int) -> None:
     # Naive, the add needs input, both operands' result and the main path at once: three pictures of stage 1.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,4 +86,4 @@ def test_in_place_is_never_larger_and_never_below_one_op(drawn: list[tuple[int, 
         ops.append(Op(f"op{at}", (f"t{at - 1}" if at else "x",), {f"t{at}": size}, shortcut))
         sizes.append(size)
     naive, in_place = _both(ops, {"x": 7}, (f"t{len(drawn) - 1}",))
-    assert max(a + b for a, b in zip(sizes, sizes[1:], strict=False)) <= in_place <= naive <= sum(sizes)
+    assert max(a + b for a, b in pairwise(sizes)) <= in_place <= naive <= sum(sizes)

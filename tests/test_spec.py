@@ -122,7 +122,8 @@ def test_depth_is_the_number_of_weight_layers(depth: int) -> None:
 
 
 def test_odd_sizes_round_up_as_padded_strides_do() -> None:
-    spec = _spec(widths=(4, 4, 4), blocks=(1, 1, 1), precision=("fp32",) * 3, shortcuts=(True,) * 3, input_size=9)
+    stages = {"widths": (4,) * 3, "blocks": (1,) * 3, "precision": ("fp32",) * 3, "shortcuts": (True,) * 3}
+    spec = _spec(**stages, input_size=9)
     assert [block.output_size for block in spec.iter_blocks()] == [9, 5, 3]
 
 

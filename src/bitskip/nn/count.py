@@ -75,7 +75,7 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
         names = _shorten([row.name for row in idle])
         notes.append(f"{held:,} parameters are counted, but not used in inference: {names}")
     peaks: dict[str, int | None] = {"naive": None, "in_place": None}
-    if trace.steps and trace.results:
+    if trace.results:
         peaks = trace_peaks(trace)
     else:
         notes.append("peak activations are unknown: no tensor of the output comes from the input")

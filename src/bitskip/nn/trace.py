@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -88,34 +87,33 @@ def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     Raises:
         SpecError: if the model cannot be run on an input of that shape.
     """
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if any(nn.parameter.is_lazy(tensor) for tensor in tensors.values()):
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise SpecError(
             f"{type(model).__name__} has lazy parameters without a shape; run it once before counting it"
         )
     dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), torch.float32)
-    meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    first: Exception
+    cause: Exception
     try:
-        return _run(model, meta, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
+        with _on_meta(model):
+            return _run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
     except Exception as error:  # whatever a stranger's forward raises
-        first = error
-    if not any(tensor.is_meta for tensor in tensors.values()):
-        device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
+        cause = error
+    if not any(tensor.is_meta for tensor in tensors):
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         try:
-            return _run(model, tensors, torch.zeros(1, *input_shape, dtype=dtype, device=device))
+            return _run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device))
         except Exception as error:
-            first = error
+            cause = error
     shape = "x".join(str(size) for size in input_shape)
-    reason = (str(first).strip().splitlines() or [type(first).__name__])[0]
-    raise SpecError(f"{type(model).__name__} does not run on an input of {shape}: {reason}") from first
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    raise SpecError(f"{type(model).__name__} does not run on an input of {shape}: {reason}") from cause
 
 
-def _run(model: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Trace:
-    storages = {id(own): _storage(tensors[name]) for name, own in model.named_parameters()}
+def _run(model: nn.Module, x: Tensor) -> Trace:
     owners: dict[int, list[str]] = {}
     for name, own in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(storages[id(own)], []).append(name.rpartition(".")[0])
+        owners.setdefault(_storage(own), []).append(name.rpartition(".")[0])
     recorder = _Recorder(owners)
     recorder.trace.inputs = (recorder.add_value(x),)
     with ExitStack() as stack:
@@ -130,10 +128,39 @@ def _run(model: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Trace:
             stack.callback(before.remove)
             stack.callback(after.remove)
         stack.enter_context(recorder)
-        result = functional_call(model, tensors, (x,))
+        result = model(x)
     known = (recorder.value_of(tensor) for tensor in tree_leaves(result) if isinstance(tensor, Tensor))
     recorder.trace.results = tuple(dict.fromkeys(value for value in known if value is not None))
     return recorder.trace
+
+
+@contextmanager
+def _on_meta(model: nn.Module) -> Iterator[None]:
+    """Put tensors without values in the place of the model's own, shared ones staying shared.
+
+    Not `torch.func.functional_call`: in torch 2.13 it does not put a shared parameter back where a module
+    has two paths.
+    """
+    swapped: dict[int, Tensor] = {}
+
+    def without_values(tensor: Tensor) -> Tensor:
+        if id(tensor) not in swapped:
+            meta = tensor.detach().to("meta")
+            swapped[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
+        return swapped[id(tensor)]
+
+    held: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    try:
+        for module in model.modules():
+            for members in (module._parameters, module._buffers):
+                for name, tensor in list(members.items()):
+                    if tensor is not None:
+                        held.append((members, name, tensor))  # type: ignore[arg-type]
+                        members[name] = without_values(tensor)  # type: ignore[assignment]
+        yield
+    finally:
+        for members, name, tensor in held:
+            members[name] = tensor
 
 
 @contextmanager
