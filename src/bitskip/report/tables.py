@@ -97,7 +97,7 @@ def paper_table(results: Results, table: PaperTable, printed_names: bool = True)
         Column("paper", _EFFECTIVE),
         Column("counted", _EFFECTIVE),
         Column("difference", _EFFECTIVE),
-        *([Column(f"trained (width {width:g})", _EFFECTIVE)] if width != 1 else []),
+        *([Column(f"at width {width:g}", _EFFECTIVE)] if width != 1 else []),
     ]
     rows = []
     for row in table.rows:
