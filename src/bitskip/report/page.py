@@ -229,8 +229,8 @@ shortcuts. This page puts our runs beside the figures of the paper that asked th
             f"Recipe {study.recipe}. The paper names Adam at 0.001, L2, dropout in the residual blocks, L1 "
             "for full precision with all shortcuts, and 100 epochs; it gives no values for L2, dropout and "
             "L1, no batch size, no augmentation and no rate schedule. Where the recipe is the paper’s, "
-            "those are ours. Validation pictures are held out of the training set; the test set is used once, after "
-            "the last epoch."
+            "those are ours. Validation pictures are held out of the training set; the test set is used "
+            "once, after the last epoch."
         )
         return _paragraphs([text]) + _table(runs_table(self.results), titled=False)
 

@@ -156,7 +156,7 @@ def table3_check() -> TextTable:
                 count(real),
                 count(cost.binary_parameters),
                 count(_effective(cost)),
-                count(above.effective_parameters / 32),
+                count(round(above.effective_parameters / 32)),
             )
         )
     return TextTable(

@@ -93,7 +93,7 @@ def print_tables(results: Results) -> None:
     for at, table in enumerate(tables):
         print_table(
             table.title,
-            [column.full_heading for column in table.columns],
+            [f"{column.group}\n{column.heading}".strip() for column in table.columns],
             table.rows,
             left_columns=[number for number, column in enumerate(table.columns) if column.text],
             notes=[*table.notes, *(caveats(results) if at == len(tables) - 1 else [])],
