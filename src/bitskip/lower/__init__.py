@@ -50,7 +50,7 @@ def lower(
     if dense == "int8" and activations != "int8":
         raise LoweringError("dense int8 needs int8 activations too; use --activations int8 --dense int8")
     graph = build_graph(model)
-    spec = model.spec
+    spec = graph.spec
     channels = graph.shapes[0][2]
     mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
     if len(mean) != channels or len(std) != channels:

@@ -41,7 +41,7 @@ from bitskip.program import (
     inverse_scale,
 )
 
-__all__ = ["Assembled", "Quantization", "Recipe", "assemble", "arithmetic", "i8_values"]
+__all__ = ["Assembled", "Quantization", "Recipe", "arithmetic", "assemble", "i8_values"]
 
 _MAX_SHIFT = 40
 _BIAS_BITS = 30
@@ -64,7 +64,8 @@ class Quantization:
     def quantize(self, values: Floats) -> npt.NDArray[np.int8]:
         """Return the int8 values, as the `quantize` op computes them."""
         q = np.rint(values * inverse_scale(self.scale)) + np.float32(self.zero_point)
-        return np.clip(q, -128, 127).astype(np.int8)
+        clipped: npt.NDArray[np.int8] = np.clip(q, -128, 127).astype(np.int8)
+        return clipped
 
 
 @dataclass(frozen=True)
@@ -285,8 +286,8 @@ class _Writer:
         return _input_form(node, self.recipe)
 
     def weights(self, node: ConvNode, source: Tensor) -> tuple[str, npt.NDArray[Any], Floats | None]:
-        """Return dtype and array of the weights, and the scale that turns the accumulator into real values."""
-        factor = node.scale
+        """Return dtype and array of the weights, and the scale that makes accumulators real values."""
+        factor: npt.NDArray[Any] | None = node.scale
         if source.dtype in ("i8", "i32"):
             step = source.scale if source.dtype == "i8" else self.pooled_step(node)
             factor = (np.float64(step) * (1.0 if factor is None else factor.astype(np.float64))) * np.ones(
@@ -299,6 +300,7 @@ class _Writer:
         largest = np.abs(node.weight).max(axis=(1, 2, 3)).astype(np.float64)
         steps = np.where(largest > 0, largest / 127, 1.0)
         q = np.rint(node.weight / steps[:, None, None, None])
+        assert factor is not None
         return "i8", np.clip(q, -127, 127).astype(np.int8), _float32(factor * steps)
 
     def pooled_step(self, node: ConvNode) -> float:

@@ -18,7 +18,7 @@ from bitskip.errors import LoweringError
 from bitskip.nn import BinaryConv2d, LearnedThreshold, ResNet, RPReLU
 from bitskip.nn.blocks import ResidualBlock, Shortcut
 from bitskip.program import Activation
-from bitskip.spec import BlockSpec, LayerSpec
+from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
 __all__ = ["ConvNode", "Graph", "PoolNode", "build_graph"]
 
@@ -73,6 +73,7 @@ Node = ConvNode | PoolNode
 class Graph:
     """The nodes in the order they run, and the shape of each value."""
 
+    spec: NetworkSpec
     nodes: list[Node]
     shapes: list[Shape]
 
@@ -87,10 +88,10 @@ class _Scale(nn.Module):
 
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.factor = nn.Parameter(scale.view(1, -1, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = x * self.scale
+        scaled: Tensor = x * self.factor
         return scaled
 
 
@@ -128,7 +129,7 @@ class _Builder:
     def __init__(self, model: ResNet) -> None:
         self.model, self.spec = model, model.spec
         size = self.spec.input_size
-        self.graph = Graph([], [(size, size, self.spec.input_channels)])
+        self.graph = Graph(self.spec, [], [(size, size, self.spec.input_channels)])
 
     def build(self) -> Graph:
         stem: Any = self.model.stem

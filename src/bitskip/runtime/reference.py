@@ -111,7 +111,7 @@ class Reference:
                 return _finish(op.epilogue, acc, values, tensors, results)
             case Binarize():
                 if source.dtype == "i8":
-                    return [~((x >= op.q_threshold) ^ op.flip)]
+                    return [_beyond(x, op.q_threshold, op.flip)]
                 return [_negative(x, op.threshold)]
             case MaxPool():
                 return [_max_pool(op, x, results[0].shape)]
@@ -129,7 +129,8 @@ class Reference:
         tensors = self.program.tensors
         source, weight = tensors[op.input], self.weights[at]  # (KH, KW, I, O) float32
         if source.dtype == "i32":
-            return x.astype(np.int64) @ weight[0, 0].astype(np.int64)
+            sums: Array = x.astype(np.int64) @ weight[0, 0].astype(np.int64)
+            return sums
         exact: Any = np.float32
         if source.dtype != "f32":
             # Products of integers summed by a float matrix product: exact while every sum is.
@@ -160,7 +161,9 @@ def _convolve(x: Array, weight: Array, op: Conv2d, shape: tuple[int, int, int]) 
     acc = np.zeros((len(x) * height * width, out_channels), x.dtype)
     for ky in range(weight.shape[0]):
         for kx in range(weight.shape[1]):
-            tap = x[:, ky : ky + (height - 1) * step_y + 1 : step_y, kx : kx + (width - 1) * step_x + 1 : step_x]
+            rows = slice(ky, ky + (height - 1) * step_y + 1, step_y)
+            columns = slice(kx, kx + (width - 1) * step_x + 1, step_x)
+            tap = x[:, rows, columns]
             acc += tap.reshape(-1, tap.shape[-1]) @ weight[ky, kx]
     return acc.reshape(len(x), height, width, out_channels)
 
@@ -177,16 +180,17 @@ def _finish(
 ) -> list[Array]:
     """Apply an epilogue to the accumulator (N, H, W, C); return one array an output."""
     if isinstance(epilogue, ThresholdEpilogue):
-        return [~((acc >= epilogue.threshold) ^ epilogue.flip)]
+        return [_beyond(acc, epilogue.threshold, epilogue.flip)]
     if isinstance(epilogue, IntegerEpilogue):
         return [_integer_epilogue(epilogue, acc, values, tensors, results[0])]
     y = float_epilogue(epilogue, acc, None if epilogue.residual is None else values[epilogue.residual])
-    written = {
-        "f32": lambda result: y,
-        "bits": lambda result: _negative(y, epilogue.threshold),
-        "i8": lambda result: _to_i8(y, result),
-    }
-    return [written[result.dtype](result) for result in results]
+    return [_written(y, result, epilogue) for result in results]
+
+
+def _written(y: Array, result: Tensor, epilogue: FloatEpilogue) -> Array:
+    if result.dtype == "bits":
+        return _negative(y, epilogue.threshold)
+    return _to_i8(y, result) if result.dtype == "i8" else y
 
 
 def float_epilogue(epilogue: FloatEpilogue, acc: Array, residual: Array | None) -> npt.NDArray[np.float32]:
@@ -206,12 +210,18 @@ def _activate(activation: Activation, y: npt.NDArray[np.float32]) -> npt.NDArray
     if activation.kind == "relu":
         return np.where(y > 0, y, np.float32(0))
     if activation.kind == "prelu":
-        return np.where(y >= 0, y, y * activation.slope)
+        return np.where(y >= 0, y, y * np.asarray(activation.slope))
     if activation.kind == "rprelu":
-        z = y - activation.shift_in
-        bent: npt.NDArray[np.float32] = np.where(z >= 0, z, z * activation.slope) + activation.shift_out
+        z = y - np.asarray(activation.shift_in)
+        bent: npt.NDArray[np.float32] = np.where(z >= 0, z, z * np.asarray(activation.slope))
+        bent = bent + np.asarray(activation.shift_out)
         return bent
     return y
+
+
+def _beyond(acc: Array, threshold: Any, flip: Any) -> Array:
+    negative: Array = ~((acc >= threshold) ^ flip)
+    return negative
 
 
 def _negative(y: Array, threshold: Array | None) -> Array:
@@ -220,7 +230,8 @@ def _negative(y: Array, threshold: Array | None) -> Array:
 
 def _to_i8(y: Array, result: Tensor) -> npt.NDArray[np.int8]:
     q = np.rint(y * inverse_scale(result.scale)) + np.float32(result.zero_point)
-    return np.fmin(np.fmax(q, np.float32(-128)), np.float32(127)).astype(np.int8)
+    clamped: npt.NDArray[np.int8] = np.fmin(np.fmax(q, np.float32(-128)), np.float32(127)).astype(np.int8)
+    return clamped
 
 
 def _integer_epilogue(
@@ -239,7 +250,8 @@ def _integer_epilogue(
     if epilogue.post_relu:
         t = np.maximum(t, 0)
     q = ((t + (1 << (epilogue.shift - 1))) >> epilogue.shift) + result.zero_point
-    return np.clip(q, -128, 127).astype(np.int8)
+    clipped: npt.NDArray[np.int8] = np.clip(q, -128, 127).astype(np.int8)
+    return clipped
 
 
 # -- input and pools ----------------------------------------------------------------------------------
@@ -251,7 +263,7 @@ def _quantize_input(op: QuantizeInput, x: Array, result: Tensor) -> Array:
     if op.table is not None:
         table: Array = op.table[np.arange(x.shape[-1]), x]
         return table
-    normalised: Array = x.astype(np.float32) * op.scale + op.bias
+    normalised: Array = x.astype(np.float32) * np.asarray(op.scale) + np.asarray(op.bias)
     return normalised
 
 
@@ -294,5 +306,6 @@ def _global_avg_pool(x: Array, source: Tensor) -> Array:
     if source.dtype == "i8":
         total: Array = (x.astype(np.int64) - source.zero_point).sum(axis=(1, 2), keepdims=True)
         return total.astype(np.int32)
-    mean: Array = x.sum(axis=(1, 2), keepdims=True, dtype=np.float32) * (np.float32(1) / np.float32(height * width))
+    share = np.float32(1) / np.float32(height * width)
+    mean: Array = x.sum(axis=(1, 2), keepdims=True, dtype=np.float32) * share
     return mean
