@@ -236,10 +236,10 @@ def test_buffers_do_not_overlap_and_adds_work_in_place(name: str) -> None:
     program = lower(random_network(spec), MEAN, STD)
     assert any(isinstance(op, Conv2d | Add) and op.in_place for op in program.ops)
     total = sum(t.size for t in program.tensors[1:])
-    largest = max(
-        sum({program.tensors[n].offset: program.tensors[n].size for n in (*op_inputs(op), *op_outputs(op)) if n}.values())
-        for op in program.ops
-    )
+    largest = 0
+    for op in program.ops:
+        of_op = [program.tensors[n] for n in (*op_inputs(op), *op_outputs(op)) if n]
+        largest = max(largest, sum({t.offset: t.size for t in of_op}.values()))
     assert largest <= program.arena_bytes < total
     images = pictures(1, spec)
     owner: dict[int, int] = {}  # byte of the arena to the tensor that wrote it last
