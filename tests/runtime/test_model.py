@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from programs import every_op
 
 import bitskip
 from bitskip.errors import DataError, FileFormatError, RunError
 from bitskip.runtime.accuracy import Accuracy, measure, wilson_interval
 from bitskip.runtime.model import Model
 from bitskip.runtime.reference import run_reference
+from programs import every_op
 
 PROGRAM = every_op()
 
