@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from bitskip import __version__
-from bitskip.cli import count, draw, models, report, study, train
+from bitskip.cli import (
+    count,
+    draw,
+    evaluate,
+    inspect,
+    models,
+    pack,
+    predict,
+    report,
+    study,
+    train,
+)
 from bitskip.errors import BitskipError
 
 __all__ = ["app", "main"]
@@ -53,6 +64,10 @@ train.register(app)
 study.register(app)
 report.register(app)
 draw.register(app)
+pack.register(app)
+inspect.register(app)
+evaluate.register(app)
+predict.register(app)
 
 
 def main() -> None:

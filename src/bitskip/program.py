@@ -1,0 +1,409 @@
+"""Program: the frozen inference plan that everything after training consumes, and nothing else.
+
+A Program is a list of ops over numbered tensors. docs/program.md fixes what each op computes, to the bit;
+`bitskip.runtime.reference` is that page as numpy. A Program is validated once, when it is made
+(`bitskip.program_check`), so whoever holds one may rely on every shape, dtype and offset in it.
+
+Constants are numpy arrays: f32 float32, i8 int8, i32 int32, i64 int64, flags bool, and 1-bit weights as
+uint64 words (O, KH, KW, ceil(I / 64)) in the packing of `bitskip.bits`. Channel vectors have shape (C,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.bits import words_for
+from bitskip.errors import FileFormatError
+
+__all__ = [
+    "OPS",
+    "Activation",
+    "Add",
+    "Affine",
+    "AvgPool",
+    "Binarize",
+    "Buffer",
+    "Conv2d",
+    "Dequantize",
+    "Epilogue",
+    "FloatEpilogue",
+    "GlobalAvgPool",
+    "IntegerEpilogue",
+    "MaxPool",
+    "Op",
+    "Program",
+    "Quantize",
+    "QuantizeInput",
+    "Tensor",
+    "ThresholdEpilogue",
+    "op_residual",
+]
+
+Array = npt.NDArray[Any]
+
+ELEMENT_BYTES = {"u8": 1, "f32": 4, "i8": 1, "i32": 4}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Where a tensor lies in the arena of one image, in bytes."""
+
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """First byte after it."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One value: (height, width, channels) of one image, and its place in the arena.
+
+    The program's input (tensor 0, `u8`) belongs to the caller: its offset is -1 and it takes no arena.
+    """
+
+    dtype: str  # u8, f32, i8, i32 or bits
+    shape: tuple[int, int, int]  # H, W, C
+    offset: int = -1  # bytes from the arena's start: 8-byte aligned for bits, else 64
+    scale: float = 1.0  # i8: real = (q - zero_point) * scale; an exact float32
+    zero_point: int = 0  # i8: -128..127
+    name: str = ""  # which layer's output it is, for reports
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes for one image."""
+        height, width, channels = self.shape
+        if self.dtype == "bits":
+            return height * width * words_for(channels) * 8
+        return height * width * channels * ELEMENT_BYTES[self.dtype]
+
+    @property
+    def buffer(self) -> Buffer:
+        """Its place in the arena."""
+        return Buffer(self.offset, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """`none`, `relu`, `prelu` (slope) or `rprelu` (shift_in, slope, shift_out), f32 per channel."""
+
+    kind: str = "none"
+    slope: Array | None = None
+    shift_in: Array | None = None
+    shift_out: Array | None = None
+
+
+NO_ACTIVATION = Activation()
+
+
+@dataclass(frozen=True, eq=False)
+class FloatEpilogue:
+    """y = acc*scale + bias; pre; + residual (f32); post; written as f32, bits (y - threshold >= 0) or i8."""
+
+    scale: Array | None = None  # f32 (C,)
+    bias: Array | None = None  # f32 (C,)
+    pre: Activation = NO_ACTIVATION
+    residual: int | None = None  # tensor number, f32, shape of the output
+    post: Activation = NO_ACTIVATION
+    threshold: Array | None = None  # f32 (C,), for a bits output; absent means 0
+    kind: Literal["float"] = "float"
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdEpilogue:
+    """bit = !((acc >= threshold) xor flip), for an integer accumulator and one bits output."""
+
+    threshold: Array  # i32 (C,)
+    flip: Array  # bool (C,)
+    kind: Literal["threshold"] = "threshold"
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerEpilogue:
+    """t = acc*multiplier + bias; relu; + (r - z_r)*residual_multiplier; relu; rounding shift to one i8."""
+
+    multiplier: Array  # i32 (C,)
+    bias: Array  # i64 (C,)
+    shift: int  # 1..40
+    pre_relu: bool = False
+    residual: int | None = None  # tensor number, i8, shape of the output
+    residual_multiplier: int = 0  # int32
+    post_relu: bool = False
+    kind: Literal["integer"] = "integer"
+
+
+Epilogue = FloatEpilogue | ThresholdEpilogue | IntegerEpilogue
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeInput:
+    """The picture as f32 (x*scale + bias per channel) or as i8 (table[c][x])."""
+
+    name: str
+    input: int
+    output: int
+    scale: Array | None = None  # f32 (C,), with an f32 output
+    bias: Array | None = None  # f32 (C,)
+    table: Array | None = None  # i8 (C, 256), with an i8 output
+    kind: Literal["quantize_input"] = "quantize_input"
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d:
+    """Convolution (a linear layer is a 1x1 one on a 1x1 picture) and its epilogue; groups 1.
+
+    `in_place`: the first output with the residual's dtype lies in the residual's buffer.
+    """
+
+    name: str
+    input: int  # f32, i8, bits, or i32 (1x1 on 1x1, i8 weights)
+    outputs: tuple[int, ...]  # one or two tensors of different dtypes
+    weight_dtype: str  # f32, i8 or w1
+    weight: Array  # (O, KH, KW, I), or words (O, KH, KW, ceil(I / 64)) for w1
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    epilogue: Epilogue
+    pad_value: int = 0  # what a padded tap of a bits input reads: 0, +1 or -1
+    in_place: bool = False
+    kind: Literal["conv2d"] = "conv2d"
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """(KH, KW)."""
+        return int(self.weight.shape[1]), int(self.weight.shape[2])
+
+
+@dataclass(frozen=True, eq=False)
+class Binarize:
+    """f32 to bits by `threshold` (f32, absent means 0), or i8 to bits: !((q >= q_threshold) xor flip)."""
+
+    name: str
+    input: int
+    output: int
+    threshold: Array | None = None  # f32 (C,)
+    q_threshold: Array | None = None  # i32 (C,)
+    flip: Array | None = None  # bool (C,)
+    kind: Literal["binarize"] = "binarize"
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """input + epilogue.residual: the epilogue's steps on acc = x (f32), or on acc = q - zero_point (i8).
+
+    f32: a float epilogue without scale, bias and pre; i8: an integer epilogue.
+    """
+
+    name: str
+    input: int
+    outputs: tuple[int, ...]
+    epilogue: Epilogue
+    in_place: bool = False
+    kind: Literal["add"] = "add"
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """The float epilogue's steps 1, 2 and 5 on an f32 tensor: BN without a convolution before it."""
+
+    name: str
+    input: int
+    outputs: tuple[int, ...]
+    epilogue: FloatEpilogue
+    kind: Literal["affine"] = "affine"
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool:
+    """Largest of each window, padding ignored; f32 to f32, or i8 to i8 of the same scale and zero point."""
+
+    name: str
+    input: int
+    output: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    kind: Literal["max_pool"] = "max_pool"
+
+
+@dataclass(frozen=True, eq=False)
+class AvgPool:
+    """Mean of each window, f32 to f32: the sum times float32(1 / count).
+
+    Windows are cut off at the picture's edge, also at the right and the bottom (torch's ceil_mode). `count`
+    is that of the taps inside the picture, or KH*KW with `count_padding`.
+    """
+
+    name: str
+    input: int
+    output: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    count_padding: bool = False
+    kind: Literal["avg_pool"] = "avg_pool"
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalAvgPool:
+    """(H, W, C) to (1, 1, C): f32 sum times float32(1 / (H*W)); i8 to the i32 sum of (q - zero_point)."""
+
+    name: str
+    input: int
+    output: int
+    kind: Literal["global_avg_pool"] = "global_avg_pool"
+
+
+@dataclass(frozen=True, eq=False)
+class Quantize:
+    """f32 to i8: clamp(rint(x * inv_scale) + zero_point, -128, 127)."""
+
+    name: str
+    input: int
+    output: int
+    kind: Literal["quantize"] = "quantize"
+
+
+@dataclass(frozen=True, eq=False)
+class Dequantize:
+    """i8 to f32: (q - zero_point) * scale."""
+
+    name: str
+    input: int
+    output: int
+    kind: Literal["dequantize"] = "dequantize"
+
+
+Pool = MaxPool | AvgPool | GlobalAvgPool
+Op = QuantizeInput | Conv2d | Binarize | Add | Affine | Pool | Quantize | Dequantize
+
+OPS: dict[str, type[Any]] = {
+    "quantize_input": QuantizeInput,
+    "conv2d": Conv2d,
+    "binarize": Binarize,
+    "add": Add,
+    "affine": Affine,
+    "max_pool": MaxPool,
+    "avg_pool": AvgPool,
+    "global_avg_pool": GlobalAvgPool,
+    "quantize": Quantize,
+    "dequantize": Dequantize,
+}
+
+
+def op_residual(op: Op) -> int | None:
+    """Return the number of the tensor that `op` adds, if any."""
+    if isinstance(op, Conv2d | Add) and not isinstance(op.epilogue, ThresholdEpilogue):
+        return op.epilogue.residual
+    return None
+
+
+def op_inputs(op: Op) -> tuple[int, ...]:
+    """Return the numbers of the tensors that `op` reads, the residual last."""
+    residual = op_residual(op)
+    return (op.input,) if residual is None else (op.input, residual)
+
+
+def op_outputs(op: Op) -> tuple[int, ...]:
+    """Return the numbers of the tensors that `op` writes."""
+    return op.outputs if isinstance(op, Conv2d | Add | Affine) else (op.output,)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An inference plan, validated at construction.
+
+    `ops` run in order; tensor 0 is the u8 picture and `output` the f32 logits of shape (1, 1, classes).
+
+    Raises:
+        FileFormatError: if anything in it does not hold together.
+    """
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    ops: tuple[Op, ...]
+    output: int  # number of the logits
+    arena_bytes: int  # of one image, without input and weights
+    mean: tuple[float, ...] = ()  # what the pictures were normalised with, per channel, of x / 255
+    std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
+    spec: Mapping[str, Any] | None = None  # the NetworkSpec's to_dict()
+    activations: str = "fp32"  # mode it was lowered in: fp32 or int8
+    dense: str = "fp32"  # what became of fp32 layers: fp32 or int8
+    calibration_images: int = 0  # how many training pictures set the int8 scales
+    extra: Mapping[str, Any] = field(default_factory=dict)  # JSON values for reports
+
+    def __post_init__(self) -> None:
+        from bitskip.program_check import check_program
+
+        check_program(self)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the picture."""
+        return self.tensors[0].shape
+
+    @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.tensors[self.output].shape[2]
+
+    def constants(self) -> Iterator[Array]:
+        """Yield every constant array, in file order."""
+        from bitskip.program_file import iter_constants
+
+        return iter_constants(self)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all constants as stored in the file, each array rounded up to whole bytes."""
+        from bitskip.program_file import stored_bytes
+
+        return stored_bytes(self)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of a `*.bitskip` file."""
+        from bitskip.program_file import encode
+
+        return encode(self)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, source: str = "packed model") -> Program:
+        """Read the content of a `*.bitskip` file; raises FileFormatError if it does not hold together."""
+        from bitskip.program_file import decode
+
+        return decode(content, source)
+
+    def save(self, path: Path | str) -> None:
+        """Write a `*.bitskip` file; raises RunError if it cannot be written."""
+        from bitskip.files import write_bytes
+
+        write_bytes(Path(path), self.to_bytes())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Program:
+        """Read a `*.bitskip` file; raises FileFormatError if it cannot be read or does not hold together."""
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from None
+        return cls.from_bytes(content, str(path))
+
+
+def conv_precision(op: Conv2d, tensors: tuple[Tensor, ...]) -> str:
+    """Return `fp32`, `int8`, `w1` or `w1a1`: what a convolution computes in."""
+    if op.weight_dtype == "w1":
+        return "w1a1" if tensors[op.input].dtype == "bits" else "w1"
+    return "int8" if op.weight_dtype == "i8" else "fp32"
+
+
+def inverse_scale(scale: float) -> np.float32:
+    """Return inv_scale of an i8 tensor: the float32 division 1 / scale."""
+    return np.float32(1) / np.float32(scale)
