@@ -1,0 +1,1 @@
+"""Running a Program: the numpy reference (the contract) and the native runtime."""
