@@ -106,7 +106,7 @@ NO_ACTIVATION = Activation()
 
 @dataclass(frozen=True, eq=False)
 class FloatEpilogue:
-    """y = acc*scale + bias; pre; + residual (f32 tensor); post; written as f32, bits (y - threshold >= 0), i8."""
+    """y = acc*scale + bias; pre; + residual (f32); post; written as f32, bits (y - threshold >= 0) or i8."""
 
     scale: Array | None = None  # f32 (C,)
     bias: Array | None = None  # f32 (C,)
@@ -128,7 +128,7 @@ class ThresholdEpilogue:
 
 @dataclass(frozen=True, eq=False)
 class IntegerEpilogue:
-    """t = acc*multiplier + bias; relu; + (r - z_r)*residual_multiplier; relu; rounding shift; one i8 output."""
+    """t = acc*multiplier + bias; relu; + (r - z_r)*residual_multiplier; relu; rounding shift to one i8."""
 
     multiplier: Array  # i32 (C,)
     bias: Array  # i64 (C,)
@@ -281,9 +281,8 @@ class Dequantize:
     kind: Literal["dequantize"] = "dequantize"
 
 
-Op = (
-    QuantizeInput | Conv2d | Binarize | Add | Affine | MaxPool | AvgPool | GlobalAvgPool | Quantize | Dequantize
-)
+Pool = MaxPool | AvgPool | GlobalAvgPool
+Op = QuantizeInput | Conv2d | Binarize | Add | Affine | Pool | Quantize | Dequantize
 
 OPS: dict[str, type[Any]] = {
     "quantize_input": QuantizeInput,
