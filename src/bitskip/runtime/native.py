@@ -130,7 +130,7 @@ class _Translator:
                 return {"kind": _AVG_POOL, "count_padding": int(op.count_padding), **_window(op)}
             case GlobalAvgPool():
                 height, width, _ = self.tensors[op.input].shape
-                return {"kind": _GLOBAL_POOL, "pool_scale": float(np.float32(1) / np.float32(height * width))}
+                return {"kind": _GLOBAL_POOL, "pool_scale": float(np.float32(1 / (height * width)))}
 
     def conv(self, op: Conv2d, given: str) -> Description:
         kinds: dict[str, tuple[int, Any]] = {"f32": (1, np.float32), "i8": (2, np.int8), "w1": (3, np.uint64)}
