@@ -4,7 +4,8 @@
  */
 #include "engine.h"
 
-#define MAX_SIDE 32768     /* largest height, width, channel count, so that products stay in int64 */
+#define MAX_SIDE 65536     /* height, width: so that products stay in int64 */
+#define MAX_CHANNELS (1 << 20)
 #define MAX_KERNEL 255
 #define MAX_TENSOR ((int64_t)1 << 40)
 
@@ -54,7 +55,7 @@ static int64_t tensor_bytes(const bsk_tensor *t) {
 static bsk_status check_tensor(const bsk_tensor *t, size_t arena_bytes) {
   if (t->offset == BSK_AT_NONE) return BSK_OK;
   CHECK(t->h > 0 && t->w > 0 && t->c > 0, "a tensor has a side of 0 or less");
-  CHECK(t->h <= MAX_SIDE && t->w <= MAX_SIDE && t->c <= MAX_SIDE, "a tensor has a side above 32768");
+  CHECK(t->h <= MAX_SIDE && t->w <= MAX_SIDE && t->c <= MAX_CHANNELS, "a tensor has a side above 65536 or more than 2^20 channels");
   const int64_t bytes = tensor_bytes(t);
   CHECK(bytes > 0 && bytes < MAX_TENSOR, "a tensor has an unknown dtype or is too large");
   CHECK(t->dtype != BSK_I8 || (t->zero_point >= -128 && t->zero_point <= 127), "a zero point is not an int8");
@@ -328,7 +329,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   bsk_conv_types types;
   CHECK(op->weights, "a convolution without weights");
   CHECK(op->kh >= 1 && op->kw >= 1 && op->kh <= MAX_KERNEL && op->kw <= MAX_KERNEL, "a kernel side is not in 1..255");
-  CHECK(op->sh >= 1 && op->sw >= 1 && op->sh <= MAX_SIDE && op->sw <= MAX_SIDE, "a stride is not in 1..32768");
+  CHECK(op->sh >= 1 && op->sw >= 1 && op->sh <= MAX_SIDE && op->sw <= MAX_SIDE, "a stride is not in 1..65536");
   CHECK(op->ph >= 0 && op->pw >= 0 && op->ph < MAX_KERNEL && op->pw < MAX_KERNEL, "a padding is not in 0..254");
   CHECK(op->kh <= in->h + 2 * op->ph && op->kw <= in->w + 2 * op->pw, "a kernel is larger than its padded picture");
   CHECK(shape->h == (in->h + 2 * op->ph - op->kh) / op->sh + 1 && shape->w == (in->w + 2 * op->pw - op->kw) / op->sw + 1,
@@ -348,7 +349,8 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   } else {
     return fail(BSK_ERR_UNSUPPORTED, "no convolution for these types of input and weights");
   }
-  CHECK(in->dtype == BSK_F32 || inputs * 255 * 127 < ((int64_t)1 << 31), "a convolution's accumulator could exceed int32");
+  const int64_t largest = in->dtype == BSK_BITS ? 1 : op->weight_dtype == BSK_BITS ? 255 : 255 * 127;
+  CHECK(in->dtype == BSK_F32 || inputs * largest < ((int64_t)1 << (in->dtype == BSK_BITS ? 30 : 31)), "a convolution's accumulator could exceed int32");
   CHECK(inputs * shape->c < MAX_TENSOR, "a convolution has too many weights");
 
   bsk_conv_plan *c = &p->conv;
@@ -500,8 +502,7 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
       return BSK_OK;
     case BSK_OP_FC_I32:
       if ((status = plan_fc(b, op, shape, p))) return status;
-      CHECK(op->in.c <= 8192 && shape->c <= MAX_SIDE, "an fc on i32 has more than 8192 inputs");
-      *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
+          *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
       return plan_epilogue(b, op, shape, 1, p);
     default:
       return fail(BSK_ERR_ARGUMENT, "unknown operation");
