@@ -41,6 +41,8 @@ def prepare(directory: Path) -> None:
     import onnxruntime.quantization as quantization
     import torch
 
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     from bitskip.nn import build
     from bitskip.spec import named_spec
 
@@ -58,9 +60,13 @@ def prepare(directory: Path) -> None:
         def get_next(self) -> Any:
             return self.left.pop() if self.left else None
 
+    # Without this step biases stay computed values, and neither peer finds its int8 kernels.
+    simplified = directory / "resnet14-simplified.onnx"
+    quant_pre_process(str(fp32), str(simplified))
     quantization.quantize_static(
-        str(fp32), str(directory / "resnet14-int8.onnx"), Pictures(), per_channel=True
-    )
+        str(simplified), str(directory / "resnet14-int8.onnx"), Pictures(), per_channel=True,
+        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+    )  # fmt: skip
     torch.jit.trace(model, example).save(str(directory / "resnet14-fp32.pt"))
 
 
