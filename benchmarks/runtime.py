@@ -5,9 +5,9 @@ Two steps, because peers live in environments of their own:
     python benchmarks/runtime.py prepare DIR     # needs bitskip[train], onnx, onnxruntime: writes DIR/*.onnx
     python benchmarks/runtime.py measure DIR     # measures whichever of the peers can be imported here
 
-Peers: onnxruntime (fp32, int8 by quantize_static), OpenVINO (the same two files), PyTorch. Networks of this runtime have
-random constants (see synthetic.py); a `*.bitskip` file in DIR is measured too. Set ONEDNN_MAX_CPU_ISA and the like from
-outside; the settings found are written with the results.
+Peers: onnxruntime (fp32, int8 by quantize_static), OpenVINO (the same two files), PyTorch. Networks of this runtime
+have random constants (see synthetic.py); a `*.bitskip` file in DIR is measured too. Set ONEDNN_MAX_CPU_ISA and the
+like from outside; the settings found are written with the results.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def prepare(directory: Path) -> None:
     """Export ResNet14 to ONNX, fp32 and int8 (QDQ, per channel)."""
     import onnxruntime.quantization as quantization
     import torch
-
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     from bitskip.nn import build
@@ -145,7 +144,8 @@ def alternate(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, di
     for name, values in samples.items():
         tenths = statistics.quantiles(values, n=10)
         result[name] = {
-            "n": len(values), "median_ms": statistics.median(values), "p10_ms": tenths[0], "p90_ms": tenths[-1],
+            "n": len(values), "median_ms": statistics.median(values),
+            "p10_ms": tenths[0], "p90_ms": tenths[-1],
             "min_ms": min(values),
         }  # fmt: skip
     return result
@@ -169,7 +169,9 @@ def machine() -> dict[str, Any]:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith(("model name", "model\t"))
     ]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     versions = {}
     for package in ("numpy", "onnxruntime", "openvino", "torch"):
         try:
@@ -205,12 +207,17 @@ def measure(
             missing.append(str(error))
     results = alternate(runs, rounds, seconds)
     report = {
-        "what": "ResNet14 (420M MACs), one 32x32 picture", "threads": threads, "rounds": rounds, "seconds": seconds,
+        "what": "ResNet14 (420M MACs), one 32x32 picture",
+        "threads": threads, "rounds": rounds, "seconds": seconds,
         **machine(), "missing": missing, "results": results,
-        "layers": {f"{net} {name}": layers(net, name) for net in ("w1a1", "int8", "w1", "fp32") for name in isas},
+        "layers": {
+            f"{net} {name}": layers(net, name) for net in ("w1a1", "int8", "w1", "fp32") for name in isas
+        },
     }  # fmt: skip
     for name, r in sorted(results.items(), key=lambda item: item[1]["median_ms"]):
-        typer.echo(f"{name:38} {r['median_ms']:8.3f} ms   ({r['p10_ms']:.3f} .. {r['p90_ms']:.3f}, n {r['n']:.0f})")
+        typer.echo(
+            f"{name:38} {r['median_ms']:8.3f} ms   ({r['p10_ms']:.3f} .. {r['p90_ms']:.3f}, n {r['n']:.0f})"
+        )
     for reason in missing:
         typer.echo(f"not measured: {reason}")
     if out:

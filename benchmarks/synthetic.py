@@ -1,7 +1,8 @@
 """ResNet14 as Programs with random constants, for timing: speed does not depend on the values of weights.
 
-A stage is `fp32`, `int8`, `w1` (1-bit weights, int8 activations) or `w1a1`. The w1a1 stages have a real shortcut around
-every convolution (Bi-Real Net) with RPReLU, or none at all, in which case nothing but bits lies between layers.
+A stage is `fp32`, `int8`, `w1` (1-bit weights, int8 activations), `w1f` (real activations) or `w1a1`. The w1a1
+stages have a real shortcut around every convolution (Bi-Real Net) with RPReLU, or none at all, in which case
+nothing but bits lies between layers.
 """
 
 from __future__ import annotations
@@ -115,14 +116,18 @@ class _Net:
                 projected = FloatEpilogue(self.floats(width), self.floats(width))
                 (x,) = self.conv(self.signs(pooled), "w1", width, 1, 1, ("f32",), projected)
             rprelu = Activation("rprelu", self.floats(width), self.floats(width), self.floats(width))
-            e = FloatEpilogue(self.floats(width), self.floats(width), residual=x, post=rprelu, threshold=self.floats(width))
+            e = FloatEpilogue(
+                self.floats(width), self.floats(width), residual=x, post=rprelu, threshold=self.floats(width)
+            )
             x, s = self.conv(s, "w1", width, step, 3, ("f32", "bits"), e)
         return x, s
 
     def block_bits(self, s: int, width: int, stride: int) -> int:
         for step in (stride, 1):
             t = self.rng.integers(-20, 20, width).astype(np.int32)
-            (s,) = self.conv(s, "w1", width, step, 3, ("bits",), ThresholdEpilogue(t, self.rng.random(width) < 0.5))
+            (s,) = self.conv(
+                s, "w1", width, step, 3, ("bits",), ThresholdEpilogue(t, self.rng.random(width) < 0.5)
+            )
         return s
 
     def program(self, name: str, output: int) -> Program:
@@ -152,12 +157,20 @@ def resnet14(name: str) -> Program:
     integers = stages[0] in ("int8", "w1")
     x = net.tensor("i8" if integers else "f32", (32, 32, 3))
     if integers:
-        net.ops.append(QuantizeInput("input", 0, x, table=net.rng.integers(-128, 128, (3, 256)).astype(np.int8)))
+        net.ops.append(
+            QuantizeInput("input", 0, x, table=net.rng.integers(-128, 128, (3, 256)).astype(np.int8))
+        )
         (x,) = net.conv(x, "i8", 64, 1, 3, ("i8",), net.integer(64, "i8"))
     else:
         net.ops.append(QuantizeInput("input", 0, x, np.full(3, 0.01, np.float32), np.zeros(3, np.float32)))
         e = FloatEpilogue(net.floats(64), net.floats(64), RELU)
-        dtypes = ("f32", "bits") if stages[0] == "w1a1" and shortcuts else ("bits",) if stages[0] == "w1a1" else ("f32",)
+        dtypes = (
+            ("f32", "bits")
+            if stages[0] == "w1a1" and shortcuts
+            else ("bits",)
+            if stages[0] == "w1a1"
+            else ("f32",)
+        )
         made = net.conv(x, "f32", 64, 1, 3, dtypes, e)
         x, s = made[0], made[-1]
     before = stages[0]
@@ -183,12 +196,20 @@ def resnet14(name: str) -> Program:
         last = net.ops[-1]
         assert isinstance(last, Conv2d)
         net.tensors[last.outputs[0]] = Tensor("f32", net.tensors[last.outputs[0]].shape)
-        net.ops[-1] = dataclasses.replace(last, epilogue=FloatEpilogue(net.floats(256), net.floats(256), RELU))
+        net.ops[-1] = dataclasses.replace(
+            last, epilogue=FloatEpilogue(net.floats(256), net.floats(256), RELU)
+        )
         x = last.outputs[0]
     dtype = "i32" if net.tensors[x].dtype == "i8" else "f32"
     pooled = net.tensor(dtype, (1, 1, 256))
     net.ops.append(GlobalAvgPool("pool", x, pooled))
     (logits,) = net.conv(
-        pooled, "i8" if dtype == "i32" else "f32", 10, 1, 1, ("f32",), FloatEpilogue(net.floats(10), net.floats(10))
+        pooled,
+        "i8" if dtype == "i32" else "f32",
+        10,
+        1,
+        1,
+        ("f32",),
+        FloatEpilogue(net.floats(10), net.floats(10)),
     )
     return net.program(f"resnet14 {name}, random constants", logits)

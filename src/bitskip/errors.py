@@ -13,6 +13,7 @@ __all__ = [
     "BitskipError",
     "DataError",
     "FileFormatError",
+    "LoweringError",
     "PruningError",
     "RecipeError",
     "RunError",
@@ -41,6 +42,10 @@ class DataError(BitskipError):
 
 class FileFormatError(BitskipError):
     """A packed model, checkpoint or results file that does not hold together."""
+
+
+class LoweringError(BitskipError):
+    """A trained network, or an option, that cannot be turned into a packed program as asked."""
 
 
 class PruningError(BitskipError):

@@ -36,7 +36,7 @@ from bitskip.program import (
     ThresholdEpilogue,
 )
 
-__all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "stored_bytes"]
+__all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "stored_array_bytes", "stored_bytes"]
 
 FORMAT_VERSION = "1"
 _MAX_HEADER = 1 << 16
@@ -185,11 +185,17 @@ def iter_constants(program: Program) -> Iterator[Array]:
         yield from arrays(op)
 
 
-def stored_bytes(program: Program) -> int:
-    """Return the bytes that the constants of `program` take in its file, alignment included."""
+def stored_array_bytes(program: Program, at: int) -> int:
+    """Return the bytes that the constants of op number `at` take in the file, alignment included."""
     constants = _Constants()
-    _ops(program, constants)
+    op = program.ops[at]
+    _plain(op, constants, program.tensors[op.input].shape[2])
     return sum(map(len, constants.parts))
+
+
+def stored_bytes(program: Program) -> int:
+    """Return the bytes that all constants of `program` take in its file, alignment included."""
+    return sum(stored_array_bytes(program, at) for at in range(len(program.ops)))
 
 
 # -- reading ------------------------------------------------------------------------------------------

@@ -66,7 +66,9 @@ def conv_sum(x: Any, w: Any, stride: tuple[int, int], padding: tuple[int, int], 
     """Direct convolution: x (H, W, I), w (O, KH, KW, I), in float64 (exact for every integer met here)."""
     (ph, pw), (sh, sw) = padding, stride
     x = np.pad(x.astype(np.float64), ((ph, ph), (pw, pw), (0, 0)), constant_values=pad)
-    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[1:3], (0, 1))[::sh, ::sw]  # (OH, OW, I, KH, KW)
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[1:3], (0, 1))[
+        ::sh, ::sw
+    ]  # (OH, OW, I, KH, KW)
     columns = windows.transpose(0, 1, 3, 4, 2).reshape(*windows.shape[:2], -1)
     return columns @ w.astype(np.float64).reshape(len(w), -1).T
 

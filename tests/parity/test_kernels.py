@@ -1,6 +1,6 @@
 """Every convolution kernel and epilogue on every instruction set of this machine, over awkward shapes.
 
-Memory lies before pages that may not be touched: an over-read or over-write of tensors, constants or scratch is a crash.
+Memory lies before pages that may not be touched: going over the end of tensors, constants or scratch crashes.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def build(case: Case) -> tuple[SingleOp, dict[str, Any], bool]:
         "kind": 0,
         "weight_dtype": {"f32": F32, "i8": I8, "w1": BITS}[weights],
         "pad_value": case.pad_value,
-        **dict(zip(("kh", "kw", "sh", "sw", "ph", "pw"), case.kernel + case.stride + case.padding, strict=True)),
+        **dict(
+            zip(("kh", "kw", "sh", "sw", "ph", "pw"), case.kernel + case.stride + case.padding, strict=True)
+        ),
     }
     if weights == "w1":
         w = signs(rng, w_shape)

@@ -1,4 +1,4 @@
-"""Whole Programs on every instruction set, beside the numpy reference: every op, two threads, several batches."""
+"""Whole Programs on every instruction set beside the reference: every op, two threads, several batches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Builder:
         self.ops: list[Op] = []
         self.arena = 0
 
-    def tensor(self, dtype: str, shape: Shape, scale: float = 0.0625, zero_point: int = 0, at: int = -1) -> int:
+    def tensor(
+        self, dtype: str, shape: Shape, scale: float = 0.0625, zero_point: int = 0, at: int = -1
+    ) -> int:
         offset = self.arena if at < 0 else self.tensors[at].offset
         t = Tensor(dtype, shape, offset, scale if dtype == "i8" else 1.0, zero_point)
         self.tensors.append(t)
@@ -102,7 +104,7 @@ class Builder:
 
 
 def residual_signs(channels: int, pad_value: int, seed: int) -> Program:
-    """fp32 stem, then 1-bit blocks with f32 residuals added in place, strides, and thresholds where none is."""
+    """fp32 stem, 1-bit blocks with f32 residuals added in place, strides, a threshold epilogue."""
     b = Builder((13, 13, 3), seed)
     c = channels
     x = b.tensor("f32", (13, 13, c))
@@ -154,7 +156,9 @@ def elementwise(channels: int, seed: int) -> Program:
     b.ops.append(Quantize("quantize", h, q8))
     r8 = b.tensor("i8", (3, 3, c), 0.125, -7, at=q8)
     m, bias = np.full(c, 1 << 19, np.int32), b.rng.integers(-(1 << 20), 1 << 20, c)
-    b.ops.append(Add("add8", h8, (r8,), IntegerEpilogue(m, bias, 20, False, q8, 1 << 18, True), in_place=True))
+    b.ops.append(
+        Add("add8", h8, (r8,), IntegerEpilogue(m, bias, 20, False, q8, 1 << 18, True), in_place=True)
+    )
     d = b.tensor("f32", (3, 3, c))
     b.ops.append(Dequantize("dequantize", r8, d))
     return b.head(d, 7)
@@ -177,8 +181,8 @@ def integer(channels: int, weights: str, seed: int) -> Program:
     z = b.tensor("i8", (9, 11, c), 0.0625, -128, at=y)
     u = b.tensor("i8", (9, 11, c), 0.0625, 1)
     b.conv(y, weights, (9, 11, c), (u,), epilogue(c, c))
-    b.conv(u, weights, (9, 11, c), (z,), epilogue(c, c, residual=y, residual_multiplier=1 << 23, post_relu=True),
-           in_place=True)  # fmt: skip
+    e = epilogue(c, c, residual=y, residual_multiplier=1 << 23, post_relu=True)
+    b.conv(u, weights, (9, 11, c), (z,), e, in_place=True)
     s = b.tensor("bits", (5, 6, c))
     b.conv(z, weights, (5, 6, c), (s,), b.thresholds(c))
     v = b.tensor("i8", (5, 6, c), 2.0, 6)
@@ -210,7 +214,9 @@ def test_native_agrees_with_the_reference(name: str, isa: str) -> None:
             if name.startswith("integer"):
                 np.testing.assert_array_equal(got, expected[:batch])
             else:
-                np.testing.assert_allclose(got, expected[:batch], rtol=2e-4, atol=2e-4 * np.abs(expected).max())
+                np.testing.assert_allclose(
+                    got, expected[:batch], rtol=2e-4, atol=2e-4 * np.abs(expected).max()
+                )
 
 
 def test_isa_is_forced_by_the_call_and_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

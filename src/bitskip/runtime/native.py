@@ -1,11 +1,12 @@
 """The native runtime: a Program made ready for the C engine, with numpy as its only need.
 
-`NativeProgram(program).run(images)` is one call into C an inference, without the interpreter lock. Instruction
-sets are found at load; `isa=` or the environment's BITSKIP_ISA forces one, for tests and comparisons.
+`NativeProgram(program).run(images)` is one call into C an inference, without the interpreter lock. The
+instruction sets are found at load; `isa=` or the environment's BITSKIP_ISA forces one, for tests and comparisons.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -52,12 +53,11 @@ Description = dict[str, Any]
 
 def _native() -> Any:
     try:
-        from bitskip import _native as module
+        return importlib.import_module("bitskip._native")
     except ImportError as error:
         raise RunError(
             f"the native runtime is not built ({error}); install bitskip with pip, which compiles it"
         ) from None
-    return module
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -160,7 +160,12 @@ def _activation(name: str, act: Activation) -> Iterator[tuple[str, Any]]:
 def _epilogue(e: Epilogue) -> Description:
     if isinstance(e, FloatEpilogue):
         floats = {key: _vector(getattr(e, key), np.float32) for key in ("scale", "bias", "threshold")}
-        return {"epilogue": _FLOAT, **floats, **dict(_activation("pre", e.pre)), **dict(_activation("post", e.post))}
+        return {
+            "epilogue": _FLOAT,
+            **floats,
+            **dict(_activation("pre", e.pre)),
+            **dict(_activation("post", e.post)),
+        }
     if isinstance(e, IntegerEpilogue):
         return {
             "epilogue": _INTEGER,

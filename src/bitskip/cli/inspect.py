@@ -1,0 +1,66 @@
+"""`bitskip inspect`: what is in a packed file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitskip.cli.options import JsonOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    file: Annotated[str, typer.Argument(metavar="M.bitskip", help="A packed model.")],
+    as_json: JsonOption = False,
+) -> None:
+    """List a packed model's layers with their precision and bytes, and the memory that running it takes.
+
+    Examples:
+
+    - `bitskip inspect hybrid.bitskip`
+    - `bitskip inspect hybrid.bitskip --json`
+    """
+    from bitskip.program import Program
+    from bitskip.runtime.summary import summarise
+
+    program = Program.load(file)
+    values = summarise(program, Path(file).stat().st_size)
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    from bitskip.cli.tables import byte_size, number, print_table
+
+    rows = [
+        [
+            layer["name"],
+            layer["op"],
+            layer["precision"] or "",
+            layer["input"],
+            " + ".join(layer["output"]),
+            "x".join(map(str, layer["output_shape"])),
+            number(layer["macs"]) if layer["macs"] else "",
+            byte_size(layer["bytes"]),
+        ]
+        for layer in values["layers"]
+    ]
+    pictures = values["calibration_images"]
+    notes = [
+        f"file {byte_size(values['file_bytes'])}, of which constants {byte_size(values['constant_bytes'])}",
+        f"peak activations {byte_size(values['peak_activation_bytes'])} for one picture",
+        f"activations {values['activations']}, dense layers {values['dense']}"
+        + (f", calibrated on {pictures} pictures" if pictures else ""),
+    ]
+    print_table(
+        f"{values['name']}, input {'x'.join(map(str, values['input_shape']))}, {values['classes']} classes",
+        ["layer", "op", "precision", "reads", "writes", "output", "MACs", "bytes"],
+        rows,
+        left_columns=(0, 1, 2, 3, 4),
+        notes=notes,
+    )

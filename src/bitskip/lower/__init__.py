@@ -1,0 +1,84 @@
+"""Trained torch network to Program: folded, thresholded, quantized, with its buffers planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from bitskip.errors import LoweringError
+from bitskip.lower.assemble import F32, Recipe, assemble, i8_values
+from bitskip.lower.calibrate import find_quantizations
+from bitskip.lower.graph import build_graph
+from bitskip.program import Program
+
+__all__ = ["lower"]
+
+
+def lower(
+    model: nn.Module,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    *,
+    activations: str = "fp32",
+    dense: str = "fp32",
+    calibration: npt.NDArray[np.uint8] | None = None,
+    class_names: tuple[str, ...] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Program:
+    """Return the inference plan of a trained network.
+
+    Args:
+        model: from `bitskip.nn.build`, with trained weights.
+        mean: of the training pictures scaled to 0..1, per channel; 0 if not given.
+        std: likewise; 1 if not given.
+        activations: `fp32` runs `w1` layers on real activations as in training; `int8` on calibrated int8.
+        dense: what becomes of `fp32` layers: `fp32` keeps them, `int8` quantizes them too.
+        calibration: uint8 training pictures (N, H, W, C), for int8.
+        class_names: of the outputs, for reports.
+        progress: called with the calibration pictures done and in all.
+
+    Raises:
+        LoweringError: if a layer cannot run at its declared precision with these options.
+    """
+    for what, value in (("activations", activations), ("dense", dense)):
+        if value not in ("fp32", "int8"):
+            raise LoweringError(f"{what} is '{value}', expected fp32 or int8")
+    if dense == "int8" and activations != "int8":
+        raise LoweringError("dense int8 needs int8 activations too; use --activations int8 --dense int8")
+    graph = build_graph(model)
+    spec = graph.spec
+    channels = graph.shapes[0][2]
+    mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
+    if len(mean) != channels or len(std) != channels:
+        raise LoweringError(f"got {len(mean)} means and {len(std)} stds for pictures of {channels} channels")
+    labels: dict[str, Any] = {"name": spec.name, "spec": spec.to_dict(), "class_names": tuple(class_names)}
+    recipe = Recipe(activations, dense)
+    values = i8_values(graph, recipe)
+    if not values:
+        program, _ = assemble(graph, recipe, mean, std, activations=activations, dense=dense, **labels)
+        return program
+    if calibration is None or len(calibration) == 0:
+        raise LoweringError("int8 activations need calibration pictures, and there are none")
+    if calibration.dtype != np.uint8 or calibration.shape[1:] != graph.shapes[0]:
+        raise LoweringError(
+            f"calibration pictures are {calibration.dtype} {calibration.shape}, "
+            f"expected uint8 (N, {', '.join(map(str, graph.shapes[0]))})"
+        )
+    real, held = assemble(graph, Recipe(real_int8=True), mean, std, **labels)
+    tensors = {value: held[value, F32] for value in values}
+    program, _ = assemble(
+        graph,
+        recipe,
+        mean,
+        std,
+        find_quantizations(real, tensors, calibration, progress),
+        activations=activations,
+        dense=dense,
+        calibration_images=len(calibration),
+        **labels,
+    )
+    return program

@@ -1,0 +1,417 @@
+"""Graph to Program: decides in which numbers each value lives, then writes the ops.
+
+Readers decide. Going backwards, every node asks for its inputs in the form that its precision needs: f32 for
+real arithmetic, i8 for int8 arithmetic, bits (with the reader's threshold) for 1-bit inputs. A node then
+takes the cheapest epilogue that gives what its readers ask for: integer thresholds if only signs are
+wanted, the integer epilogue if only i8 is, else the float one with up to two outputs; what is still missing
+is converted from f32.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.bits import pack_signs
+from bitskip.errors import LoweringError
+from bitskip.lower.graph import ConvNode, Floats, Graph, PoolNode
+from bitskip.lower.plan import plan_buffers
+from bitskip.lower.thresholds import integer_thresholds
+from bitskip.program import (
+    AvgPool,
+    Binarize,
+    Conv2d,
+    Dequantize,
+    Epilogue,
+    FloatEpilogue,
+    GlobalAvgPool,
+    IntegerEpilogue,
+    MaxPool,
+    Op,
+    Program,
+    Quantize,
+    QuantizeInput,
+    Tensor,
+    ThresholdEpilogue,
+    inverse_scale,
+)
+
+__all__ = ["Assembled", "Quantization", "Recipe", "arithmetic", "assemble", "i8_values"]
+
+_MAX_SHIFT = 40
+_BIAS_BITS = 30
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How an i8 value stands for a real one: real = (q - zero_point) * scale."""
+
+    scale: float  # an exact float32
+    zero_point: int
+
+    @classmethod
+    def of_range(cls, low: float, high: float) -> Quantization:
+        """Return the finest one that covers `low`..`high` and holds 0 exactly."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = float(np.float32(max((high - low) / 255, 2.0**-60)))
+        return cls(scale, int(np.clip(np.rint(-128 - low / scale), -128, 127)))
+
+    def quantize(self, values: Floats) -> npt.NDArray[np.int8]:
+        """Return the int8 values, as the `quantize` op computes them."""
+        q = np.rint(values * inverse_scale(self.scale)) + np.float32(self.zero_point)
+        clipped: npt.NDArray[np.int8] = np.clip(q, -128, 127).astype(np.int8)
+        return clipped
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of a value: f32, i8, i32, or bits after subtracting `threshold` (its bytes)."""
+
+    dtype: str
+    threshold: bytes | None = None
+
+    def threshold_array(self) -> Floats | None:
+        """Return the threshold as float32, if there is one."""
+        return None if self.threshold is None else np.frombuffer(self.threshold, np.float32).copy()
+
+
+F32, I8, I32 = Form("f32"), Form("i8"), Form("i32")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to do with each precision.
+
+    `activations` int8 turns w1 layers to int8 activations, `dense` int8 the fp32 layers to int8; both are
+    fp32 otherwise. `real_int8` lets int8 layers run in fp32, which calibration does to see real values.
+    """
+
+    activations: str = "fp32"
+    dense: str = "fp32"
+    real_int8: bool = False
+
+
+@dataclass
+class Assembled:
+    """A program under construction: its parts, and which tensor holds which form of which value."""
+
+    tensors: list[Tensor]
+    ops: list[Op]
+    held: dict[tuple[int, Form], int] = field(default_factory=dict)
+
+
+def arithmetic(node: ConvNode, recipe: Recipe) -> str:
+    """Return the dtype that `node` reads: f32, i8 or bits.
+
+    Raises:
+        LoweringError: if the recipe has no way to run the node at its precision.
+    """
+    if node.precision == "w1a1":
+        return "bits"
+    if node.precision == "w1":
+        return "i8" if recipe.activations == "int8" else "f32"
+    if node.precision == "fp32":
+        return "i8" if recipe.dense == "int8" else "f32"
+    if recipe.real_int8:
+        return "f32"
+    if recipe.activations != "int8":
+        raise LoweringError(
+            f"layer '{node.name}' is int8 and cannot run with fp32 activations; pack with --activations int8"
+        )
+    return "i8"
+
+
+def _input_form(node: ConvNode, recipe: Recipe) -> Form:
+    dtype = arithmetic(node, recipe)
+    if dtype == "bits":
+        return Form("bits", None if node.threshold is None else node.threshold.tobytes())
+    return Form(dtype)
+
+
+def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
+    """Return which forms of each value its readers ask for, without repeats."""
+    wanted: dict[int, list[Form]] = {number: [] for number in range(len(graph.shapes))}
+
+    def ask(value: int, form: Form) -> None:
+        if form not in wanted[value]:
+            wanted[value].append(form)
+
+    ask(graph.output, F32)
+    for node in reversed(graph.nodes):
+        forms = wanted[node.output]
+        if isinstance(node, PoolNode):
+            if node.kind == "global":
+                # The head reads sums of int8 as they are, so the division costs nothing.
+                if forms == [I8]:
+                    wanted[node.output] = [I32]
+                    ask(node.input, I8)
+                else:
+                    ask(node.input, F32)
+            else:
+                ask(node.input, I8 if node.kind == "max" and forms == [I8] else F32)
+            continue
+        ask(node.input, _input_form(node, recipe))
+        if node.residual is not None:
+            ask(node.residual, I8 if _integer_epilogue_fits(node, forms, recipe) else F32)
+    return wanted
+
+
+def _integer_epilogue_fits(node: ConvNode, forms: list[Form], recipe: Recipe) -> bool:
+    simple = all(activation.kind in ("none", "relu") for activation in (node.pre, node.post))
+    return simple and forms == [I8] and arithmetic(node, recipe) != "f32"
+
+
+def i8_values(graph: Graph, recipe: Recipe) -> list[int]:
+    """Return the values that need a calibrated range: those that live as i8, but for the picture."""
+    wanted = wanted_forms(graph, recipe)
+    needed = {number for number, forms in wanted.items() if I8 in forms and number != 0}
+    for node in reversed(graph.nodes):
+        # A max pool in i8 keeps its input's scale.
+        if isinstance(node, PoolNode) and node.kind == "max" and wanted[node.output] == [I8]:
+            needed.discard(node.output)
+    return sorted(needed)
+
+
+def assemble(
+    graph: Graph,
+    recipe: Recipe,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    quantizations: Mapping[int, Quantization] | None = None,
+    **labels: Any,
+) -> tuple[Program, dict[tuple[int, Form], int]]:
+    """Return the program of `graph`, and which tensor holds which form of which value.
+
+    Args:
+        graph: from `build_graph`.
+        recipe: which arithmetic each precision gets.
+        mean: of the training pictures scaled to 0..1, per channel.
+        std: likewise.
+        quantizations: of each of `i8_values`.
+        labels: further fields of the Program.
+
+    Raises:
+        LoweringError: if a layer cannot run at its declared precision.
+    """
+    writer = _Writer(graph, recipe, dict(quantizations or {}))
+    writer.picture(np.asarray(mean, np.float64), np.asarray(std, np.float64))
+    for node in graph.nodes:
+        if isinstance(node, ConvNode):
+            writer.conv(node)
+        else:
+            writer.pool(node)
+    output = writer.done.held[graph.output, F32]
+    tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, output)
+    program = Program(
+        tensors=tensors,
+        ops=ops,
+        output=output,
+        arena_bytes=arena,
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        **labels,
+    )
+    return program, writer.done.held
+
+
+class _Writer:
+    def __init__(self, graph: Graph, recipe: Recipe, quantizations: dict[int, Quantization]) -> None:
+        self.graph, self.recipe, self.quantizations = graph, recipe, quantizations
+        self.wanted = wanted_forms(graph, recipe)
+        self.done = Assembled([Tensor("u8", graph.shapes[0], name="picture")], [])
+
+    def tensor(self, value: int, form: Form, name: str) -> int:
+        """Make the tensor that holds `form` of `value`."""
+        shape = self.graph.shapes[value]
+        if form == I8:
+            q = self.quantizations[value]
+            made = Tensor("i8", shape, 0, q.scale, q.zero_point, name)
+        else:
+            made = Tensor(form.dtype, shape, 0, name=name)
+        self.done.tensors.append(made)
+        number = len(self.done.tensors) - 1
+        self.done.held[value, form] = number
+        return number
+
+    def held(self, value: int, form: Form) -> int:
+        return self.done.held[value, form]
+
+    # -- the picture ----------------------------------------------------------------------------------
+
+    def picture(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
+        scale = (1 / (255 * std)).astype(np.float32)
+        bias = (-mean / std).astype(np.float32)
+        levels = np.arange(256, dtype=np.float32)[:, None] * scale + bias  # (256, C)
+        self.quantizations[0] = Quantization.of_range(float(levels.min()), float(levels.max()))
+        for form in self.wanted[0]:
+            if form == I8:
+                number = self.tensor(0, I8, "picture")
+                table = np.ascontiguousarray(self.quantizations[0].quantize(levels).T)
+                self.done.ops.append(QuantizeInput("picture", 0, number, table=table))
+        others = [form for form in self.wanted[0] if form != I8]
+        if others:
+            number = self.tensor(0, F32, "picture")
+            self.done.ops.append(QuantizeInput("picture", 0, number, scale, bias))
+            self.convert(0, others, "picture")
+
+    # -- convolutions ---------------------------------------------------------------------------------
+
+    def conv(self, node: ConvNode) -> None:
+        forms = self.wanted[node.output]
+        source = self.done.tensors[self.held(node.input, self.input_form(node))]
+        weight_dtype, weight, scale = self.weights(node, source)
+        made = functools.partial(
+            Conv2d,
+            node.name,
+            self.held(node.input, self.input_form(node)),
+            weight_dtype=weight_dtype,
+            weight=weight,
+            stride=(node.stride, node.stride),
+            padding=(node.padding, node.padding),
+            pad_value=node.pad_value if source.dtype == "bits" else 0,
+        )
+        epilogue, written = self.epilogue(node, forms, source, scale)
+        outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
+        self.done.ops.append(made(outputs=outputs, epilogue=epilogue))
+        self.convert(node.output, forms, node.name)
+
+    def input_form(self, node: ConvNode) -> Form:
+        if (node.input, I32) in self.done.held:
+            return I32
+        return _input_form(node, self.recipe)
+
+    def weights(self, node: ConvNode, source: Tensor) -> tuple[str, npt.NDArray[Any], Floats | None]:
+        """Return dtype and array of the weights, and the scale that makes accumulators real values."""
+        factor: npt.NDArray[Any] | None = node.scale
+        if source.dtype in ("i8", "i32"):
+            step = source.scale if source.dtype == "i8" else self.pooled_step(node)
+            factor = (np.float64(step) * (1.0 if factor is None else factor.astype(np.float64))) * np.ones(
+                len(node.weight)
+            )
+        if node.precision in ("w1", "w1a1"):
+            return "w1", pack_signs(node.weight), _float32(factor)
+        if source.dtype == "f32":
+            return "f32", node.weight, _float32(factor)
+        largest = np.abs(node.weight).max(axis=(1, 2, 3)).astype(np.float64)
+        steps = np.where(largest > 0, largest / 127, 1.0)
+        q = np.rint(node.weight / steps[:, None, None, None])
+        assert factor is not None
+        return "i8", np.clip(q, -127, 127).astype(np.int8), _float32(factor * steps)
+
+    def pooled_step(self, node: ConvNode) -> float:
+        """Return the real value of one unit of a global average pool's sum."""
+        pool = next(n for n in self.graph.nodes if n.output == node.input)
+        height, width, _ = self.graph.shapes[pool.input]
+        return self.quantizations[pool.input].scale / (height * width)
+
+    def epilogue(
+        self, node: ConvNode, forms: list[Form], source: Tensor, scale: Floats | None
+    ) -> tuple[Epilogue, list[Form]]:
+        """Return the epilogue of `node` and which forms it writes."""
+        bits = [form for form in forms if form.dtype == "bits"]
+        if source.dtype == "bits" and len(forms) == 1 and bits and node.residual is None:
+            found = self.thresholds(node, bits[0])
+            if found is not None:
+                return ThresholdEpilogue(*found), forms
+        if _integer_epilogue_fits(node, forms, self.recipe) and source.dtype != "i32":
+            assert scale is not None
+            return self.integer(node, source, scale), forms
+        # f32 is needed where it is asked for, and where more is asked for than one op writes.
+        written = list(forms)
+        if len(forms) > 2 or len(bits) > 1:
+            written = [F32, *(form for form in forms if form != F32)][:2]
+        first_bits = next((form for form in written if form.dtype == "bits"), None)
+        epilogue = FloatEpilogue(
+            scale,
+            node.bias,
+            node.pre,
+            None if node.residual is None else self.held(node.residual, F32),
+            node.post,
+            None if first_bits is None else first_bits.threshold_array(),
+        )
+        return epilogue, written
+
+    def thresholds(
+        self, node: ConvNode, form: Form
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]] | None:
+        taps = int(np.prod(node.weight.shape[1:]))
+        threshold = form.threshold_array()
+        return integer_thresholds(lambda acc: node.run_tail(acc, threshold), len(node.weight), taps)
+
+    def integer(self, node: ConvNode, source: Tensor, scale: Floats) -> IntegerEpilogue:
+        """Return the integer epilogue: real values over the output's scale, times 2^shift, rounded."""
+        target = self.quantizations[node.output].scale
+        residual, ratio = None, 0.0
+        if node.residual is not None:
+            residual = self.held(node.residual, I8)
+            ratio = self.quantizations[node.residual].scale / target
+        widest = 255 if source.dtype == "i8" else 1
+        per_weight = 1 if node.precision in ("w1", "w1a1") else 127
+        bound = int(np.prod(node.weight.shape[1:])) * widest * per_weight
+        factors, offsets = scale.astype(np.float64) / target, node.bias.astype(np.float64) / target
+        for shift in range(_MAX_SHIFT, 0, -1):
+            m, b = np.rint(factors * 2.0**shift), offsets * 2.0**shift
+            r = round(ratio * 2.0**shift)
+            largest_m, largest_b = float(np.abs(m).max()), float(np.abs(b).max())
+            reach = bound * largest_m + 2 * largest_b + 255 * r + 2.0**shift
+            if max(largest_m, r) < 2**31 and reach < 2.0**61:
+                break
+        else:
+            raise LoweringError(f"layer '{node.name}' has scales too far apart for int8 activations")
+        # 30 significant bits of the bias, so that the file stores it in 32.
+        step = 2.0 ** max(0, int(np.frexp(largest_b)[1]) - _BIAS_BITS)
+        return IntegerEpilogue(
+            multiplier=m.astype(np.int32),
+            bias=(np.rint(b / step) * step).astype(np.int64),
+            shift=shift,
+            pre_relu=node.pre.kind == "relu",
+            residual=residual,
+            residual_multiplier=r,
+            post_relu=node.post.kind == "relu",
+        )
+
+    # -- pools and conversions --------------------------------------------------------------------------
+
+    def pool(self, node: PoolNode) -> None:
+        forms = self.wanted[node.output]
+        window = ((node.kernel,) * 2, (node.stride,) * 2, (node.padding,) * 2)
+        if node.kind == "global":
+            form, source = (I32, I8) if forms == [I32] else (F32, F32)
+            read = self.held(node.input, source)
+            self.done.ops.append(GlobalAvgPool(node.name, read, self.tensor(node.output, form, node.name)))
+        elif node.kind == "max" and forms == [I8]:
+            self.quantizations[node.output] = self.quantizations[node.input]
+            read = self.held(node.input, I8)
+            self.done.ops.append(MaxPool(node.name, read, self.tensor(node.output, I8, node.name), *window))
+            return
+        else:
+            read = self.held(node.input, F32)
+            made = self.tensor(node.output, F32, node.name)
+            kind = MaxPool if node.kind == "max" else AvgPool
+            self.done.ops.append(kind(node.name, read, made, *window))
+        self.convert(node.output, forms, node.name)
+
+    def convert(self, value: int, forms: list[Form], name: str) -> None:
+        """Write the forms of `value` that are asked for and not there yet."""
+        for form in forms:
+            if (value, form) in self.done.held:
+                continue
+            if form == F32:
+                read = self.held(value, I8)
+                self.done.ops.append(Dequantize(name, read, self.tensor(value, F32, name)))
+                continue
+            read = self.held(value, F32)
+            made = self.tensor(value, form, name)
+            if form == I8:
+                self.done.ops.append(Quantize(name, read, made))
+            else:
+                self.done.ops.append(Binarize(name, read, made, form.threshold_array()))
+
+
+def _float32(values: npt.NDArray[Any] | None) -> Floats | None:
+    return None if values is None else values.astype(np.float32)

@@ -1,0 +1,60 @@
+"""How often a packed model is right, with the interval that the number of pictures allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.runtime.model import Model
+
+__all__ = ["Accuracy", "measure", "wilson_interval"]
+
+_BATCH = 64
+_Z_95 = 1.959963984540054  # 97.5% point of the normal distribution
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """`hits` of `images` pictures, and the 95% Wilson interval of the share."""
+
+    hits: int
+    images: int
+
+    @property
+    def share(self) -> float:
+        """Accuracy, 0..1."""
+        return self.hits / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy."""
+        return wilson_interval(self.hits, self.images)
+
+
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
+    """Return the 95% score interval of a share (Wilson 1927), within 0..1."""
+    if not 0 <= hits <= count or count == 0:
+        raise ValueError(f"{hits} of {count} is no share")
+    share, z2 = hits / count, _Z_95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def measure(
+    model: Model,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Accuracy:
+    """Return the accuracy of `model` on uint8 pictures (N, H, W, C) with int64 labels (N,), N > 0."""
+    hits = 0
+    for at in range(0, len(images), _BATCH):
+        logits = model.predict(images[at : at + _BATCH])
+        hits += int((logits.argmax(axis=1) == labels[at : at + _BATCH]).sum())
+        progress(min(at + _BATCH, len(images)), len(images))
+    return Accuracy(hits, len(images))
