@@ -1,9 +1,16 @@
 /* What the processor and the operating system allow. Each feature is read on its own: there are machines with AVX-512
  * but no VNNI, with VNNI but no VPOPCNTDQ, and hypervisors that hide any of them. */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#endif
 #include "bitskip.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static uint64_t enabled_state(void) {
   uint32_t low, high;
@@ -11,7 +18,16 @@ static uint64_t enabled_state(void) {
   return ((uint64_t)high << 32) | low;
 }
 
-uint32_t bsk_cpu_features(void) {
+/* Linux gives the 8 KiB of tile state only to processes that ask. */
+static int may_use_tiles(void) {
+#if defined(__linux__)
+  return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+#else
+  return 0;
+#endif
+}
+
+static uint32_t detect(void) {
   uint32_t a, b, c, d, found = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
   const int osxsave = (c >> 27) & 1, fma = (c >> 12) & 1, avx = (c >> 28) & 1;
@@ -26,9 +42,16 @@ uint32_t bsk_cpu_features(void) {
       found |= BSK_CPU_AVX512;
       if ((c >> 14) & 1) found |= BSK_CPU_VPOPCNTDQ;
       if ((c >> 11) & 1) found |= BSK_CPU_VNNI;
+      if (((d >> 24) & 1) && ((d >> 25) & 1) && (state & 0x60000) == 0x60000 && may_use_tiles()) found |= BSK_CPU_AMX;
     }
   }
   return found;
+}
+
+uint32_t bsk_cpu_features(void) {
+  static _Atomic uint32_t known; /* bit 31: asked before */
+  if (!known) known = detect() | 0x80000000u;
+  return known & 0x7fffffffu;
 }
 
 #elif defined(__aarch64__)

@@ -34,7 +34,9 @@ enum {
 };
 
 #define BSK_CONV(types, name, isa, needs, rows, pack, pixels, unpack) \
-  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack}},
+  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack, NULL}},
+#define BSK_CONV_SPECIAL(types, name, isa, needs, rows, pack, pixels, unpack, special) \
+  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack, special}},
 static const conv_entry convs[] = {
 #include "../kernels/conv_bits_w1/kernels.inc"
 #include "../kernels/conv_f32_f32/kernels.inc"
@@ -73,16 +75,20 @@ int bsk_isa_available(bsk_isa isa) {
       return (found & BSK_CPU_AVX2) != 0;
     case BSK_ISA_AVX512:
       return (found & BSK_CPU_AVX512) != 0;
+    case BSK_ISA_AMX:
+      return (found & BSK_CPU_AMX) != 0;
     default:
       return 0;
   }
 }
 
 /* Later lines of a kernels.inc win, so each lists its variants slowest first. */
-const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa) {
+const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, int inputs, int width) {
   const bsk_conv_kernel *best = NULL;
   for (size_t i = 0; i < COUNT(convs); ++i)
-    if (convs[i].types == types && runs_here(convs[i].kernel.isa, convs[i].kernel.needs, isa)) best = &convs[i].kernel;
+    if (convs[i].types == types && runs_here(convs[i].kernel.isa, convs[i].kernel.needs, isa) &&
+        (!convs[i].kernel.special || (inputs >= convs[i].kernel.special->least_inputs && width >= convs[i].kernel.special->least_width)))
+      best = &convs[i].kernel;
   return best;
 }
 

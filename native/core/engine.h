@@ -13,6 +13,7 @@ typedef struct {
   size_t group_bytes, steps;  /* of the packed weights of a group */
   size_t pixel_bytes, row_bytes, rows_bytes; /* of the padded rows in scratch */
   int32_t col_classes, groups, run, channels_padded;
+  size_t line_bytes;    /* all taps of a pixel side by side, or 0 where tiles read rows */
   int32_t direct;       /* the input tensor already has the kernel's form: no copy */
   int32_t pad_is_zero;  /* every byte of pad_pixel is 0 */
 } bsk_conv_plan;

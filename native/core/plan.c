@@ -213,7 +213,7 @@ static const struct {
     [BSK_PACK_MASK_I8] = {4, BSK_GROUP / 2, 4 * BSK_GROUP}, [BSK_PACK_MASK_F32] = {1, BSK_GROUP / 8, 4 * BSK_GROUP},
 };
 static const size_t row_element[] = {
-    [BSK_ROWS_BITS] = 4, [BSK_ROWS_U8] = 1, [BSK_ROWS_I16] = 2, [BSK_ROWS_I8] = 1, [BSK_ROWS_F32] = 4, [BSK_ROWS_NIBBLES] = 1};
+    [BSK_ROWS_BITS] = 4, [BSK_ROWS_U8] = 1, [BSK_ROWS_I16] = 2, [BSK_ROWS_I8] = 1, [BSK_ROWS_F32] = 4, [BSK_ROWS_NIBBLES] = 1, [BSK_ROWS_SIGNS] = 1};
 
 /* One step of one lane. */
 static void pack_step(bsk_pack pack, const weights_view *v, char *step, int32_t lane, int32_t o, int32_t r, int32_t s, int32_t first) {
@@ -291,7 +291,9 @@ static void fill_base(const bsk_op *op, const weights_view *v, const bsk_conv_pl
       for (int32_t x = 0; x < ow; ++x) {
         if (x > 0 && c->col_class[x] == c->col_class[x - 1]) continue;
         int64_t value = 0;
-        if (o < v->o && op->in.dtype == BSK_BITS) {
+        if (c->kernel->rows == BSK_ROWS_SIGNS) {
+          value = 0; /* the kernel sums the products themselves, padding included */
+        } else if (o < v->o && op->in.dtype == BSK_BITS) {
           value = (int64_t)v->kh * v->kw * v->i;
           if (op->pad_value == 0) { /* padding is packed as +1: take its contribution back */
             int32_t r0, r1, s0, s1;
@@ -320,6 +322,7 @@ static void fill_pad_pixel(const bsk_op *op, const bsk_conv_plan *c, uint8_t *pi
   if (c->kernel->rows == BSK_ROWS_I8) memset(pixel, (uint8_t)(int8_t)op->in.zero_point, (size_t)n);
   if (c->kernel->rows == BSK_ROWS_BITS && op->pad_value == -1)
     for (int32_t i = 0; i < n; ++i) pixel[i / 8] = (uint8_t)(pixel[i / 8] | 1u << (i % 8));
+  if (c->kernel->rows == BSK_ROWS_SIGNS) memset(pixel, (uint8_t)(int8_t)op->pad_value, (size_t)n);
   if (c->kernel->rows == BSK_ROWS_NIBBLES && op->pad_value == -1)
     for (int32_t i = 0; i < n; ++i) pixel[i / 4] = (uint8_t)(pixel[i / 4] | 16u << (i % 4));
 }
@@ -354,11 +357,12 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   CHECK(inputs * shape->c < MAX_TENSOR, "a convolution has too many weights");
 
   bsk_conv_plan *c = &p->conv;
-  c->kernel = bsk_find_conv(types, isa);
+  c->kernel = bsk_find_conv(types, isa, in->c, shape->w);
   if (!c->kernel) return fail(BSK_ERR_ISA, "no kernel for this instruction set");
   p->name = c->kernel->name;
   const int per_step = packs[c->kernel->pack].inputs;
-  const int32_t steps = (in->c + per_step - 1) / per_step; /* a pixel */
+  const bsk_special *special = c->kernel->special;
+  const int32_t steps = (int32_t)bsk_round_up((size_t)((in->c + per_step - 1) / per_step), special ? (size_t)special->step_align : 1); /* a pixel */
   c->groups = bsk_groups(shape->c);
   c->channels_padded = c->kernel->rows == BSK_ROWS_BITS || c->kernel->rows == BSK_ROWS_NIBBLES ? steps : steps * per_step;
   c->pixel_bytes = (size_t)c->channels_padded * row_element[c->kernel->rows];
@@ -369,8 +373,12 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   c->group_bytes = c->steps * packs[c->kernel->pack].packed;
   c->direct = op->ph == 0 && op->pw == 0 &&
               ((c->kernel->rows == BSK_ROWS_F32) || (c->kernel->rows == BSK_ROWS_BITS && steps % 2 == 0) ||
-               (c->kernel->rows == BSK_ROWS_I8 && in->c % 4 == 0));
+               (c->kernel->rows == BSK_ROWS_I8 && in->c == c->channels_padded));
   size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN);
+  if (special && shape->w % special->line != 0) {
+    c->line_bytes = (size_t)op->kh * (size_t)c->run * (size_t)per_step * row_element[c->kernel->rows];
+    need += bsk_round_up(((size_t)shape->h * (size_t)shape->w + (size_t)c->kernel->pixels) * c->line_bytes, BSK_ALIGN);
+  }
   if (c->kernel->unpack) need += bsk_round_up(c->steps * packs[c->kernel->pack].ready, BSK_ALIGN);
   if (need > *scratch) *scratch = need;
 
@@ -379,7 +387,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   uint8_t *pad_pixel = (uint8_t *)take(b, c->pixel_bytes);
   uint16_t *row_class = (uint16_t *)take(b, (size_t)shape->h * sizeof(uint16_t));
   uint16_t *col_class = (uint16_t *)take(b, (size_t)shape->w * sizeof(uint16_t));
-  const int by_padding = in->dtype == BSK_BITS && op->pad_value == 0;
+  const int by_padding = in->dtype == BSK_BITS && op->pad_value == 0 && c->kernel->rows != BSK_ROWS_SIGNS;
   const int32_t row_classes = classify(row_class, shape->h, op->sh, op->ph, op->kh, in->h, by_padding);
   c->col_classes = classify(col_class, shape->w, op->sw, op->pw, op->kw, in->w, by_padding);
   int32_t *base = in->dtype == BSK_F32 ? NULL

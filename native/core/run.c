@@ -94,6 +94,9 @@ static void copy_pixels(const bsk_plan_op *p, char *dst, const char *src, size_t
       }
       break;
     }
+    case BSK_ROWS_SIGNS:
+      c->kernel->special->rows_signs((int8_t *)dst, (const uint64_t *)(const void *)src, n, channels, c->channels_padded);
+      break;
     case BSK_ROWS_NIBBLES:
       p->plain->rows_nibbles((uint8_t *)dst, (const uint8_t *)src, n, (int)(8 * bsk_words64(channels)), c->channels_padded);
       break;
@@ -142,6 +145,17 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
   }
 }
 
+/* All taps of every output pixel of rows [y0, y1) side by side. */
+static void prepare_lines(const bsk_plan_op *p, const char *rows, char *lines, int32_t y0, int32_t y1, int32_t width) {
+  const bsk_conv_plan *c = &p->conv;
+  const size_t row_step = (size_t)p->op.sh * c->row_bytes, col_step = (size_t)p->op.sw * c->pixel_bytes;
+  const size_t bytes = c->line_bytes / (size_t)p->op.kh;
+  for (int32_t y = y0; y < y1; ++y)
+    for (int32_t x = 0; x < width; ++x)
+      for (int32_t r = 0; r < p->op.kh; ++r, lines += bytes)
+        memcpy(lines, rows + (size_t)(y - y0) * row_step + (size_t)r * c->row_bytes + (size_t)x * col_step, bytes);
+}
+
 static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_op *op = &p->op;
@@ -162,7 +176,18 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
   const size_t begin = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w;
   _Alignas(BSK_ALIGN) int32_t acc[BSK_MAX_PIXELS * BSK_GROUP];
   bsk_tile tile = {{0}, {0}, NULL, c->row_bytes, op->kh, c->run};
+  char *lines = NULL;
+  if (c->line_bytes) {
+    lines = scratch;
+    scratch += bsk_round_up(((size_t)p->rows * (size_t)out->w + (size_t)pixels) * c->line_bytes, BSK_ALIGN);
+    prepare_lines(p, rows, lines, y0, y1, out->w);
+    tile.row_bytes = 0;
+    tile.kh = 1;
+    tile.run = op->kh * c->run;
+  }
 
+  const bsk_special *special = c->kernel->special;
+  if (special) special->begin();
   for (int32_t g = 0; g < c->groups; ++g) {
     tile.weights = (const char *)c->weights + (size_t)g * c->group_bytes;
     if (c->kernel->unpack) {
@@ -175,13 +200,14 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
       const int n = (int)(end - pixel < (size_t)pixels ? end - pixel : (size_t)pixels);
       for (int i = 0; i < pixels; ++i) {
         if (i >= n) { /* beyond the last pixel: compute it again, store nothing */
-          tile.px[i] = tile.px[n - 1];
+          tile.px[i] = lines ? lines + (pixel - begin + (size_t)i) * c->line_bytes : tile.px[n - 1];
           tile.base[i] = tile.base[n - 1];
           continue;
         }
         tile.px[i] = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
         if (base) tile.base[i] = base + ((size_t)c->row_class[y] * (size_t)c->col_classes + c->col_class[x]) * padded;
         if (++x == out->w) x = 0, ++y;
+        if (lines) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
       }
       c->kernel->run(&tile, acc);
       bsk_epi_call call;
@@ -191,6 +217,7 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
       finish(p, &call, integer_acc);
     }
   }
+  if (special) special->end();
 }
 
 /* ---- Input, pools, fc ---------------------------------------------------------------------------------------------- */

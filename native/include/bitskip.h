@@ -24,7 +24,7 @@ typedef enum {
 } bsk_status;
 
 /* Kernel families, slowest first. BSK_ISA_BEST takes the best variant of every kernel. */
-typedef enum { BSK_ISA_SCALAR = 0, BSK_ISA_NEON = 1, BSK_ISA_AVX2 = 2, BSK_ISA_AVX512 = 3, BSK_ISA_BEST = 99 } bsk_isa;
+typedef enum { BSK_ISA_SCALAR = 0, BSK_ISA_NEON = 1, BSK_ISA_AVX2 = 2, BSK_ISA_AVX512 = 3, BSK_ISA_AMX = 4, BSK_ISA_BEST = 99 } bsk_isa;
 
 /* What the processor and the operating system allow, each detected on its own. */
 enum {
@@ -33,7 +33,8 @@ enum {
   BSK_CPU_VPOPCNTDQ = 1u << 2,
   BSK_CPU_VNNI = 1u << 3, /* AVX-512 VNNI */
   BSK_CPU_NEON = 1u << 4,
-  BSK_CPU_DOTPROD = 1u << 5
+  BSK_CPU_DOTPROD = 1u << 5,
+  BSK_CPU_AMX = 1u << 6 /* tiles and their int8 products, and the system's leave to use them */
 };
 uint32_t bsk_cpu_features(void);
 

@@ -14,7 +14,7 @@
 #include "bitskip.h"
 
 #define BSK_GROUP 32      /* output channels of a tile */
-#define BSK_MAX_PIXELS 16 /* largest number of output pixels of a tile */
+#define BSK_MAX_PIXELS 32 /* largest number of output pixels of a tile */
 #define BSK_ALIGN 64
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -32,6 +32,7 @@ typedef enum {
   BSK_ROWS_I16 = 2,  /* q - zero_point as int16, channels padded to 2 with 0 */
   BSK_ROWS_I8 = 3,   /* q, channels padded to 4 with 0 */
   BSK_ROWS_F32 = 4,  /* as is */
+  BSK_ROWS_SIGNS = 6, /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
   BSK_ROWS_NIBBLES = 5 /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
 } bsk_rows;
 
@@ -61,6 +62,16 @@ typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
  * weights rest in memory as bits and the tile runs at the speed of the wider type. */
 typedef void (*bsk_unpack_fn)(const void *masks, void *weights, size_t steps);
 
+/* What only some kernels need. */
+typedef struct {
+  int step_align;   /* steps of a pixel are padded to a multiple of this */
+  int least_inputs; /* with fewer input channels the next slower variant is better */
+  int least_width;  /* likewise with a narrower output */
+  int line;         /* output widths that are no multiple of this get their taps side by side, a line a pixel */
+  void (*begin)(void), (*end)(void); /* around all tiles of a call */
+  void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
+} bsk_special;
+
 typedef struct {
   const char *name;
   bsk_isa isa;
@@ -70,6 +81,7 @@ typedef struct {
   int pixels;
   bsk_tile_fn run;
   bsk_unpack_fn unpack; /* NULL where the tile reads the packed form itself */
+  const bsk_special *special; /* NULL for most */
 } bsk_conv_kernel;
 
 /* ---- Epilogues ---------------------------------------------------------------------------------------------- */

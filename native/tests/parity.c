@@ -160,7 +160,7 @@ int main(int argc, char **argv) {
     fill(&op.in, arena);
     fill(&op.residual, arena);
     char *expected = run(&op, BSK_ISA_SCALAR, arena, bytes, 1, name[0], sizeof name[0]);
-    static const bsk_isa isas[] = {BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_BEST};
+    static const bsk_isa isas[] = {BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX, BSK_ISA_BEST};
     for (size_t i = 0; i < sizeof isas / sizeof isas[0]; ++i) {
       bsk_sizes sizes;
       if (bsk_engine_bytes(&op, 1, bytes, isas[i], &sizes) == BSK_ERR_ISA) continue;

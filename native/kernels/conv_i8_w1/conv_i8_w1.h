@@ -12,6 +12,8 @@ void bsk_unpack_i8_neon(const void *masks, void *weights, size_t steps);
 void bsk_conv_i8_w1_avx2(const bsk_tile *tile, void *acc);
 #define bsk_conv_i8_w1_scalar bsk_conv_i8_i8_scalar
 #define bsk_conv_i8_w1_avx512 bsk_conv_i8_i8_avx512
+#define bsk_conv_i8_w1_amx bsk_conv_i8_i8_amx
+#define bsk_conv_bits_w1_amx bsk_conv_i8_i8_amx
 #define bsk_conv_i8_w1_neon bsk_conv_i8_i8_neon
 #define bsk_conv_i8_w1_neondot bsk_conv_i8_i8_neondot
 #endif

@@ -40,8 +40,8 @@ from bitskip.program import (
 __all__ = ["ISAS", "NativeProgram", "available_isas", "cpu_features"]
 
 # The numbers of native/include/bitskip.h.
-ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "best": 99}
-_CPU = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod")
+ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
+_CPU = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod", "amx")
 _DTYPES = {"u8": 0, "f32": 1, "i8": 2, "bits": 3, "i32": 4}
 _ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
 _FLOAT, _THRESHOLD, _INTEGER = 1, 2, 3
@@ -61,7 +61,7 @@ def _native() -> Any:
 
 
 def cpu_features() -> tuple[str, ...]:
-    """Return which of avx2, avx512, vpopcntdq, vnni, neon, dotprod this machine has."""
+    """Return which of avx2, avx512, vpopcntdq, vnni, neon, dotprod, amx this machine has."""
     found = _native().cpu_features()
     return tuple(name for bit, name in enumerate(_CPU) if found >> bit & 1)
 
@@ -199,7 +199,7 @@ class NativeProgram:
     Args:
         program: the plan to run; its constants are repacked, the Program itself is not kept.
         threads: threads of its own pool, 1..256. Whole images go to threads, a single image is split by rows.
-        isa: "scalar", "neon", "avx2", "avx512" or "best"; None asks BITSKIP_ISA, then takes the best.
+        isa: "scalar", "neon", "avx2", "avx512", "amx" or "best"; None asks BITSKIP_ISA, then takes the best.
         guarded: put memory before pages that may not be touched, so that an over-read crashes (for tests).
 
     Raises:
