@@ -104,35 +104,61 @@ void bsk_epi_threshold_avx512(const bsk_epi_threshold *e, const bsk_epi_call *c)
   }
 }
 
-void bsk_epi_integer_avx512(const bsk_epi_integer *e, const bsk_epi_call *c) {
-  const __m512i zero = _mm512_setzero_si512();
-  const __m512i c1 = _mm512_set1_epi64(e->c1), c2 = _mm512_set1_epi64(e->c2), residual_m = _mm512_set1_epi64(e->residual_m);
+/* Both int64 halves of 16 channels: even and odd channels, because vpmuldq multiplies the even int32 lanes.
+ *
+ * 1. A shift and the saturation keep order, so max(t, 0) before adding a constant c and shifting by s is a maximum of
+ *    bytes after it, with saturate8(c >> s). Only a relu before a residual must be done in int64.
+ * 2. All constants that are added after each other are added once.
+ */
+BSK_INLINE int8_t saturated(int64_t c, int shift) {
+  const int64_t q = c >= 0 ? c >> shift : ~(~c >> shift);
+  return (int8_t)(q < -128 ? -128 : q > 127 ? 127 : q);
+}
+
+BSK_INLINE __m512i above0(__m512i t) { return _mm512_mask_mov_epi64(t, _mm512_movepi64_mask(t), _mm512_setzero_si512()); }
+
+BSK_INLINE void half_integer(const bsk_epi_integer *e, const bsk_epi_call *c, int half, int with_residual, int early_relu) {
+  const int lanes = c->lanes - 16 * half;
+  const __mmask16 valid = (__mmask16)(lanes >= 16 ? 0xffffu : (1u << lanes) - 1u);
+  const size_t ch = (size_t)c->group * BSK_GROUP + 16u * (size_t)half;
+  const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+  const __m512i m0 = _mm512_loadu_si512(e->m + ch), m1 = _mm512_srli_epi64(m0, 32);
+  const __m512i low = _mm512_loadu_si512(e->b + ch), high = _mm512_loadu_si512(e->b + ch + 8);
+  const __m512i late = _mm512_set1_epi64(e->c1 + e->c2), early = early_relu ? _mm512_setzero_si512() : late;
+  const __m512i b0 = _mm512_add_epi64(_mm512_permutex2var_epi64(low, even, high), early);
+  const __m512i b1 = _mm512_add_epi64(_mm512_permutex2var_epi64(low, odd, high), early);
+  const __m512i residual_m = _mm512_set1_epi64(e->residual_m);
   const __m128i shift = _mm_cvtsi32_si128(e->shift);
-  const int pre_relu = e->pre_relu, post_relu = e->post_relu;
-  for (int part = 0; 8 * part < c->lanes; ++part) {
-    const int lanes = c->lanes - 8 * part;
-    const __mmask8 valid = (__mmask8)(lanes >= 8 ? 0xffu : (1u << lanes) - 1u);
-    const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)part;
-    const __m512i m = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)(const void *)(e->m + ch)));
-    const __m512i b = _mm512_loadu_si512(e->b + ch);
-    const int32_t *acc = (const int32_t *)c->acc + 8 * part;
-    const int8_t *residual = c->residual ? (const int8_t *)c->residual + 8 * part : NULL;
-    int8_t *out = c->i8 + 8 * part;
-    for (int p = 0; p < c->n; ++p) {
-      __m512i t = _mm512_cvtepi32_epi64(_mm256_maskz_loadu_epi32(valid, acc));
-      t = _mm512_add_epi64(_mm512_mul_epi32(t, m), b);
-      if (pre_relu) t = _mm512_max_epi64(t, zero);
-      if (residual) {
-        const __m512i r = _mm512_cvtepi8_epi64(_mm_maskz_loadu_epi8((__mmask16)valid, residual));
-        t = _mm512_add_epi64(t, _mm512_mul_epi32(r, residual_m));
-        residual += c->residual_stride;
-      }
-      t = _mm512_add_epi64(t, c1);
-      if (post_relu) t = _mm512_max_epi64(t, zero);
-      t = _mm512_sra_epi64(_mm512_add_epi64(t, c2), shift);
-      _mm512_mask_cvtsepi64_storeu_epi8(out, valid, t);
-      acc += c->acc_stride;
-      out += c->out_stride;
+  const int floored = e->post_relu || (e->pre_relu && !with_residual);
+  const __m128i floor8 = _mm_set1_epi8(floored ? saturated(e->c2, e->shift) : -128);
+  const int32_t *acc = (const int32_t *)c->acc + 16 * half;
+  const int8_t *residual = with_residual ? (const int8_t *)c->residual + 16 * half : NULL;
+  int8_t *out = c->i8 + 16 * half;
+  for (int p = 0; p < c->n; ++p) {
+    const __m512i a = _mm512_maskz_loadu_epi32(valid, acc);
+    __m512i t0 = _mm512_add_epi64(_mm512_mul_epi32(a, m0), b0);
+    __m512i t1 = _mm512_add_epi64(_mm512_mul_epi32(_mm512_srli_epi64(a, 32), m1), b1);
+    if (early_relu) t0 = _mm512_add_epi64(above0(t0), late), t1 = _mm512_add_epi64(above0(t1), late);
+    if (with_residual) {
+      const __m512i r = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(valid, residual));
+      t0 = _mm512_add_epi64(t0, _mm512_mul_epi32(r, residual_m));
+      t1 = _mm512_add_epi64(t1, _mm512_mul_epi32(_mm512_srli_epi64(r, 32), residual_m));
+      residual += c->residual_stride;
     }
+    const __m128i q0 = _mm512_cvtsepi64_epi8(_mm512_sra_epi64(t0, shift)), q1 = _mm512_cvtsepi64_epi8(_mm512_sra_epi64(t1, shift));
+    _mm_mask_storeu_epi8(out, valid, _mm_max_epi8(_mm_unpacklo_epi8(q0, q1), floor8));
+    acc += c->acc_stride;
+    out += c->out_stride;
+  }
+}
+
+void bsk_epi_integer_avx512(const bsk_epi_integer *e, const bsk_epi_call *c) {
+  for (int half = 0; 16 * half < c->lanes; ++half) {
+    if (!c->residual)
+      half_integer(e, c, half, 0, 0);
+    else if (e->pre_relu)
+      half_integer(e, c, half, 1, 1);
+    else
+      half_integer(e, c, half, 1, 0);
   }
 }
