@@ -1,0 +1,131 @@
+"""`bitskip.load(...)`: what it takes, what it says, and that it needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import bitskip
+from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.runtime.accuracy import Accuracy, measure, wilson_interval
+from bitskip.runtime.model import Model
+from bitskip.runtime.reference import run_reference
+from programs import every_op
+
+PROGRAM = every_op()
+
+
+def images(count: int = 3, seed: int = 0) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model(PROGRAM, engine="reference")
+
+
+def test_predict_is_the_reference(model: Model, tmp_path: Path) -> None:
+    PROGRAM.save(tmp_path / "m.bitskip")
+    loaded = bitskip.load(tmp_path / "m.bitskip", engine="reference")
+    batch = images(70)
+    np.testing.assert_allclose(loaded.predict(batch), run_reference(PROGRAM, batch), rtol=1e-5, atol=1e-5)
+    assert loaded.predict(batch).dtype == np.float32
+    assert loaded.engine == model.engine == "reference"
+    assert loaded.predict(batch[:0]).shape == (0, 4)
+
+
+def test_the_engine_says_what_it_is() -> None:
+    assert Model(PROGRAM).engine in ("native", "reference")
+    with pytest.raises(RunError, match="engine is 'fast', expected auto, native or reference"):
+        Model(PROGRAM, engine="fast")
+
+
+def test_normalised_pictures_give_what_their_pixels_give(model: Model) -> None:
+    batch = images()
+    real = ((batch / 255 - np.array(PROGRAM.mean)) / np.array(PROGRAM.std)).astype(np.float32)
+    np.testing.assert_array_equal(model.predict(real), model.predict(batch))
+    np.testing.assert_array_equal(model.predict(real.astype(np.float64)), model.predict(batch))
+
+
+def test_floats_between_pixel_levels_are_computed_as_they_are(model: Model) -> None:
+    real = np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(model.predict(real), run_reference(PROGRAM, real))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (np.zeros((6, 5, 3), np.uint8), r"one picture of shape \(6, 5, 3\).*images\[None\]"),
+        (np.zeros((1, 3, 6, 5), np.uint8), r"shape \(1, 3, 6, 5\), expected \(N, 6, 5, 3\), channels last"),
+        (np.zeros((1, 6, 5, 3), np.int64), "dtype int64, expected uint8 pixels or normalised floats"),
+        (np.full((1, 6, 5, 3), np.nan), "not finite"),
+        ([], r"shape \(0,\), expected"),
+    ],
+)
+def test_wrong_pictures_are_named(model: Model, wrong: npt.ArrayLike, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        model.predict(wrong)
+
+
+def test_top_names_the_likeliest(model: Model) -> None:
+    batch = images()
+    logits = model.predict(batch)
+    for row, found in zip(logits, model.top(batch, 4), strict=True):
+        assert [p.index for p in found] == np.argsort(-row).tolist()
+        assert [p.name for p in found] == ["abcd"[p.index] for p in found]
+        assert sum(p.probability for p in found) == pytest.approx(1)
+        assert found[0].probability >= found[1].probability
+    assert len(model.top(batch, 1)[0]) == 1
+
+
+def test_accuracy_counts_hits(model: Model) -> None:
+    batch = images(130)
+    labels = model.predict(batch).argmax(1)
+    labels[:13] = (labels[:13] + 1) % 4
+    seen: list[tuple[int, int]] = []
+    accuracy = measure(model, batch, labels, lambda done, total: seen.append((done, total)))
+    assert (accuracy.hits, accuracy.images) == (130 - 13, 130)
+    assert accuracy.share == pytest.approx(0.9)
+    assert seen[-1] == (130, 130)
+
+
+def test_wilson_interval() -> None:
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662, and 0 of 20 gives 0 to 0.1611.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
+    assert Accuracy(20, 20).interval[1] == 1
+    with pytest.raises(ValueError, match="no share"):
+        wilson_interval(3, 0)
+
+
+def test_a_device_needs_no_torch(tmp_path: Path) -> None:
+    """Load and predict in a process where torch, and all that needs it, cannot be imported."""
+    PROGRAM.save(tmp_path / "m.bitskip")
+    script = f"""
+import sys
+for name in ("torch", "torchvision", "lightning", "safetensors", "PIL", "pydantic", "yaml", "scipy"):
+    sys.modules[name] = None
+import numpy as np
+import bitskip
+assert "bitskip.program" not in sys.modules, "import bitskip must load nothing"
+model = bitskip.load({str(tmp_path / "m.bitskip")!r}, engine="reference")
+print(model.predict(np.zeros((2, 6, 5, 3), np.uint8)).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = run_reference(PROGRAM, np.zeros((2, 6, 5, 3), np.uint8))
+    np.testing.assert_allclose(np.array(eval(done.stdout)), expected, rtol=1e-6)
+
+
+def test_the_package_names_what_it_offers(tmp_path: Path) -> None:
+    assert bitskip.Model is Model
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = bitskip.nothing
+    (tmp_path / "m.bitskip").write_bytes(b"{}")
+    with pytest.raises(FileFormatError, match=r"m\.bitskip is not a sound \.bitskip file"):
+        bitskip.load(tmp_path / "m.bitskip")
