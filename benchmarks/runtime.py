@@ -5,9 +5,9 @@ Two steps, because peers live in environments of their own:
     python benchmarks/runtime.py prepare DIR     # needs bitskip[train], onnx, onnxruntime: writes DIR/*.onnx
     python benchmarks/runtime.py measure DIR     # measures whichever of the peers can be imported here
 
-Peers: onnxruntime (fp32, int8 by quantize_static), OpenVINO (the same two files), PyTorch. Networks of this runtime
-have random constants (see synthetic.py); a `*.bitskip` file in DIR is measured too. Set ONEDNN_MAX_CPU_ISA and the
-like from outside; the settings found are written with the results.
+Peers: onnxruntime (fp32, int8 by quantize_static), OpenVINO (the same two files), PyTorch. Networks of this
+runtime have random constants (see synthetic.py); a `*.bitskip` file in DIR is measured too. Set
+ONEDNN_MAX_CPU_ISA and the like from outside; the settings found are written with the results.
 """
 
 from __future__ import annotations

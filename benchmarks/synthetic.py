@@ -1,6 +1,6 @@
 """ResNet14 as Programs with random constants, for timing: speed does not depend on the values of weights.
 
-A stage is `fp32`, `int8`, `w1` (1-bit weights, int8 activations), `w1f` (real activations) or `w1a1`. The w1a1
+A stage is `fp32`, `int8`, `w1` (1-bit weights, int8 inputs), `w1f` (real activations) or `w1a1`. The w1a1
 stages have a real shortcut around every convolution (Bi-Real Net) with RPReLU, or none at all, in which case
 nothing but bits lies between layers.
 """

@@ -84,9 +84,11 @@ class Session {
   void run(const std::uint8_t *images, std::size_t n, std::size_t image_bytes, float *out, std::size_t out_offset, std::size_t out_floats) {
     const std::size_t threads = static_cast<std::size_t>(pool_.threads()), whole = n / threads * threads;
     const std::size_t n_ops = bsk_engine_ops(engine_);
+    std::atomic<std::size_t> next{0};
     const std::function<void(int)> job = [&](int thread) {
       const std::size_t t = static_cast<std::size_t>(thread);
-      for (std::size_t i = t; i < whole; i += threads) {
+      /* Whoever is free takes the next image: a thread that shares its processor must not hold up the others. */
+      for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < whole;) {
         for (std::size_t op = 0; op < n_ops; ++op)
           bsk_engine_run_op(engine_, op, images + i * image_bytes, arenas_[t].data(), scratch_[t].data(), 0, 1);
         std::memcpy(out + i * out_floats, arenas_[t].data() + out_offset, out_floats * sizeof(float));

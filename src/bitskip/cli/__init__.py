@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bitskip import __version__
-from bitskip.cli import count, evaluate, inspect, models, pack, predict, study, train
+from bitskip.cli import bench, count, evaluate, inspect, models, pack, predict, study, train
 from bitskip.errors import BitskipError
 
 __all__ = ["app", "main"]
@@ -55,6 +55,7 @@ pack.register(app)
 inspect.register(app)
 evaluate.register(app)
 predict.register(app)
+bench.register(app)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The native runtime: a Program made ready for the C engine, with numpy as its only need.
 
 `NativeProgram(program).run(images)` is one call into C an inference, without the interpreter lock. The
-instruction sets are found at load; `isa=` or the environment's BITSKIP_ISA forces one, for tests and comparisons.
+instruction sets are found at load; `isa=` or the environment's BITSKIP_ISA forces one, for tests.
 """
 
 from __future__ import annotations
