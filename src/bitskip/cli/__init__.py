@@ -14,6 +14,7 @@ import typer
 
 from bitskip import __version__
 from bitskip.cli import (
+    bench,
     count,
     draw,
     evaluate,
@@ -60,14 +61,15 @@ def _bitskip(
 # One line a command module, in the order that `bitskip --help` lists them.
 models.register(app)
 count.register(app)
+draw.register(app)
 train.register(app)
 study.register(app)
 report.register(app)
-draw.register(app)
 pack.register(app)
 inspect.register(app)
 evaluate.register(app)
 predict.register(app)
+bench.register(app)
 
 
 def main() -> None:

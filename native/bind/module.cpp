@@ -1,0 +1,216 @@
+// The only file that knows Python: descriptions of operations in, one call an inference out.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "session.hpp"
+
+extern "C" {
+#include "dispatch.h"
+}
+
+namespace nb = nanobind;
+using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+int integer(const nb::dict &d, const char *key, int otherwise) {
+  return d.contains(key) ? nb::cast<int>(d[key]) : otherwise;
+}
+
+double real(const nb::dict &d, const char *key, double otherwise) {
+  return d.contains(key) ? nb::cast<double>(d[key]) : otherwise;
+}
+
+// A tensor is (dtype, h, w, c, zero_point, offset).
+bsk_tensor tensor(const nb::dict &d, const char *key) {
+  bsk_tensor t = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
+  if (!d.contains(key)) return t;
+  const nb::tuple v = nb::cast<nb::tuple>(d[key]);
+  if (v.size() != 6) throw std::invalid_argument("a tensor is (dtype, h, w, c, zero_point, offset)");
+  t.dtype = nb::cast<int>(v[0]);
+  t.h = nb::cast<int>(v[1]);
+  t.w = nb::cast<int>(v[2]);
+  t.c = nb::cast<int>(v[3]);
+  t.zero_point = nb::cast<int>(v[4]);
+  t.offset = nb::cast<std::int64_t>(v[5]);
+  return t;
+}
+
+// Constants of a description: each is checked for dtype and length before the engine reads it.
+class Constants {
+ public:
+  template <class T>
+  const T *get(const nb::dict &d, const char *key, std::int64_t count) {
+    if (!d.contains(key) || d[key].is_none()) return nullptr;
+    Array a = nb::cast<Array>(d[key]);
+    if (a.dtype() != nb::dtype<T>()) throw std::invalid_argument(std::string("constant ") + key + " has the wrong dtype");
+    if (count < 0 || a.size() != static_cast<std::size_t>(count))
+      throw std::invalid_argument(std::string("constant ") + key + " has " + std::to_string(a.size()) + " elements, expected " + std::to_string(count));
+    kept_.push_back(a);
+    return static_cast<const T *>(a.data());
+  }
+
+ private:
+  std::vector<Array> kept_;
+};
+
+bsk_act activation(Constants &k, const nb::dict &d, const std::string &which, int channels) {
+  bsk_act act = {integer(d, which.c_str(), BSK_ACT_NONE), nullptr, nullptr, nullptr};
+  act.slope = k.get<float>(d, (which + "_slope").c_str(), channels);
+  act.shift_in = k.get<float>(d, (which + "_shift_in").c_str(), channels);
+  act.shift_out = k.get<float>(d, (which + "_shift_out").c_str(), channels);
+  return act;
+}
+
+bsk_op operation(Constants &k, const nb::dict &d) {
+  bsk_op op = {};
+  op.kind = integer(d, "kind", -1);
+  op.in = tensor(d, "in");
+  op.residual = tensor(d, "residual");
+  op.out_f32 = tensor(d, "out_f32");
+  op.out_bits = tensor(d, "out_bits");
+  op.out_i8 = tensor(d, "out_i8");
+  op.kh = integer(d, "kh", 1);
+  op.kw = integer(d, "kw", 1);
+  op.sh = integer(d, "sh", 1);
+  op.sw = integer(d, "sw", 1);
+  op.ph = integer(d, "ph", 0);
+  op.pw = integer(d, "pw", 0);
+  op.pad_value = integer(d, "pad_value", 0);
+  op.weight_dtype = integer(d, "weight_dtype", BSK_NO_DTYPE);
+  op.in_scale = static_cast<float>(real(d, "in_scale", 1.0));
+  op.pool_scale = static_cast<float>(real(d, "pool_scale", 1.0));
+  op.count_padding = integer(d, "count_padding", 0);
+  const bsk_tensor &out = op.out_f32.offset != BSK_AT_NONE ? op.out_f32 : op.out_bits.offset != BSK_AT_NONE ? op.out_bits : op.out_i8;
+  const std::int64_t o = out.c, taps = static_cast<std::int64_t>(op.kh) * op.kw, i = op.in.c;
+  const bool sane = o > 0 && o <= 1 << 20 && i > 0 && i <= 1 << 20 && op.kh > 0 && op.kw > 0 && op.kh <= 1 << 16 && op.kw <= 1 << 16;
+  if (!sane) throw std::invalid_argument("an operation has a channel count or kernel side out of range");
+  if (op.weight_dtype == BSK_F32) op.weights = k.get<float>(d, "weights", o * taps * i);
+  if (op.weight_dtype == BSK_I8) op.weights = k.get<std::int8_t>(d, "weights", o * taps * i);
+  if (op.weight_dtype == BSK_BITS) op.weights = k.get<std::uint64_t>(d, "weights", o * taps * ((i + 63) / 64));
+  op.table = k.get<std::uint8_t>(d, "table", i * 256);
+  op.epi.kind = integer(d, "epilogue", BSK_EPI_NONE);
+  op.epi.scale = k.get<float>(d, "scale", o);
+  op.epi.bias = k.get<float>(d, "bias", o);
+  op.epi.pre = activation(k, d, "pre", out.c);
+  op.epi.post = activation(k, d, "post", out.c);
+  op.epi.threshold = k.get<float>(d, "threshold", o);
+  op.epi.inv_scale = static_cast<float>(real(d, "inv_scale", 1.0));
+  op.epi.t = k.get<std::int32_t>(d, "t", o);
+  op.epi.flip = k.get<std::uint8_t>(d, "flip", o);
+  op.epi.m = k.get<std::int32_t>(d, "m", o);
+  op.epi.b = k.get<std::int64_t>(d, "b", o);
+  op.epi.shift = integer(d, "shift", 1);
+  op.epi.residual_m = integer(d, "residual_m", 0);
+  return op;
+}
+
+class Engine {
+ public:
+  Engine(const nb::list &ops, std::size_t arena_bytes, int isa, int threads, bool guarded)
+      : session_(operations(ops), arena_bytes, static_cast<bsk_isa>(isa), checked(threads), guarded) {
+    image_bytes_ = 0;
+    for (const bsk_op &op : described_)
+      if (op.in.offset == BSK_AT_INPUT) image_bytes_ = static_cast<std::size_t>(op.in.h) * static_cast<std::size_t>(op.in.w) * static_cast<std::size_t>(op.in.c);
+    constants_ = Constants(); /* repacked: not needed any more */
+    described_.clear();
+  }
+
+  void run(nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu> images,
+           nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out, std::size_t out_offset) {
+    const std::size_t n = images.shape(0), floats = out.shape(1);
+    if (images.shape(1) * images.shape(2) * images.shape(3) != image_bytes_) throw std::invalid_argument("an image has the wrong size");
+    if (out.shape(0) != n) throw std::invalid_argument("images and results differ in number");
+    if (out_offset % 4 || out_offset > session_.arena().size() || floats * 4 > session_.arena().size() - out_offset)
+      throw std::invalid_argument("the result lies outside the arena");
+    const std::uint8_t *from = images.data();
+    float *to = out.data();
+    nb::gil_scoped_release unlocked;
+    session_.run(from, n, image_bytes_, to, out_offset, floats);
+  }
+
+  // Nanoseconds of every operation on one image, one thread, `repeats` passes: rows are passes.
+  std::vector<std::vector<double>> profile(nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu> images, int repeats) {
+    if (images.size() < image_bytes_) throw std::invalid_argument("an image has the wrong size");
+    const std::size_t n = bsk_engine_ops(session_.engine());
+    std::vector<std::vector<double>> result(static_cast<std::size_t>(repeats), std::vector<double>(n));
+    const std::uint8_t *image = images.data();
+    nb::gil_scoped_release unlocked;
+    for (auto &pass : result) {
+      auto before = std::chrono::steady_clock::now();
+      for (std::size_t op = 0; op < n; ++op) {
+        session_.run_op(op, image, 0, 1);
+        const auto after = std::chrono::steady_clock::now();
+        pass[op] = std::chrono::duration<double, std::nano>(after - before).count();
+        before = after;
+      }
+    }
+    return result;
+  }
+
+  // For tests of single operations: the arena of the first thread, and a run without an input picture.
+  void write(std::size_t offset, nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> data) {
+    in_arena(offset, data.size());
+    std::memcpy(session_.arena().data() + offset, data.data(), data.size());
+  }
+  nb::bytes read(std::size_t offset, std::size_t bytes) {
+    in_arena(offset, bytes);
+    return nb::bytes(session_.arena().data() + offset, bytes);
+  }
+  void run_op(std::size_t op, int part, int parts) {
+    if (image_bytes_) throw std::invalid_argument("run_op is for engines without an input picture");
+    if (op >= bsk_engine_ops(session_.engine()) || parts < 1 || part < 0 || part >= parts) throw std::invalid_argument("no such operation or part");
+    session_.run_op(op, nullptr, part, parts);
+  }
+
+  std::vector<std::string> kernels() const {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < bsk_engine_ops(session_.engine()); ++i) names.emplace_back(bsk_engine_kernel(session_.engine(), i));
+    return names;
+  }
+  std::size_t constant_bytes() const { return session_.engine_bytes(); }
+  std::size_t scratch_bytes() const { return session_.scratch_bytes(); }
+
+ private:
+  const std::vector<bsk_op> &operations(const nb::list &ops) {
+    for (nb::handle d : ops) described_.push_back(operation(constants_, nb::cast<nb::dict>(d)));
+    return described_;
+  }
+  static int checked(int threads) {
+    if (threads < 1 || threads > 256) throw std::invalid_argument("threads must be in 1..256");
+    return threads;
+  }
+  void in_arena(std::size_t offset, std::size_t bytes) {
+    if (offset > session_.arena().size() || bytes > session_.arena().size() - offset) throw std::invalid_argument("outside the arena");
+  }
+
+  Constants constants_;
+  std::vector<bsk_op> described_;
+  bitskip::Session session_;
+  std::size_t image_bytes_ = 0;
+};
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.runtime.native).";
+  m.def("cpu_features", &bsk_cpu_features, "Bits of the BSK_CPU_ constants.");
+  m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
+  nb::class_<Engine>(m, "Engine")
+      .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"),
+           nb::arg("threads") = 1, nb::arg("guarded") = false)
+      .def("run", &Engine::run, nb::arg("images"), nb::arg("out"), nb::arg("out_offset"))
+      .def("profile", &Engine::profile, nb::arg("images"), nb::arg("repeats"))
+      .def("write", &Engine::write, nb::arg("offset"), nb::arg("data"))
+      .def("read", &Engine::read, nb::arg("offset"), nb::arg("bytes"))
+      .def("run_op", &Engine::run_op, nb::arg("op"), nb::arg("part") = 0, nb::arg("parts") = 1)
+      .def_prop_ro("kernels", &Engine::kernels)
+      .def_prop_ro("constant_bytes", &Engine::constant_bytes)
+      .def_prop_ro("scratch_bytes", &Engine::scratch_bytes);
+}

@@ -1,0 +1,109 @@
+/* The tables of variants, expanded from every kernels.inc: one line there adds a kernel here. */
+#include "dispatch.h"
+
+#include "../kernels/conv_bits_w1/conv_bits_w1.h"
+#include "../kernels/conv_f32_f32/conv_f32_f32.h"
+#include "../kernels/conv_f32_w1/conv_f32_w1.h"
+#include "../kernels/conv_i8_i8/conv_i8_i8.h"
+#include "../kernels/conv_i8_w1/conv_i8_w1.h"
+#include "../kernels/epilogue/epilogue.h"
+#include "../kernels/plain/plain.h"
+
+#if defined(__x86_64__)
+#define BSK_X86 1
+#else
+#define BSK_X86 0
+#endif
+#if defined(__aarch64__)
+#define BSK_ARM 1
+#else
+#define BSK_ARM 0
+#endif
+
+typedef struct {
+  bsk_conv_types types;
+  bsk_conv_kernel kernel;
+} conv_entry;
+
+enum {
+  types_bits_w1 = BSK_CONV_BITS_W1,
+  types_i8_w1 = BSK_CONV_I8_W1,
+  types_i8_i8 = BSK_CONV_I8_I8,
+  types_f32_w1 = BSK_CONV_F32_W1,
+  types_f32_f32 = BSK_CONV_F32_F32
+};
+
+#define BSK_CONV(types, name, isa, needs, rows, pack, pixels, unpack) \
+  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack, NULL}},
+#define BSK_CONV_SPECIAL(types, name, isa, needs, rows, pack, pixels, unpack, special) \
+  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack, special}},
+static const conv_entry convs[] = {
+#include "../kernels/conv_bits_w1/kernels.inc"
+#include "../kernels/conv_f32_f32/kernels.inc"
+#include "../kernels/conv_f32_w1/kernels.inc"
+#include "../kernels/conv_i8_i8/kernels.inc"
+#include "../kernels/conv_i8_w1/kernels.inc"
+};
+
+#define BSK_EPILOGUE(isa, level, needs)                                                                        \
+  {"epilogue_" #isa, level, needs, bsk_epi_float_f32_##isa, bsk_epi_float_i32_##isa, bsk_epi_threshold_##isa, \
+   bsk_epi_integer_##isa},
+static const bsk_epi_kernels epilogues[] = {
+#include "../kernels/epilogue/kernels.inc"
+};
+
+#define BSK_PLAIN(isa, level, needs) &bsk_plain_##isa,
+static const bsk_plain_kernels *const plains[] = {
+#include "../kernels/plain/kernels.inc"
+};
+
+#define COUNT(table) (sizeof(table) / sizeof((table)[0]))
+
+static int runs_here(bsk_isa level, uint32_t needs, bsk_isa asked) {
+  return (int)level <= (int)asked && (needs & ~bsk_cpu_features()) == 0;
+}
+
+int bsk_isa_available(bsk_isa isa) {
+  const uint32_t found = bsk_cpu_features();
+  switch (isa) {
+    case BSK_ISA_SCALAR:
+    case BSK_ISA_BEST:
+      return 1;
+    case BSK_ISA_NEON:
+      return (found & BSK_CPU_NEON) != 0;
+    case BSK_ISA_AVX2:
+      return (found & BSK_CPU_AVX2) != 0;
+    case BSK_ISA_AVX512:
+      return (found & BSK_CPU_AVX512) != 0;
+    case BSK_ISA_AMX:
+      return (found & BSK_CPU_AMX) != 0;
+    default:
+      return 0;
+  }
+}
+
+/* Later lines of a kernels.inc win, so each lists its variants slowest first. */
+const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, int inputs, int width) {
+  const bsk_conv_kernel *best = NULL;
+  for (size_t i = 0; i < COUNT(convs); ++i)
+    if (convs[i].types == types && runs_here(convs[i].kernel.isa, convs[i].kernel.needs, isa) &&
+        (!convs[i].kernel.special || (inputs >= convs[i].kernel.special->least_inputs && width >= convs[i].kernel.special->least_width)))
+      best = &convs[i].kernel;
+  return best;
+}
+
+const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa) {
+  const bsk_epi_kernels *best = NULL;
+  for (size_t i = 0; i < COUNT(epilogues); ++i)
+    if (runs_here(epilogues[i].isa, epilogues[i].needs, isa)) best = &epilogues[i];
+  return best;
+}
+
+const bsk_plain_kernels *bsk_find_plain(bsk_isa isa) {
+  const bsk_plain_kernels *best = NULL;
+  for (size_t i = 0; i < COUNT(plains); ++i)
+    if (runs_here(plains[i]->isa, plains[i]->needs, isa)) best = plains[i];
+  return best;
+}
+
+const bsk_conv_kernel *bsk_conv_variant(size_t i) { return i < COUNT(convs) ? &convs[i].kernel : NULL; }

@@ -1,0 +1,18 @@
+/* Which variant of each kernel runs: the fastest that the machine, the build and the asked instruction set allow. */
+#ifndef BSK_DISPATCH_H
+#define BSK_DISPATCH_H
+#include "../kernels/kernel.h"
+
+typedef enum { BSK_CONV_BITS_W1, BSK_CONV_I8_W1, BSK_CONV_I8_I8, BSK_CONV_F32_W1, BSK_CONV_F32_F32 } bsk_conv_types;
+
+/* NULL when nothing fits, which only happens for an unknown type: every kernel has a scalar variant. */
+const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, int inputs, int width);
+const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa);
+const bsk_plain_kernels *bsk_find_plain(bsk_isa isa);
+
+/* Whether `isa` can be asked for here: scalar and best always, others where the processor has the base feature. */
+int bsk_isa_available(bsk_isa isa);
+
+/* The i-th variant of the convolution kernels, for tests and listings; NULL past the last one. */
+const bsk_conv_kernel *bsk_conv_variant(size_t i);
+#endif

@@ -1,0 +1,44 @@
+/* A program made ready to run: every operation with its kernels, repacked constants and geometry. */
+#ifndef BSK_ENGINE_H
+#define BSK_ENGINE_H
+#include "dispatch.h"
+
+typedef struct {
+  const bsk_conv_kernel *kernel;
+  const void *weights;        /* packed, `groups` x group_bytes */
+  const int32_t *base;        /* [row class][column class][groups * BSK_GROUP], or NULL (float) */
+  const uint16_t *row_class;  /* a class an output row: which rows of the kernel read padding */
+  const uint16_t *col_class;
+  const uint8_t *pad_pixel;   /* one padding pixel in the kernel's form, pixel_bytes long */
+  size_t group_bytes, steps;  /* of the packed weights of a group */
+  size_t pixel_bytes, row_bytes, rows_bytes; /* of the padded rows in scratch */
+  int32_t col_classes, groups, run, channels_padded;
+  size_t line_bytes;    /* all taps of a pixel side by side, or 0 where tiles read rows */
+  int32_t direct;       /* the input tensor already has the kernel's form: no copy */
+  int32_t pad_is_zero;  /* every byte of pad_pixel is 0 */
+} bsk_conv_plan;
+
+typedef struct {
+  bsk_op op; /* the constants in it are dropped, except inside `epi_*`, `table`, `weights` below */
+  const bsk_epi_kernels *epi;
+  const bsk_plain_kernels *plain;
+  bsk_conv_plan conv;
+  bsk_epi_float epi_float;
+  bsk_epi_threshold epi_threshold;
+  bsk_epi_integer epi_integer;
+  const uint8_t *table;
+  const int8_t *fc_weights; /* (O, I) as int8, also for w1 */
+  int32_t rows;             /* output rows, the unit of splitting */
+  const char *name;
+} bsk_plan_op;
+
+struct bsk_engine {
+  size_t n_ops, arena_bytes, scratch_bytes;
+  bsk_isa isa;
+  bsk_plan_op *ops;
+};
+
+BSK_INLINE int32_t bsk_groups(int32_t channels) { return (channels + BSK_GROUP - 1) / BSK_GROUP; }
+BSK_INLINE size_t bsk_words64(int32_t channels) { return ((size_t)channels + 63) / 64; }
+BSK_INLINE size_t bsk_round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+#endif

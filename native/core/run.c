@@ -1,0 +1,353 @@
+/* Runs one operation of an engine on a part of its output rows. No allocation, no locks: memory is the caller's. */
+#include "engine.h"
+
+typedef struct {
+  const uint8_t *image;
+  char *arena, *scratch;
+} place;
+
+BSK_INLINE const void *read_at(const place *at, const bsk_tensor *t) {
+  return t->offset == BSK_AT_INPUT ? (const void *)at->image : t->offset == BSK_AT_NONE ? NULL : at->arena + t->offset;
+}
+BSK_INLINE void *write_at(const place *at, const bsk_tensor *t) { return t->offset == BSK_AT_NONE ? NULL : at->arena + t->offset; }
+
+/* ---- Elementwise parts: `n` pixels of one group go through the epilogue -------------------------------------------- */
+
+/* Everything of a call that depends only on the pixel and the group; `acc` is set by who computes it. */
+BSK_INLINE void aim(bsk_epi_call *c, const bsk_plan_op *p, const place *at, int32_t channels, int32_t group, size_t pixel, int n) {
+  const size_t first = pixel * (size_t)channels + (size_t)group * BSK_GROUP;
+  const bsk_op *op = &p->op;
+  const int lanes = channels - group * BSK_GROUP;
+  c->n = n;
+  c->group = group;
+  c->lanes = lanes < BSK_GROUP ? lanes : BSK_GROUP;
+  c->residual_stride = c->out_stride = (size_t)channels;
+  c->bits_stride = 2 * bsk_words64(channels);
+  const char *residual = (const char *)read_at(at, &op->residual);
+  c->residual = residual ? residual + first * (op->residual.dtype == BSK_F32 ? 4 : 1) : NULL;
+  float *f32 = (float *)write_at(at, &op->out_f32);
+  c->f32 = f32 ? f32 + first : NULL;
+  int8_t *i8 = (int8_t *)write_at(at, &op->out_i8);
+  c->i8 = i8 ? i8 + first : NULL;
+  uint32_t *bits = (uint32_t *)write_at(at, &op->out_bits);
+  c->bits = bits ? bits + pixel * c->bits_stride + (size_t)group : NULL;
+}
+
+BSK_INLINE void finish(const bsk_plan_op *p, const bsk_epi_call *c, int integer_acc) {
+  if (p->op.epi.kind == BSK_EPI_THRESHOLD)
+    p->epi->threshold(&p->epi_threshold, c);
+  else if (p->op.epi.kind == BSK_EPI_INTEGER)
+    p->epi->integer(&p->epi_integer, c);
+  else if (integer_acc)
+    p->epi->from_i32(&p->epi_float, c);
+  else
+    p->epi->from_f32(&p->epi_float, c);
+  /* An odd number of groups leaves the upper half of the last 64-bit word: it holds unused bits, which are 0. */
+  if (c->bits && c->group % 2 == 0 && (size_t)(c->group + 1) * BSK_GROUP >= c->out_stride)
+    for (int i = 0; i < c->n; ++i) c->bits[(size_t)i * c->bits_stride + 1] = 0;
+}
+
+static void run_elementwise(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t end = (size_t)y1 * (size_t)in->w;
+  const int32_t groups = bsk_groups(in->c);
+  int32_t wide[BSK_MAX_PIXELS * BSK_GROUP];
+  for (size_t pixel = (size_t)y0 * (size_t)in->w; pixel < end;) {
+    const size_t most = in->dtype == BSK_I8 ? BSK_MAX_PIXELS : 64;
+    const int n = (int)(end - pixel < most ? end - pixel : most);
+    for (int32_t g = 0; g < groups; ++g) {
+      bsk_epi_call call;
+      aim(&call, p, at, in->c, g, pixel, n);
+      const size_t first = pixel * (size_t)in->c + (size_t)g * BSK_GROUP;
+      if (in->dtype == BSK_F32) {
+        call.acc = (const float *)read_at(at, in) + first;
+        call.acc_stride = (size_t)in->c;
+      } else {
+        const int8_t *q = (const int8_t *)read_at(at, in) + first;
+        const int shift = p->op.epi.kind == BSK_EPI_THRESHOLD ? 0 : in->zero_point;
+        for (int i = 0; i < n; ++i, q += in->c)
+          for (int lane = 0; lane < call.lanes; ++lane) wide[i * BSK_GROUP + lane] = q[lane] - shift;
+        call.acc = wide;
+        call.acc_stride = BSK_GROUP;
+      }
+      finish(p, &call, in->dtype != BSK_F32);
+    }
+    pixel += (size_t)n;
+  }
+}
+
+/* ---- Convolution -------------------------------------------------------------------------------------------------- */
+
+static void copy_pixels(const bsk_plan_op *p, char *dst, const char *src, size_t n) {
+  const bsk_conv_plan *c = &p->conv;
+  const int32_t channels = p->op.in.c;
+  switch (c->kernel->rows) {
+    case BSK_ROWS_F32:
+      memcpy(dst, src, n * c->pixel_bytes);
+      break;
+    case BSK_ROWS_BITS: {
+      const size_t from = 8 * bsk_words64(channels);
+      if (from == c->pixel_bytes) {
+        memcpy(dst, src, n * from);
+      } else {
+        for (size_t i = 0; i < n; ++i) memcpy(dst + i * c->pixel_bytes, src + i * from, c->pixel_bytes);
+      }
+      break;
+    }
+    case BSK_ROWS_SIGNS:
+      c->kernel->special->rows_signs((int8_t *)dst, (const uint64_t *)(const void *)src, n, channels, c->channels_padded);
+      break;
+    case BSK_ROWS_NIBBLES:
+      p->plain->rows_nibbles((uint8_t *)dst, (const uint8_t *)src, n, (int)(8 * bsk_words64(channels)), c->channels_padded);
+      break;
+    case BSK_ROWS_U8:
+      p->plain->rows_u8((uint8_t *)dst, (const int8_t *)src, n, channels, c->channels_padded);
+      break;
+    case BSK_ROWS_I16:
+      p->plain->rows_i16((int16_t *)(void *)dst, (const int8_t *)src, n, channels, c->channels_padded, p->op.in.zero_point);
+      break;
+    case BSK_ROWS_I8:
+      if (channels == c->channels_padded) {
+        memcpy(dst, src, n * c->pixel_bytes);
+      } else {
+        for (size_t i = 0; i < n; ++i) {
+          memcpy(dst + i * c->pixel_bytes, src + i * (size_t)channels, (size_t)channels);
+          memset(dst + i * c->pixel_bytes + channels, 0, c->pixel_bytes - (size_t)channels);
+        }
+      }
+      break;
+  }
+}
+
+static void fill_padding(const bsk_conv_plan *c, char *dst, size_t n) {
+  if (c->pad_is_zero) {
+    memset(dst, 0, n * c->pixel_bytes);
+  } else {
+    for (size_t i = 0; i < n; ++i) memcpy(dst + i * c->pixel_bytes, c->pad_pixel, c->pixel_bytes);
+  }
+}
+
+/* Padded rows [first, last) of the picture, in the kernel's form. */
+static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32_t first, int32_t last) {
+  const bsk_conv_plan *c = &p->conv;
+  const bsk_op *op = &p->op;
+  const size_t in_pixel = op->in.dtype == BSK_BITS ? 8 * bsk_words64(op->in.c) : (size_t)op->in.c * (op->in.dtype == BSK_F32 ? 4 : 1);
+  const size_t width = (size_t)op->in.w, left = (size_t)op->pw;
+  for (int32_t r = first; r < last; ++r, rows += c->row_bytes) {
+    const int32_t y = r - op->ph;
+    if (y < 0 || y >= op->in.h) {
+      fill_padding(c, rows, width + 2 * left);
+      continue;
+    }
+    fill_padding(c, rows, left);
+    copy_pixels(p, rows + left * c->pixel_bytes, in + (size_t)y * width * in_pixel, width);
+    fill_padding(c, rows + (left + width) * c->pixel_bytes, left);
+  }
+}
+
+/* All taps of every output pixel of rows [y0, y1) side by side. */
+static void prepare_lines(const bsk_plan_op *p, const char *rows, char *lines, int32_t y0, int32_t y1, int32_t width) {
+  const bsk_conv_plan *c = &p->conv;
+  const size_t row_step = (size_t)p->op.sh * c->row_bytes, col_step = (size_t)p->op.sw * c->pixel_bytes;
+  const size_t bytes = c->line_bytes / (size_t)p->op.kh;
+  for (int32_t y = y0; y < y1; ++y)
+    for (int32_t x = 0; x < width; ++x)
+      for (int32_t r = 0; r < p->op.kh; ++r, lines += bytes)
+        memcpy(lines, rows + (size_t)(y - y0) * row_step + (size_t)r * c->row_bytes + (size_t)x * col_step, bytes);
+}
+
+static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  const bsk_conv_plan *c = &p->conv;
+  const bsk_op *op = &p->op;
+  const int32_t first = y0 * op->sh, last = (y1 - 1) * op->sh + op->kh;
+  const char *rows;
+  char *scratch = at->scratch;
+  if (c->direct) {
+    rows = (const char *)read_at(at, &op->in) + (size_t)first * c->row_bytes;
+  } else {
+    prepare_rows(p, (const char *)read_at(at, &op->in), scratch, first, last);
+    rows = scratch;
+    scratch += bsk_round_up(c->rows_bytes, BSK_ALIGN);
+  }
+  const int integer_acc = op->in.dtype != BSK_F32;
+  const size_t row_step = (size_t)op->sh * c->row_bytes, col_step = (size_t)op->sw * c->pixel_bytes;
+  const size_t padded = (size_t)c->groups * BSK_GROUP;
+  const int pixels = c->kernel->pixels;
+  const size_t begin = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w;
+  _Alignas(BSK_ALIGN) int32_t acc[BSK_MAX_PIXELS * BSK_GROUP];
+  bsk_tile tile = {{0}, {0}, NULL, c->row_bytes, op->kh, c->run};
+  char *lines = NULL;
+  if (c->line_bytes) {
+    lines = scratch;
+    scratch += bsk_round_up(((size_t)p->rows * (size_t)out->w + (size_t)pixels) * c->line_bytes, BSK_ALIGN);
+    prepare_lines(p, rows, lines, y0, y1, out->w);
+    tile.row_bytes = 0;
+    tile.kh = 1;
+    tile.run = op->kh * c->run;
+  }
+
+  const bsk_special *special = c->kernel->special;
+  if (special) special->begin();
+  for (int32_t g = 0; g < c->groups; ++g) {
+    tile.weights = (const char *)c->weights + (size_t)g * c->group_bytes;
+    if (c->kernel->unpack) {
+      c->kernel->unpack(tile.weights, scratch, c->steps);
+      tile.weights = scratch;
+    }
+    const int32_t *base = c->base ? c->base + (size_t)g * BSK_GROUP : NULL;
+    int32_t y = y0, x = 0;
+    for (size_t pixel = begin; pixel < end; pixel += (size_t)pixels) {
+      const int n = (int)(end - pixel < (size_t)pixels ? end - pixel : (size_t)pixels);
+      for (int i = 0; i < pixels; ++i) {
+        if (i >= n) { /* beyond the last pixel: compute it again, store nothing */
+          tile.px[i] = lines ? lines + (pixel - begin + (size_t)i) * c->line_bytes : tile.px[n - 1];
+          tile.base[i] = tile.base[n - 1];
+          continue;
+        }
+        tile.px[i] = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
+        if (base) tile.base[i] = base + ((size_t)c->row_class[y] * (size_t)c->col_classes + c->col_class[x]) * padded;
+        if (++x == out->w) x = 0, ++y;
+        if (lines) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
+      }
+      c->kernel->run(&tile, acc);
+      bsk_epi_call call;
+      aim(&call, p, at, out->c, g, pixel, n);
+      call.acc = acc;
+      call.acc_stride = BSK_GROUP;
+      finish(p, &call, integer_acc);
+    }
+  }
+  if (special) special->end();
+}
+
+/* ---- Input, pools, fc ---------------------------------------------------------------------------------------------- */
+
+static void run_input(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t c = (size_t)in->c, first = (size_t)y0 * (size_t)in->w, n = (size_t)(y1 - y0) * (size_t)in->w;
+  const uint8_t *src = (const uint8_t *)read_at(at, in) + first * c;
+  float *f32 = (float *)write_at(at, &p->op.out_f32);
+  if (f32) {
+    p->plain->input_f32(f32 + first * c, src, n, in->c, p->epi_float.scale, p->epi_float.bias);
+    return;
+  }
+  uint8_t *dst = (uint8_t *)write_at(at, &p->op.out_i8) + first * c;
+  for (size_t i = 0; i < n; ++i)
+    for (size_t ch = 0; ch < c; ++ch) dst[i * c + ch] = p->table[ch * 256 + src[i * c + ch]];
+}
+
+static void run_dequantize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t row = (size_t)in->w * (size_t)in->c, end = (size_t)y1 * row;
+  const int8_t *src = (const int8_t *)read_at(at, in);
+  float *dst = (float *)write_at(at, &p->op.out_f32);
+  const float scale = p->op.in_scale;
+  const int zero_point = in->zero_point;
+  for (size_t i = (size_t)y0 * row; i < end; ++i) dst[i] = (float)(src[i] - zero_point) * scale;
+}
+
+static void run_pool(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  const bsk_op *op = &p->op;
+  const size_t c = (size_t)op->in.c, element = op->in.dtype == BSK_F32 ? 4 : 1;
+  const char *src = (const char *)read_at(at, &op->in);
+  char *all = (char *)write_at(at, op->in.dtype == BSK_F32 ? &op->out_f32 : &op->out_i8);
+  for (int32_t y = y0; y < y1; ++y) {
+    for (int32_t x = 0; x < out->w; ++x) {
+      char *dst = all + ((size_t)y * (size_t)out->w + (size_t)x) * c * element;
+      int fresh = 1, taps = 0;
+      for (int32_t r = 0; r < op->kh; ++r) {
+        const int32_t iy = y * op->sh - op->ph + r;
+        if (iy < 0 || iy >= op->in.h) continue;
+        for (int32_t s = 0; s < op->kw; ++s) {
+          const int32_t ix = x * op->sw - op->pw + s;
+          if (ix < 0 || ix >= op->in.w) continue;
+          ++taps;
+          const char *from = src + ((size_t)iy * (size_t)op->in.w + (size_t)ix) * c * element;
+          if (fresh) {
+            memcpy(dst, from, c * element);
+          } else if (op->kind == BSK_OP_AVG_POOL) {
+            p->plain->add_f32((float *)(void *)dst, (const float *)(const void *)from, c);
+          } else if (element == 4) {
+            p->plain->max_f32((float *)(void *)dst, (const float *)(const void *)from, c);
+          } else {
+            p->plain->max_i8((int8_t *)dst, (const int8_t *)from, c);
+          }
+          fresh = 0;
+        }
+      }
+      if (op->kind == BSK_OP_AVG_POOL) p->plain->scale_f32((float *)(void *)dst, c, 1.0f / (float)(op->count_padding ? op->kh * op->kw : taps));
+    }
+  }
+}
+
+static void run_global_pool(const bsk_plan_op *p, const place *at) {
+  const bsk_op *op = &p->op;
+  const size_t c = (size_t)op->in.c, n = (size_t)op->in.h * (size_t)op->in.w;
+  if (op->in.dtype == BSK_F32) {
+    const float *src = (const float *)read_at(at, &op->in);
+    float *dst = (float *)write_at(at, &op->out_f32);
+    memcpy(dst, src, c * 4);
+    for (size_t i = 1; i < n; ++i) p->plain->add_f32(dst, src + i * c, c);
+    p->plain->scale_f32(dst, c, op->pool_scale);
+    return;
+  }
+  const int8_t *src = (const int8_t *)read_at(at, &op->in);
+  int32_t *dst = (int32_t *)write_at(at, &op->out_i8);
+  memset(dst, 0, c * 4);
+  for (size_t i = 0; i < n; ++i) p->plain->add_i8_i32(dst, src + i * c, c, op->in.zero_point);
+}
+
+static void run_fc(const bsk_plan_op *p, const place *at, const bsk_tensor *out) {
+  const size_t n = (size_t)p->op.in.c;
+  const int32_t *x = (const int32_t *)read_at(at, &p->op.in);
+  float *acc = (float *)(void *)at->scratch;
+  for (int32_t o = 0; o < out->c; ++o) {
+    int64_t sum = 0;
+    const int8_t *w = p->fc_weights + (size_t)o * n;
+    for (size_t i = 0; i < n; ++i) sum += (int64_t)x[i] * w[i];
+    acc[o] = (float)sum; /* one rounding, as from the exact integer */
+  }
+  for (int32_t g = 0; g < bsk_groups(out->c); ++g) {
+    bsk_epi_call call;
+    aim(&call, p, at, out->c, g, 0, 1);
+    call.acc = acc + g * BSK_GROUP;
+    call.acc_stride = (size_t)out->c;
+    finish(p, &call, 0);
+  }
+}
+
+void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *image, void *arena, void *scratch, int part, int parts) {
+  const bsk_plan_op *p = &engine->ops[index];
+  const bsk_op *op = &p->op;
+  const place at = {image, (char *)arena, (char *)scratch};
+  const bsk_tensor *out = op->out_f32.offset != BSK_AT_NONE ? &op->out_f32 : op->out_bits.offset != BSK_AT_NONE ? &op->out_bits : &op->out_i8;
+  const int32_t y0 = (int32_t)((int64_t)p->rows * part / parts), y1 = (int32_t)((int64_t)p->rows * (part + 1) / parts);
+  if (y0 >= y1) return;
+  switch (op->kind) {
+    case BSK_OP_CONV:
+      run_conv(p, &at, y0, y1, out);
+      break;
+    case BSK_OP_QUANTIZE_INPUT:
+      run_input(p, &at, y0, y1);
+      break;
+    case BSK_OP_ELEMENTWISE:
+    case BSK_OP_INTEGER:
+      run_elementwise(p, &at, y0, y1);
+      break;
+    case BSK_OP_DEQUANTIZE:
+      run_dequantize(p, &at, y0, y1);
+      break;
+    case BSK_OP_MAX_POOL:
+    case BSK_OP_AVG_POOL:
+      run_pool(p, &at, y0, y1, out);
+      break;
+    case BSK_OP_GLOBAL_POOL:
+      run_global_pool(p, &at);
+      break;
+    case BSK_OP_FC_I32:
+      run_fc(p, &at, out);
+      break;
+    default:
+      break;
+  }
+}

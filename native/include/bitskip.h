@@ -1,0 +1,131 @@
+/* Public C interface of the bitskip runtime.
+ *
+ * A program is a list of operations over tensors in one arena per image (docs/program.md fixes what each computes).
+ * The caller owns all memory: ask bsk_engine_bytes for the sizes, hand over blocks of that size, run. Nothing here
+ * allocates, locks or throws. Everything between bsk_engine_init and the end of the engine's life must stay in place:
+ * the constants the operations point to may be freed after init, because they are repacked into the engine's block.
+ */
+#ifndef BITSKIP_H
+#define BITSKIP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+  BSK_OK = 0,
+  BSK_ERR_ARGUMENT = 1,    /* a value out of its range, or sizes that do not fit together */
+  BSK_ERR_UNSUPPORTED = 2, /* a combination of types that no kernel computes */
+  BSK_ERR_ISA = 3,         /* the asked instruction set is not there on this machine or in this build */
+  BSK_ERR_MEMORY = 4       /* a block is smaller than bsk_engine_bytes said */
+} bsk_status;
+
+/* Kernel families, slowest first. BSK_ISA_BEST takes the best variant of every kernel. */
+typedef enum { BSK_ISA_SCALAR = 0, BSK_ISA_NEON = 1, BSK_ISA_AVX2 = 2, BSK_ISA_AVX512 = 3, BSK_ISA_AMX = 4, BSK_ISA_BEST = 99 } bsk_isa;
+
+/* What the processor and the operating system allow, each detected on its own. */
+enum {
+  BSK_CPU_AVX2 = 1u << 0, /* AVX2 and FMA */
+  BSK_CPU_AVX512 = 1u << 1, /* AVX-512 F, BW, VL and DQ */
+  BSK_CPU_VPOPCNTDQ = 1u << 2,
+  BSK_CPU_VNNI = 1u << 3, /* AVX-512 VNNI */
+  BSK_CPU_NEON = 1u << 4,
+  BSK_CPU_DOTPROD = 1u << 5,
+  BSK_CPU_AMX = 1u << 6 /* tiles and their int8 products, and the system's leave to use them */
+};
+uint32_t bsk_cpu_features(void);
+
+typedef enum { BSK_U8 = 0, BSK_F32 = 1, BSK_I8 = 2, BSK_BITS = 3, BSK_I32 = 4, BSK_NO_DTYPE = -1 } bsk_dtype;
+
+/* Where a tensor lives: an offset in the arena, or one of these. */
+enum { BSK_AT_NONE = -1, BSK_AT_INPUT = -2 };
+
+typedef struct {
+  int32_t dtype;      /* bsk_dtype */
+  int32_t h, w, c;    /* one image, channels last; BSK_BITS packs c into 64-bit words */
+  int32_t zero_point; /* BSK_I8 only */
+  int64_t offset;     /* bytes from the start of the arena, BSK_AT_INPUT, or BSK_AT_NONE for an absent tensor */
+} bsk_tensor;
+
+typedef enum { BSK_ACT_NONE = 0, BSK_ACT_RELU = 1, BSK_ACT_PRELU = 2, BSK_ACT_RPRELU = 3 } bsk_act_kind;
+typedef struct {
+  int32_t kind;
+  const float *slope, *shift_in, *shift_out; /* per output channel, where the kind uses them */
+} bsk_act;
+
+typedef enum { BSK_EPI_NONE = 0, BSK_EPI_FLOAT = 1, BSK_EPI_THRESHOLD = 2, BSK_EPI_INTEGER = 3 } bsk_epi_kind;
+/* What happens to an accumulator; absent vectors are NULL. Steps as in docs/program.md, "Epilogues". */
+typedef struct {
+  int32_t kind;
+  const float *scale, *bias; /* float */
+  bsk_act pre, post;         /* integer: only none or relu */
+  const float *threshold;    /* float, for the bits output */
+  float inv_scale;           /* float, for the i8 output */
+  const int32_t *t;          /* threshold */
+  const uint8_t *flip;       /* threshold */
+  const int32_t *m;          /* integer */
+  const int64_t *b;          /* integer */
+  int32_t shift;             /* integer, 1..40 */
+  int32_t residual_m;        /* integer, with a residual */
+} bsk_epilogue;
+
+typedef enum {
+  BSK_OP_CONV = 0,           /* any of the accumulators of docs/program.md, then any epilogue */
+  BSK_OP_QUANTIZE_INPUT = 1, /* u8 to f32 (x * scale[c] + bias[c]) or to i8 by `table` (256 bytes a channel) */
+  BSK_OP_ELEMENTWISE = 2,    /* float epilogue on f32 (affine, add with `residual`, binarize, quantize) */
+  BSK_OP_INTEGER = 3,        /* integer or threshold epilogue on i8: acc = q - zero_point (add), or q itself for thresholds */
+  BSK_OP_DEQUANTIZE = 4,     /* i8 to f32: (q - zero_point) * in_scale */
+  BSK_OP_MAX_POOL = 5,       /* f32 or i8; padding is never the maximum; windows of pools may hang over the far edges */
+  BSK_OP_AVG_POOL = 6,       /* f32: sum over the taps inside the picture * (1 / count) */
+  BSK_OP_GLOBAL_POOL = 7,    /* f32: sum * pool_scale; i8: exact i32 sum of (q - zero_point) */
+  BSK_OP_FC_I32 = 8          /* i32 vector x i8 or w1 weights, float epilogue */
+} bsk_op_kind;
+
+typedef struct {
+  int32_t kind;
+  bsk_tensor in, residual;
+  bsk_tensor out_f32, out_bits, out_i8; /* at least one present; out_i8 is the i32 output of BSK_OP_GLOBAL_POOL on i8 */
+  int32_t kh, kw, sh, sw, ph, pw;
+  int32_t pad_value;    /* conv on bits: 0, +1 or -1 */
+  int32_t weight_dtype; /* BSK_F32, BSK_I8 or BSK_BITS */
+  const void *weights;  /* canonical, docs/program.md "Weights"; BSK_BITS in memory form, uint64 (O, KH, KW, ceil(I/64)) */
+  const uint8_t *table; /* quantize_input to i8: (c, 256), as unsigned bytes of the int8 values */
+  float in_scale;       /* dequantize */
+  float pool_scale;     /* global pool on f32: 1 / (H * W) */
+  int32_t count_padding; /* avg_pool: divide by the whole window, not by its taps inside the picture */
+  bsk_epilogue epi;
+} bsk_op;
+
+typedef struct bsk_engine bsk_engine;
+
+typedef struct {
+  size_t engine_bytes;  /* constants and plan, shared by all threads */
+  size_t scratch_bytes; /* a thread */
+  size_t arena_bytes;   /* a thread, as given */
+} bsk_sizes;
+
+/* Sizes of the blocks for `ops`, and the check of the whole program: everything is validated here. */
+bsk_status bsk_engine_bytes(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, bsk_sizes *sizes);
+
+/* Build an engine inside `memory`. On an error *message names what is wrong (a constant string). */
+bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t bytes,
+                           bsk_engine **engine);
+
+/* Why the last bsk_engine_bytes or bsk_engine_init of this thread failed. */
+const char *bsk_last_error(void);
+
+/* Number of operations, and the kernel variant chosen for one of them ("conv_bits_w1_avx512"). */
+size_t bsk_engine_ops(const bsk_engine *engine);
+const char *bsk_engine_kernel(const bsk_engine *engine, size_t op);
+
+/* Run operation `op` on the output rows of part `part` of `parts`; all parts of one operation may run at once. */
+void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image, void *arena, void *scratch, int part,
+                       int parts);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

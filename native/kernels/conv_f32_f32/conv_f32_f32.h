@@ -1,0 +1,9 @@
+/* acc = sum of activation * weight in float32; the order of the sum is free. */
+#ifndef BSK_CONV_F32_F32_H
+#define BSK_CONV_F32_F32_H
+#include "../kernel.h"
+void bsk_conv_f32_f32_scalar(const bsk_tile *tile, void *acc);
+void bsk_conv_f32_f32_avx2(const bsk_tile *tile, void *acc);
+void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc);
+void bsk_conv_f32_f32_neon(const bsk_tile *tile, void *acc);
+#endif

@@ -1,0 +1,16 @@
+/* acc = base + sum of activation * weight, int8 x int8, exact in int32.
+ *
+ * With rows as u8 = q + 128: sum (q - z) w = sum u w - (128 + z) sum w; the last term is base, the same for every
+ * pixel because padding reads as z. With rows as int16 = q - z, base is 0.
+ */
+#ifndef BSK_CONV_I8_I8_H
+#define BSK_CONV_I8_I8_H
+#include "../kernel.h"
+void bsk_conv_i8_i8_scalar(const bsk_tile *tile, void *acc);
+void bsk_conv_i8_i8_avx2(const bsk_tile *tile, void *acc);
+void bsk_conv_i8_i8_avx512(const bsk_tile *tile, void *acc);
+void bsk_conv_i8_i8_amx(const bsk_tile *tile, void *acc);
+extern const bsk_special bsk_amx, bsk_amx_signs;
+void bsk_conv_i8_i8_neon(const bsk_tile *tile, void *acc);
+void bsk_conv_i8_i8_neondot(const bsk_tile *tile, void *acc);
+#endif

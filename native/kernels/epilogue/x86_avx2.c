@@ -1,0 +1,165 @@
+/* Epilogues with AVX2: 8 channels a vector (4 for int64), tails by masked loads and stores. */
+#include "epilogue.h"
+#include <immintrin.h>
+
+static const int32_t masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+
+BSK_INLINE __m256i lanes_mask(int lanes) { return _mm256_loadu_si256((const __m256i *)(const void *)(masks + 8 - (lanes < 8 ? lanes : 8))); }
+
+typedef struct {
+  __m256 slope, in, out;
+} act_params;
+
+BSK_INLINE __m256 leak(__m256 y, __m256 slope) { /* y >= 0 ? y : y * slope, the latter also where y is not a number */
+  return _mm256_blendv_ps(y, _mm256_mul_ps(y, slope), _mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_NGE_UQ));
+}
+
+BSK_INLINE __m256 activate(__m256 y, int kind, const act_params *a) {
+  switch (kind) {
+    case BSK_ACT_RELU:
+      return _mm256_max_ps(y, _mm256_setzero_ps());
+    case BSK_ACT_PRELU:
+      return leak(y, a->slope);
+    case BSK_ACT_RPRELU:
+      return _mm256_add_ps(leak(_mm256_sub_ps(y, a->in), a->slope), a->out);
+    default:
+      return y;
+  }
+}
+
+BSK_INLINE void part_float(const bsk_epi_float *e, const bsk_epi_call *c, int from_i32, int part, int pre, int post) {
+  const int lanes = c->lanes - 8 * part, count = lanes < 8 ? lanes : 8;
+  const __m256i valid = lanes_mask(lanes);
+  const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)part;
+  const __m256 scale = _mm256_loadu_ps(e->scale + ch), bias = _mm256_loadu_ps(e->bias + ch);
+  const __m256 threshold = _mm256_loadu_ps(e->threshold + ch);
+  const __m256 inv_scale = _mm256_set1_ps(e->inv_scale), high = _mm256_set1_ps(1024.0f), low = _mm256_set1_ps(-1024.0f);
+  const __m256i zero_point = _mm256_set1_epi32(e->out_zero_point);
+  act_params a = {scale, scale, scale}, b = a;
+  if (pre >= BSK_ACT_PRELU) a.slope = _mm256_loadu_ps(e->pre_slope + ch);
+  if (pre == BSK_ACT_RPRELU) a.in = _mm256_loadu_ps(e->pre_in + ch), a.out = _mm256_loadu_ps(e->pre_out + ch);
+  if (post >= BSK_ACT_PRELU) b.slope = _mm256_loadu_ps(e->post_slope + ch);
+  if (post == BSK_ACT_RPRELU) b.in = _mm256_loadu_ps(e->post_in + ch), b.out = _mm256_loadu_ps(e->post_out + ch);
+  const float *residual = c->residual ? (const float *)c->residual + 8 * part : NULL;
+  for (int p = 0; p < c->n; ++p) {
+    const size_t at = (size_t)p * c->acc_stride + 8u * (size_t)part, out = (size_t)p * c->out_stride + 8u * (size_t)part;
+    __m256 y = from_i32 ? _mm256_cvtepi32_ps(_mm256_maskload_epi32((const int32_t *)c->acc + at, valid))
+                        : _mm256_maskload_ps((const float *)c->acc + at, valid);
+    y = _mm256_add_ps(_mm256_mul_ps(y, scale), bias);
+    y = activate(y, pre, &a);
+    if (residual) y = _mm256_add_ps(y, _mm256_maskload_ps(residual + (size_t)p * c->residual_stride, valid));
+    y = activate(y, post, &b);
+    if (c->f32) _mm256_maskstore_ps(c->f32 + out, valid, y);
+    if (c->bits) {
+      const __m256 less = _mm256_cmp_ps(_mm256_sub_ps(y, threshold), _mm256_setzero_ps(), _CMP_NGE_UQ);
+      ((uint8_t *)(void *)(c->bits + (size_t)p * c->bits_stride))[part] = (uint8_t)(_mm256_movemask_ps(less) & ((1 << count) - 1));
+    }
+    if (c->i8) {
+      __m256 r = _mm256_round_ps(_mm256_mul_ps(y, inv_scale), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      r = _mm256_min_ps(_mm256_max_ps(r, low), high);
+      const __m256i q = _mm256_add_epi32(_mm256_cvtps_epi32(r), zero_point);
+      const __m128i q16 = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+      int8_t bytes[16];
+      _mm_storeu_si128((__m128i *)(void *)bytes, _mm_packs_epi16(q16, q16));
+      if (count == 8)
+        memcpy(c->i8 + out, bytes, 8);
+      else
+        memcpy(c->i8 + out, bytes, (size_t)count);
+    }
+  }
+}
+
+BSK_INLINE void epi_float(const bsk_epi_float *e, const bsk_epi_call *c, int from_i32) {
+  for (int part = 0; part < 4; ++part) {
+    if (c->lanes <= 8 * part) {
+      if (c->bits)
+        for (int p = 0; p < c->n; ++p) ((uint8_t *)(void *)(c->bits + (size_t)p * c->bits_stride))[part] = 0;
+      continue;
+    }
+#define CASE(pre, post)                          \
+  case pre * 4 + post:                           \
+    part_float(e, c, from_i32, part, pre, post); \
+    break;
+    switch (e->pre * 4 + e->post) {
+      CASE(0, 0) CASE(0, 1) CASE(0, 2) CASE(0, 3) CASE(1, 0) CASE(1, 1) CASE(1, 2) CASE(1, 3)
+      CASE(2, 0) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(3, 0) CASE(3, 1) CASE(3, 2) CASE(3, 3)
+      default: break;
+    }
+#undef CASE
+  }
+}
+
+void bsk_epi_float_f32_avx2(const bsk_epi_float *e, const bsk_epi_call *c) { epi_float(e, c, 0); }
+void bsk_epi_float_i32_avx2(const bsk_epi_float *e, const bsk_epi_call *c) { epi_float(e, c, 1); }
+
+void bsk_epi_threshold_avx2(const bsk_epi_threshold *e, const bsk_epi_call *c) {
+  const size_t ch = (size_t)c->group * BSK_GROUP;
+  const uint32_t keep = e->keep[c->group];
+  const uint32_t valid = c->lanes >= 32 ? 0xffffffffu : (1u << c->lanes) - 1u;
+  __m256i t[4], mask[4];
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm256_loadu_si256((const __m256i *)(const void *)(e->t + ch + 8 * (size_t)i));
+    const int lanes = c->lanes - 8 * i;
+    mask[i] = lanes_mask(lanes < 0 ? 0 : lanes);
+  }
+  for (int p = 0; p < c->n; ++p) {
+    const int32_t *acc = (const int32_t *)c->acc + (size_t)p * c->acc_stride;
+    uint32_t less = 0;
+    for (int i = 0; i < 4; ++i) {
+      const __m256i a = _mm256_maskload_epi32(acc + 8 * i, mask[i]);
+      less |= (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(t[i], a))) << (8 * i);
+    }
+    c->bits[(size_t)p * c->bits_stride] = (~less ^ keep) & valid;
+  }
+}
+
+BSK_INLINE __m256i max0(__m256i t) { return _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), t), t); }
+
+/* AVX2 has no arithmetic shift of int64: shift t + 2^63 as unsigned, then take 2^(63 - shift) away. */
+void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
+  const __m256i c1 = _mm256_set1_epi64x(e->c1), c2 = _mm256_set1_epi64x(e->c2), residual_m = _mm256_set1_epi64x(e->residual_m);
+  const __m256i sign = _mm256_set1_epi64x((long long)(1ull << 63)), back = _mm256_set1_epi64x((long long)(1ull << (63 - e->shift)));
+  const __m256i high = _mm256_set1_epi64x(127), low = _mm256_set1_epi64x(-128);
+  const __m256i pick = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
+  const __m128i shift = _mm_cvtsi32_si128(e->shift);
+  const int whole = c->lanes / 4;
+  for (int part = 0; part < whole; ++part) {
+    const size_t ch = (size_t)c->group * BSK_GROUP + 4u * (size_t)part;
+    const __m256i m = _mm256_cvtepi32_epi64(_mm_loadu_si128((const __m128i *)(const void *)(e->m + ch)));
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch));
+    for (int p = 0; p < c->n; ++p) {
+      const int32_t *acc = (const int32_t *)c->acc + (size_t)p * c->acc_stride + 4 * part;
+      __m256i t = _mm256_cvtepi32_epi64(_mm_loadu_si128((const __m128i *)(const void *)acc));
+      t = _mm256_add_epi64(_mm256_mul_epi32(t, m), b);
+      if (e->pre_relu) t = max0(t);
+      if (c->residual) {
+        int32_t quad;
+        memcpy(&quad, (const int8_t *)c->residual + (size_t)p * c->residual_stride + 4 * part, 4);
+        t = _mm256_add_epi64(t, _mm256_mul_epi32(_mm256_cvtepi8_epi64(_mm_cvtsi32_si128(quad)), residual_m));
+      }
+      t = _mm256_add_epi64(t, c1);
+      if (e->post_relu) t = max0(t);
+      t = _mm256_xor_si256(_mm256_add_epi64(t, c2), sign);
+      t = _mm256_sub_epi64(_mm256_srl_epi64(t, shift), back);
+      t = _mm256_blendv_epi8(t, high, _mm256_cmpgt_epi64(t, high));
+      t = _mm256_blendv_epi8(t, low, _mm256_cmpgt_epi64(low, t));
+      const __m128i q = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(t, pick));
+      const __m128i q16 = _mm_packs_epi32(q, q);
+      const int32_t bytes = _mm_cvtsi128_si32(_mm_packs_epi16(q16, q16));
+      memcpy(c->i8 + (size_t)p * c->out_stride + 4 * part, &bytes, 4);
+    }
+  }
+  for (int lane = 4 * whole; lane < c->lanes; ++lane) { /* tail: the scalar kernel's steps on one channel */
+    bsk_epi_integer one = *e;
+    bsk_epi_call call = *c;
+    const size_t ch = (size_t)c->group * BSK_GROUP + (size_t)lane;
+    one.m = e->m + ch;
+    one.b = e->b + ch;
+    call.group = 0;
+    call.lanes = 1;
+    call.acc = (const int32_t *)c->acc + lane;
+    call.residual = c->residual ? (const int8_t *)c->residual + lane : NULL;
+    call.i8 = c->i8 + lane;
+    bsk_epi_integer_scalar(&one, &call);
+  }
+}

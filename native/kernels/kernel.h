@@ -1,0 +1,158 @@
+/* What every kernel shares: the tile shape, padded parameter vectors and the types of the function tables.
+ *
+ * Tiles: a convolution kernel computes `pixels` output pixels (any, by pointer) x BSK_GROUP output channels. Channels
+ * are padded to whole groups when constants are packed at load, so kernels never have a tail in that direction;
+ * only what is read from or written to tensors respects the true channel count.
+ */
+#ifndef BSK_KERNEL_H
+#define BSK_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "bitskip.h"
+
+#define BSK_GROUP 32      /* output channels of a tile */
+#define BSK_MAX_PIXELS 32 /* largest number of output pixels of a tile */
+#define BSK_ALIGN 64
+
+#if defined(__GNUC__) || defined(__clang__)
+#define BSK_INLINE static inline __attribute__((always_inline))
+#else
+#define BSK_INLINE static inline
+#endif
+
+/* ---- Convolution tiles -------------------------------------------------------------------------------------- */
+
+/* How a kernel wants its input rows; the padding is written in the same form. */
+typedef enum {
+  BSK_ROWS_BITS = 0, /* uint32 words, ceil(C / 32) a pixel */
+  BSK_ROWS_U8 = 1,   /* q + 128, channels padded to 4 with 0 */
+  BSK_ROWS_I16 = 2,  /* q - zero_point as int16, channels padded to 2 with 0 */
+  BSK_ROWS_I8 = 3,   /* q, channels padded to 4 with 0 */
+  BSK_ROWS_F32 = 4,  /* as is */
+  BSK_ROWS_SIGNS = 6, /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
+  BSK_ROWS_NIBBLES = 5 /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
+} bsk_rows;
+
+/* How weights are packed for a kernel: [group][kh][kw][step][lane of BSK_GROUP][inputs of a step]. */
+typedef enum {
+  BSK_PACK_BITS = 0,     /* uint32 of 32 inputs a lane */
+  BSK_PACK_I8 = 1,       /* 4 int8 a lane */
+  BSK_PACK_I16 = 2,      /* 2 int16 a lane */
+  BSK_PACK_F32 = 3,      /* 1 float a lane */
+  BSK_PACK_MASK_I8 = 4,  /* BSK_GROUP * 4 bits a step, bit 1 = -1: 16 bytes that `unpack` turns into BSK_PACK_I8 */
+  BSK_PACK_NIBBLES = 6,  /* a byte of 4 bits a lane */
+  BSK_PACK_MASK_F32 = 5  /* BSK_GROUP bits a step, bit 1 = -1: 4 bytes that `unpack` turns into BSK_PACK_F32 */
+} bsk_pack;
+
+/* acc[p][lane] = base[p][lane] + sum over kh rows of `run` steps (for bits: base - 2 * popcount). base may be NULL
+ * for float kernels. px[p] points at the first input of output pixel p; rows are row_bytes apart. */
+typedef struct {
+  const void *px[BSK_MAX_PIXELS];
+  const int32_t *base[BSK_MAX_PIXELS];
+  const void *weights;
+  size_t row_bytes;
+  int32_t kh, run;
+} bsk_tile;
+typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
+
+/* Expand `steps` steps of 1-bit weights of one group to the form the tile reads. Done once for a group and a call, so
+ * weights rest in memory as bits and the tile runs at the speed of the wider type. */
+typedef void (*bsk_unpack_fn)(const void *masks, void *weights, size_t steps);
+
+/* What only some kernels need. */
+typedef struct {
+  int step_align;   /* steps of a pixel are padded to a multiple of this */
+  int least_inputs; /* with fewer input channels the next slower variant is better */
+  int least_width;  /* likewise with a narrower output */
+  int line;         /* output widths that are no multiple of this get their taps side by side, a line a pixel */
+  void (*begin)(void), (*end)(void); /* around all tiles of a call */
+  void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
+} bsk_special;
+
+typedef struct {
+  const char *name;
+  bsk_isa isa;
+  uint32_t needs; /* BSK_CPU_* */
+  bsk_rows rows;
+  bsk_pack pack;
+  int pixels;
+  bsk_tile_fn run;
+  bsk_unpack_fn unpack; /* NULL where the tile reads the packed form itself */
+  const bsk_special *special; /* NULL for most */
+} bsk_conv_kernel;
+
+/* ---- Epilogues ---------------------------------------------------------------------------------------------- */
+
+/* Parameter vectors padded to whole groups (scale 1, bias -0.0, threshold 0, ...), so that every one is present. */
+typedef struct {
+  int32_t pre, post;
+  const float *scale, *bias, *threshold;
+  const float *pre_slope, *pre_in, *pre_out, *post_slope, *post_in, *post_out;
+  float inv_scale;
+  int32_t out_zero_point;
+} bsk_epi_float;
+
+typedef struct {
+  const int32_t *t;
+  const uint32_t *keep; /* a word a group: bit c = !flip[c] */
+} bsk_epi_threshold;
+
+/* t = acc*m + b; pre relu; t += r*residual_m + c1; post relu; t += c2; q = saturate(t >> shift). The rounding, the
+ * output zero point and -z_r*residual_m are folded into c1 and c2 (exact: all are integers below 2^62). */
+typedef struct {
+  int32_t pre_relu, post_relu, shift, residual_m;
+  int64_t c1, c2;
+  const int32_t *m;
+  const int64_t *b;
+} bsk_epi_integer;
+
+/* One call: `n` consecutive pixels, channels [group*32, group*32 + lanes). Pointers are to that group's first channel
+ * of the first pixel; strides are elements from pixel to pixel. Absent inputs and outputs are NULL. */
+typedef struct {
+  int n, group, lanes;
+  const void *acc; /* float or int32 or int8 */
+  size_t acc_stride;
+  const void *residual; /* f32 or i8 */
+  size_t residual_stride;
+  float *f32;
+  int8_t *i8;
+  size_t out_stride; /* of f32 and i8 */
+  uint32_t *bits;    /* the group's 32-bit word of the first pixel */
+  size_t bits_stride; /* 32-bit words a pixel, even */
+} bsk_epi_call;
+
+typedef void (*bsk_epi_float_fn)(const bsk_epi_float *e, const bsk_epi_call *c);
+typedef void (*bsk_epi_threshold_fn)(const bsk_epi_threshold *e, const bsk_epi_call *c);
+typedef void (*bsk_epi_integer_fn)(const bsk_epi_integer *e, const bsk_epi_call *c);
+
+typedef struct {
+  const char *name;
+  bsk_isa isa;
+  uint32_t needs;
+  bsk_epi_float_fn from_f32, from_i32;
+  bsk_epi_threshold_fn threshold;
+  bsk_epi_integer_fn integer;
+} bsk_epi_kernels;
+
+/* ---- Rows, pools and the input: plain C, compiled once for each instruction set ------------------------------ */
+
+typedef struct {
+  const char *name;
+  bsk_isa isa;
+  uint32_t needs;
+  /* n pixels of c channels in a kernel's form (u8, i8 and i16 only; bits and f32 are copied) */
+  void (*rows_u8)(uint8_t *dst, const int8_t *src, size_t n, int c, int cp);
+  void (*rows_nibbles)(uint8_t *dst, const uint8_t *src, size_t n, int bytes, int nibbles);
+  void (*rows_i16)(int16_t *dst, const int8_t *src, size_t n, int c, int cp, int zero_point);
+  void (*input_f32)(float *dst, const uint8_t *src, size_t n, int c, const float *scale, const float *bias);
+  void (*max_f32)(float *dst, const float *src, size_t n);
+  void (*max_i8)(int8_t *dst, const int8_t *src, size_t n);
+  void (*add_f32)(float *dst, const float *src, size_t n);
+  void (*scale_f32)(float *dst, size_t n, float scale);
+  void (*add_i8_i32)(int32_t *dst, const int8_t *src, size_t n, int zero_point);
+} bsk_plain_kernels;
+
+#endif

@@ -1,0 +1,182 @@
+/* Every instruction set of this machine against the scalar kernels, on random operations; for machines without Python,
+ * emulators (qemu-aarch64) and sanitizers. `parity [rounds] [seed]`; the exit status is the number of differences, at most 1.
+ *
+ * Integer results must be equal to the byte, in the whole arena. Float sums may differ in order: those are compared
+ * within a tolerance, and only the f32 output.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitskip.h"
+
+static uint64_t state = 88172645463325252ull;
+
+static uint32_t next(void) {
+  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+  return (uint32_t)(state >> 16);
+}
+static int below(int n) { return (int)(next() % (uint32_t)n); }
+static float real(void) { return (float)below(2001) / 1000.0f - 1.0f; }
+
+static const int channels[] = {1, 3, 4, 5, 8, 16, 31, 32, 33, 63, 64, 65, 96, 127, 128, 129, 200};
+static const int kernels[] = {1, 3, 5, 7};
+#define PICK(list) list[below((int)(sizeof(list) / sizeof((list)[0])))]
+
+static size_t bytes_of(const bsk_tensor *t) {
+  const size_t pixels = (size_t)t->h * (size_t)t->w, c = (size_t)t->c;
+  return t->dtype == BSK_BITS ? pixels * ((c + 63) / 64) * 8 : t->dtype == BSK_I8 ? pixels * c : pixels * c * 4;
+}
+
+static void place(bsk_tensor *t, bsk_dtype dtype, int h, int w, int c, int zero_point, size_t *arena) {
+  t->dtype = dtype, t->h = h, t->w = w, t->c = c, t->zero_point = zero_point;
+  t->offset = (int64_t)*arena;
+  *arena += (bytes_of(t) + 63) / 64 * 64;
+}
+
+/* Random content in the form of the tensor: unused bits are 0, floats are tame. */
+static void fill(const bsk_tensor *t, char *arena) {
+  char *at = arena + t->offset;
+  if (t->offset < 0) return;
+  if (t->dtype == BSK_F32) {
+    for (size_t i = 0; i < bytes_of(t) / 4; ++i) ((float *)(void *)at)[i] = real();
+    return;
+  }
+  for (size_t i = 0; i < bytes_of(t); ++i) at[i] = (char)below(256);
+  if (t->dtype == BSK_BITS && t->c % 64) {
+    uint64_t *words = (uint64_t *)(void *)at;
+    const size_t n = ((size_t)t->c + 63) / 64;
+    for (size_t p = 1; p <= (size_t)t->h * (size_t)t->w; ++p) words[p * n - 1] &= (1ull << (t->c % 64)) - 1;
+  }
+}
+
+#define MAX_C 256
+static float vectors[9][MAX_C];
+static int32_t ints[2][MAX_C];
+static int64_t longs[MAX_C];
+static uint8_t flips[MAX_C];
+
+static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_room) {
+  static const int ins[] = {BSK_BITS, BSK_I8, BSK_I8, BSK_F32, BSK_F32}, ws[] = {BSK_BITS, BSK_BITS, BSK_I8, BSK_BITS, BSK_F32};
+  memset(op, 0, sizeof *op);
+  for (;;) {
+    const int types = below(5);
+    const int in = ins[types], k0 = PICK(kernels), k1 = below(3) ? k0 : PICK(kernels), h = 1 + below(12), w = 1 + below(12);
+    const int ci = PICK(channels), co = PICK(channels);
+    op->kh = k0, op->kw = k1, op->sh = 1 + below(3), op->sw = 1 + below(3);
+    op->ph = below(k0), op->pw = below(k1);
+    op->weight_dtype = ws[types];
+    const size_t taps = (size_t)co * (size_t)k0 * (size_t)k1;
+    const size_t need = op->weight_dtype == BSK_BITS ? taps * (((size_t)ci + 63) / 64) * 8 : taps * (size_t)ci * (op->weight_dtype == BSK_F32 ? 4 : 1);
+    if (h + 2 * op->ph < k0 || w + 2 * op->pw < k1 || need > weight_room) continue;
+    *arena = 0;
+    const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
+    op->residual = op->out_f32 = op->out_bits = op->out_i8 = none;
+    place(&op->in, (bsk_dtype)in, h, w, ci, in == BSK_I8 ? below(256) - 128 : 0, arena);
+    op->pad_value = below(3) - 1;
+    op->weights = weights;
+    if (op->weight_dtype == BSK_F32)
+      for (size_t i = 0; i < need / 4; ++i) ((float *)(void *)weights)[i] = real();
+    else
+      for (size_t i = 0; i < need; ++i) weights[i] = (char)(below(255) - 127);
+    if (op->weight_dtype == BSK_BITS && ci % 64) {
+      const size_t n = ((size_t)ci + 63) / 64;
+      for (size_t i = 1; i <= taps; ++i) ((uint64_t *)(void *)weights)[i * n - 1] &= (1ull << (ci % 64)) - 1;
+    }
+    const int oh = (h + 2 * op->ph - k0) / op->sh + 1, ow = (w + 2 * op->pw - k1) / op->sw + 1;
+    for (int v = 0; v < 9; ++v)
+      for (int i = 0; i < MAX_C; ++i) vectors[v][i] = real();
+    for (int i = 0; i < MAX_C; ++i) {
+      ints[0][i] = below(401) - 200, ints[1][i] = (int32_t)next() >> below(16);
+      longs[i] = (int64_t)(int32_t)next() * below(1000), flips[i] = (uint8_t)below(2);
+    }
+    bsk_epilogue *e = &op->epi;
+    e->kind = in == BSK_F32 ? BSK_EPI_FLOAT : 1 + below(3);
+    if (e->kind == BSK_EPI_THRESHOLD) {
+      e->t = ints[0], e->flip = flips;
+      place(&op->out_bits, BSK_BITS, oh, ow, co, 0, arena);
+    } else if (e->kind == BSK_EPI_INTEGER) {
+      e->m = ints[1], e->b = longs, e->shift = 1 + below(40), e->residual_m = (int32_t)next() >> below(16);
+      e->pre.kind = below(2), e->post.kind = below(2);
+      if (below(2)) place(&op->residual, BSK_I8, oh, ow, co, below(256) - 128, arena);
+      place(&op->out_i8, BSK_I8, oh, ow, co, below(256) - 128, arena);
+    } else {
+      const int outputs = 1 + below(7);
+      e->scale = vectors[0], e->bias = vectors[1], e->threshold = vectors[2], e->inv_scale = 40.0f;
+      const bsk_act pre = {below(4), vectors[3], vectors[4], vectors[5]}, post = {below(4), vectors[6], vectors[7], vectors[8]};
+      e->pre = pre, e->post = post;
+      if (below(2)) place(&op->residual, BSK_F32, oh, ow, co, 0, arena);
+      if (outputs & 1) place(&op->out_f32, BSK_F32, oh, ow, co, 0, arena);
+      if (outputs & 2) place(&op->out_bits, BSK_BITS, oh, ow, co, 0, arena);
+      if (outputs & 4) place(&op->out_i8, BSK_I8, oh, ow, co, below(256) - 128, arena);
+    }
+    return;
+  }
+}
+
+/* Run `op` on a copy of `arena` in memory of exactly the size asked for (so that sanitizers see an overrun). */
+static char *run(const bsk_op *op, bsk_isa isa, const char *arena, size_t bytes, int parts, char *name, size_t name_room) {
+  bsk_sizes sizes;
+  bsk_engine *engine;
+  if (bsk_engine_bytes(op, 1, bytes, isa, &sizes) != BSK_OK) {
+    fprintf(stderr, "refused: %s\n", bsk_last_error());
+    exit(2);
+  }
+  void *memory = aligned_alloc(64, (sizes.engine_bytes + 63) / 64 * 64), *scratch = aligned_alloc(64, (sizes.scratch_bytes + 63) / 64 * 64);
+  char *copy = (char *)aligned_alloc(64, bytes);
+  if (!memory || !scratch || !copy || bsk_engine_init(op, 1, bytes, isa, memory, sizes.engine_bytes, &engine) != BSK_OK) exit(2);
+  memcpy(copy, arena, bytes);
+  for (int part = 0; part < parts; ++part) bsk_engine_run_op(engine, 0, NULL, copy, scratch, part, parts);
+  snprintf(name, name_room, "%s", bsk_engine_kernel(engine, 0));
+  free(memory);
+  free(scratch);
+  return copy;
+}
+
+static int same(const bsk_op *op, const char *a, const char *b, size_t bytes) {
+  if (op->in.dtype != BSK_F32) return memcmp(a, b, bytes) == 0;
+  if (op->out_f32.offset < 0) return 1;
+  const float *x = (const float *)(const void *)(a + op->out_f32.offset), *y = (const float *)(const void *)(b + op->out_f32.offset);
+  for (size_t i = 0; i < bytes_of(&op->out_f32) / 4; ++i)
+    if (!(fabsf(x[i] - y[i]) <= 1e-3f + 1e-4f * fabsf(x[i]))) return 0;
+  return 1;
+}
+
+int main(int argc, char **argv) {
+  const int rounds = argc > 1 ? atoi(argv[1]) : 300;
+  if (argc > 2) state ^= (uint64_t)strtoull(argv[2], NULL, 10) * 0x9e3779b97f4a7c15ull;
+  const size_t room = 1 << 20;
+  char *weights = (char *)malloc(room);
+  int wrong = 0;
+  long compared = 0;
+  for (int round = 0; round < rounds && weights; ++round) {
+    bsk_op op;
+    size_t bytes;
+    char name[2][64];
+    random_op(&op, &bytes, weights, room);
+    char *arena = (char *)calloc(bytes, 1);
+    if (!arena) return 2;
+    fill(&op.in, arena);
+    fill(&op.residual, arena);
+    char *expected = run(&op, BSK_ISA_SCALAR, arena, bytes, 1, name[0], sizeof name[0]);
+    static const bsk_isa isas[] = {BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX, BSK_ISA_BEST};
+    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; ++i) {
+      bsk_sizes sizes;
+      if (bsk_engine_bytes(&op, 1, bytes, isas[i], &sizes) == BSK_ERR_ISA) continue;
+      char *got = run(&op, isas[i], arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
+      ++compared;
+      if (!same(&op, expected, got, bytes)) {
+        ++wrong;
+        printf("round %d: %s differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0],
+               op.in.h, op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
+      }
+      free(got);
+    }
+    free(expected);
+    free(arena);
+  }
+  free(weights);
+  printf("%ld comparisons, %d differences, processor features 0x%x\n", compared, wrong, (unsigned)bsk_cpu_features());
+  return wrong != 0;
+}

@@ -1,0 +1,1 @@
+"""How fast a packed model runs here: whole, by layer, on each instruction set."""

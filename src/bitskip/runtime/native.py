@@ -1,0 +1,261 @@
+"""The native runtime: a Program made ready for the C engine, with numpy as its only need.
+
+`NativeProgram(program).run(images)` is one call into C an inference, without the interpreter lock. The
+instruction sets are found at load; `isa=` or the environment's BITSKIP_ISA forces one, for tests.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.errors import RunError
+from bitskip.program import (
+    Activation,
+    Add,
+    Affine,
+    AvgPool,
+    Binarize,
+    Conv2d,
+    Dequantize,
+    Epilogue,
+    FloatEpilogue,
+    GlobalAvgPool,
+    IntegerEpilogue,
+    MaxPool,
+    Op,
+    Program,
+    Quantize,
+    QuantizeInput,
+    inverse_scale,
+    op_outputs,
+    op_residual,
+)
+
+__all__ = ["ISAS", "NativeProgram", "available_isas", "cpu_features"]
+
+# The numbers of native/include/bitskip.h.
+ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
+_CPU = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod", "amx")
+_DTYPES = {"u8": 0, "f32": 1, "i8": 2, "bits": 3, "i32": 4}
+_ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
+_FLOAT, _THRESHOLD, _INTEGER = 1, 2, 3
+_CONV, _INPUT, _ELEMENTWISE, _INTEGER_OP, _DEQUANTIZE, _MAX_POOL, _AVG_POOL, _GLOBAL_POOL, _FC = range(9)
+_AT_INPUT = -2
+
+Description = dict[str, Any]
+
+
+def _native() -> Any:
+    try:
+        return importlib.import_module("bitskip._native")
+    except ImportError as error:
+        raise RunError(
+            f"the native runtime is not built ({error}); install bitskip with pip, which compiles it"
+        ) from None
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Return which of avx2, avx512, vpopcntdq, vnni, neon, dotprod, amx this machine has."""
+    found = _native().cpu_features()
+    return tuple(name for bit, name in enumerate(_CPU) if found >> bit & 1)
+
+
+def available_isas() -> tuple[str, ...]:
+    """Return the instruction sets that can be forced here, slowest first."""
+    module = _native()
+    return tuple(name for name, number in ISAS.items() if name != "best" and module.isa_available(number))
+
+
+def _vector(array: Any, dtype: Any) -> npt.NDArray[Any] | None:
+    return None if array is None else np.ascontiguousarray(array, dtype=dtype)
+
+
+class _Translator:
+    """Turns the ops of a Program into the descriptions that `bitskip._native.Engine` takes."""
+
+    def __init__(self, program: Program) -> None:
+        self.tensors = program.tensors
+
+    def tensor(self, number: int) -> tuple[int, int, int, int, int, int]:
+        t = self.tensors[number]
+        offset = _AT_INPUT if number == 0 else t.offset
+        return (_DTYPES[t.dtype], *t.shape, t.zero_point if t.dtype == "i8" else 0, offset)
+
+    def __call__(self, op: Op) -> Description:
+        d: Description = {"in": self.tensor(op.input)}
+        for number in op_outputs(op):
+            dtype = self.tensors[number].dtype
+            d["out_" + {"i32": "i8"}.get(dtype, dtype)] = self.tensor(number)
+            if dtype == "i8":
+                d["inv_scale"] = float(inverse_scale(self.tensors[number].scale))
+        residual = op_residual(op)
+        if residual is not None:
+            d["residual"] = self.tensor(residual)
+        d.update(self.specific(op))
+        return {key: value for key, value in d.items() if value is not None}
+
+    def specific(self, op: Op) -> Description:
+        given = self.tensors[op.input].dtype
+        match op:
+            case QuantizeInput():
+                table = None if op.table is None else np.ascontiguousarray(op.table, np.int8).view(np.uint8)
+                scale, bias = _vector(op.scale, np.float32), _vector(op.bias, np.float32)
+                return {"kind": _INPUT, "table": table, "scale": scale, "bias": bias}
+            case Conv2d():
+                return self.conv(op, given)
+            case Binarize() if given == "f32":
+                threshold = _vector(op.threshold, np.float32)
+                return {"kind": _ELEMENTWISE, "epilogue": _FLOAT, "threshold": threshold}
+            case Binarize():
+                t, flip = _vector(op.q_threshold, np.int32), _vector(op.flip, np.uint8)
+                return {"kind": _INTEGER_OP, "epilogue": _THRESHOLD, "t": t, "flip": flip}
+            case Add() | Affine():
+                return {
+                    "kind": _ELEMENTWISE if given == "f32" else _INTEGER_OP,
+                    **_epilogue(op.epilogue),
+                }
+            case Quantize():
+                return {"kind": _ELEMENTWISE, "epilogue": _FLOAT}
+            case Dequantize():
+                return {"kind": _DEQUANTIZE, "in_scale": float(np.float32(self.tensors[op.input].scale))}
+            case MaxPool():
+                return {"kind": _MAX_POOL, **_window(op)}
+            case AvgPool():
+                return {"kind": _AVG_POOL, "count_padding": int(op.count_padding), **_window(op)}
+            case GlobalAvgPool():
+                height, width, _ = self.tensors[op.input].shape
+                return {"kind": _GLOBAL_POOL, "pool_scale": float(np.float32(1 / (height * width)))}
+
+    def conv(self, op: Conv2d, given: str) -> Description:
+        kinds: dict[str, tuple[int, Any]] = {"f32": (1, np.float32), "i8": (2, np.int8), "w1": (3, np.uint64)}
+        number, dtype = kinds[op.weight_dtype]
+        (kh, kw), (sh, sw), (ph, pw) = op.kernel, op.stride, op.padding
+        return {
+            "kind": _FC if given == "i32" else _CONV,
+            "weight_dtype": number,
+            "weights": np.ascontiguousarray(op.weight, dtype=dtype),
+            "pad_value": op.pad_value,
+            **{"kh": kh, "kw": kw, "sh": sh, "sw": sw, "ph": ph, "pw": pw},
+            **_epilogue(op.epilogue),
+        }
+
+
+def _window(op: MaxPool | AvgPool) -> Description:
+    (kh, kw), (sh, sw), (ph, pw) = op.kernel, op.stride, op.padding
+    return {"kh": kh, "kw": kw, "sh": sh, "sw": sw, "ph": ph, "pw": pw}
+
+
+def _activation(name: str, act: Activation) -> Iterator[tuple[str, Any]]:
+    yield name, _ACTIVATIONS[act.kind]
+    for part in ("slope", "shift_in", "shift_out"):
+        yield f"{name}_{part}", _vector(getattr(act, part), np.float32)
+
+
+def _epilogue(e: Epilogue) -> Description:
+    if isinstance(e, FloatEpilogue):
+        floats = {key: _vector(getattr(e, key), np.float32) for key in ("scale", "bias", "threshold")}
+        return {
+            "epilogue": _FLOAT,
+            **floats,
+            **dict(_activation("pre", e.pre)),
+            **dict(_activation("post", e.post)),
+        }
+    if isinstance(e, IntegerEpilogue):
+        return {
+            "epilogue": _INTEGER,
+            "m": _vector(e.multiplier, np.int32),
+            "b": _vector(e.bias, np.int64),
+            "shift": e.shift,
+            "residual_m": e.residual_multiplier,
+            "pre": int(e.pre_relu),
+            "post": int(e.post_relu),
+        }
+    return {"epilogue": _THRESHOLD, "t": _vector(e.threshold, np.int32), "flip": _vector(e.flip, np.uint8)}
+
+
+def isa_number(isa: str | None) -> int:
+    """Return the engine's number for `isa`, else for the environment's BITSKIP_ISA, else for the best.
+
+    Raises:
+        RunError: if the name is unknown or this machine does not have it.
+    """
+    name = isa or os.environ.get("BITSKIP_ISA") or "best"
+    if name not in ISAS:
+        raise RunError(f"unknown instruction set {name!r}; use one of {', '.join(ISAS)}")
+    if not _native().isa_available(ISAS[name]):
+        raise RunError(f"this machine cannot run {name!r}; it has {', '.join(available_isas())}")
+    return ISAS[name]
+
+
+class NativeProgram:
+    """A Program loaded into the native runtime. Calls of one object must not overlap; make one a thread.
+
+    Args:
+        program: the plan to run; its constants are repacked, the Program itself is not kept.
+        threads: threads of its own pool, 1..256. Whole images go to threads, a single image is split by rows.
+        isa: "scalar", "neon", "avx2", "avx512", "amx" or "best"; None asks BITSKIP_ISA, then takes the best.
+        guarded: put memory before pages that may not be touched, so that an over-read crashes (for tests).
+
+    Raises:
+        RunError: if the extension is not built, or the machine lacks the instruction set.
+    """
+
+    def __init__(
+        self, program: Program, threads: int = 1, isa: str | None = None, *, guarded: bool = False
+    ) -> None:
+        translate = _Translator(program)
+        self.input_shape = program.input_shape
+        self.classes = program.classes
+        self.op_names = tuple(op.name for op in program.ops)
+        self._output = program.tensors[program.output].offset
+        try:
+            self._engine = _native().Engine(
+                [translate(op) for op in program.ops],
+                program.arena_bytes,
+                isa_number(isa),
+                threads,
+                guarded,
+            )
+        except ValueError as error:
+            raise RunError(f"the native runtime cannot run {program.name}: {error}") from None
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernel variant of every op, in order."""
+        return tuple(self._engine.kernels)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the repacked constants in memory."""
+        return int(self._engine.constant_bytes)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch memory a thread, besides the arena."""
+        return int(self._engine.scratch_bytes)
+
+    def _checked(self, images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.input_shape:
+            height, width, channels = self.input_shape
+            raise RunError(
+                f"expected uint8 images of shape (N, {height}, {width}, {channels}), "
+                f"got {images.dtype} of shape {images.shape}"
+            )
+        return np.ascontiguousarray(images)
+
+    def run(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the logits, float32 (N, classes), of uint8 images (N, H, W, C)."""
+        images = self._checked(images)
+        logits = np.empty((len(images), self.classes), np.float32)
+        self._engine.run(images, logits, self._output)
+        return logits
+
+    def profile(self, image: npt.NDArray[Any], repeats: int = 100) -> npt.NDArray[np.float64]:
+        """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
+        return np.asarray(self._engine.profile(self._checked(image), repeats))
