@@ -94,12 +94,14 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Any], max_batches:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise PruningError("batch norm statistics need batches of at least 2 examples; got one of 1") from None
+        raise PruningError(
+            "batch norm statistics need batches of at least 2 examples; got one of 1"
+        ) from None
     finally:
         for name, module in norms.items():
             if name in stand_ins:
-                module.running_mean.copy_(stand_ins[name].running_mean)  # type: ignore[operator,union-attr]
-                module.running_var.copy_(stand_ins[name].running_var)  # type: ignore[operator,union-attr]
+                for key in ("running_mean", "running_var"):
+                    getattr(module, key).copy_(getattr(stand_ins[name], key))
                 model.set_submodule(name, module)
             else:
                 module.momentum = momenta[name]  # type: ignore[assignment]

@@ -45,7 +45,13 @@ _MIXING_FUNCTIONS = (
     F.scaled_dot_product_attention,
 )  # fmt: skip
 _UPSAMPLING = (nn.Upsample, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.PixelShuffle)
-_UPSAMPLING_FUNCTIONS = (F.interpolate, F.pixel_shuffle, F.conv_transpose2d, F.conv_transpose1d, F.grid_sample)
+_UPSAMPLING_FUNCTIONS = (
+    F.interpolate,
+    F.pixel_shuffle,
+    F.conv_transpose2d,
+    F.conv_transpose1d,
+    F.grid_sample,
+)
 
 
 @dataclass(frozen=True)
@@ -347,9 +353,7 @@ class _Finder:
         # A function of the model's own that fx was told not to open, such as window attention.
         home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
         foreign = home not in ("torch", "operator", "_operator", "builtins", "math")
-        return (
-            foreign or node.target in _MIXING_FUNCTIONS or getattr(node.target, "__name__", "") == "matmul"
-        )
+        return foreign or node.target in _MIXING_FUNCTIONS or getattr(node.target, "__name__", "") == "matmul"
 
     def _is_upsampling(self, node: fx.Node) -> bool:
         module = self.module(node)
@@ -380,7 +384,8 @@ class _Finder:
                 return self.prefix + str(node.target), norm
             if module is None or len(node.all_input_nodes) != 1 or len(node.users) != 1:
                 return None, None
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and norm is None:
+            is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if (is_batch_norm or type(module).__name__ == "FrozenBatchNorm2d") and norm is None:
                 norm = self.prefix + str(node.target)
             elif not (isinstance(module, nn.ReLU) and norm is None) and not (
                 self._is_elementwise(module) and not isinstance(module, _ACTIVATIONS)
@@ -400,7 +405,9 @@ class _Finder:
             chain.append(node)
             node = node.all_input_nodes[0]
         chain.reverse()
-        convs = [at for at, node in enumerate(chain) if isinstance(self.module(node), nn.Conv2d | BinaryConv2d)]
+        convs = [
+            at for at, node in enumerate(chain) if isinstance(self.module(node), nn.Conv2d | BinaryConv2d)
+        ]
         if len(convs) < 2 or any(owner_of(node) != _relative(block, self.prefix) for node in (*chain, join)):
             return ()
         after_activation = isinstance(self.module(chain[-1]), _ACTIVATIONS)
@@ -535,7 +542,7 @@ def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exceptio
             continue
         try:
             items, _ = _analyse_module(model.get_submodule(name), args, name + ".")
-        except Exception:  # noqa: S112  (its children are tried next)
+        except Exception:
             continue
         done.append(name)
         found.extend(items)

@@ -145,7 +145,7 @@ class ShortcutGates:
             self._short_gates[entry.id] = (
                 _add_short_skips(graph_module, entry, path, skip, number) if entry.action == "shorten" else []
             )
-        graph_module.graph.lint()  # type: ignore[no-untyped-call]
+        graph_module.graph.lint()
         graph_module.recompile()
         self._originals[path] = block
         self._replace(path, graph_module)
@@ -186,7 +186,7 @@ class ShortcutGates:
                 if node.op == "call_module" and isinstance(gated.get_submodule(str(node.target)), Gate):
                     _settle(gated, node)
             gated.graph.eliminate_dead_code()
-            gated.graph.lint()  # type: ignore[no-untyped-call]
+            gated.graph.lint()
             # A new graph module holds only what its graph refers to.
             settled = fx.GraphModule(gated, gated.graph, class_name=type(self._originals[path]).__name__)
             settled.training = gated.training
@@ -228,14 +228,16 @@ def _add_short_skips(
     calls = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
     if not entry.units:
         raise PruningError(
-            f"shortcut '{entry.id}' cannot be shortened: its convolutions change the tensor's shape on the way"
+            f"shortcut '{entry.id}' cannot be shortened: its convolutions change the shape on the way"
         )
     gates = []
     for at, unit in enumerate(entry.units, 1):
         point = calls.get(_below(path, unit.add_after))
         conv = calls.get(_below(path, unit.conv))
         if point is None or conv is None:
-            raise PruningError(f"shortcut '{entry.id}' cannot be shortened: '{unit.conv}' is not in its block")
+            raise PruningError(
+                f"shortcut '{entry.id}' cannot be shortened: '{unit.conv}' is not in its block"
+            )
         if at == 1:
             source = skip
             _move_before(graph, skip, point)

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bitskip.liveness import Op, Peak, peak_live
-from bitskip.pruning.tracing import ADDITIONS, TensorInfo, operands_of
+from bitskip.pruning.tracing import ADDITIONS, TensorInfo, operands_of, owner_of
 
 __all__ = ["EXECUTORS", "ActivationGraph"]
 
@@ -94,9 +94,22 @@ class ActivationGraph:
     # -- questions ------------------------------------------------------------------------------------
 
     def peak(self, removed: Collection[str] = (), executor: str = "naive") -> Peak:
-        """Return the peak of activation bytes without the shortcuts `removed`, and where it stands."""
+        """Return the peak of activation bytes without the shortcuts `removed`, and the layer at which."""
+        peak = self._peak(removed, executor)
+        return Peak(peak.size, self._labels().get(peak.op, peak.op))
+
+    def _peak(self, removed: Collection[str], executor: str) -> Peak:
         ops, inputs, results = self.ops({self.joins[name] for name in removed})
         return peak_live(ops, inputs, results, in_place=executor == "in_place")
+
+    def _labels(self) -> dict[str, str]:
+        """Return the path of the layer, or `path: step` for a step of a module's own, by op."""
+        return {
+            str(node): str(node.target)
+            if node.op == "call_module"
+            else f"{owner_of(node) or 'model'}: {node.name.rstrip('_0123456789')}"
+            for node in self.nodes
+        }
 
     def traffic(self, removed: Collection[str] = ()) -> int:
         """Return the bytes of activations read and written for one example without `removed`."""
@@ -104,7 +117,7 @@ class ActivationGraph:
 
     def alive_at_peak(self, removed: Collection[str], executor: str) -> set[str]:
         """Return the ids whose removal alone would lower what is alive at the peak's op."""
-        at = self.peak(removed, executor).op
+        at = self._peak(removed, executor).op
         before = self._alive(removed, executor).get(at)
         lower = set()
         for name in self.joins:
@@ -123,9 +136,7 @@ class ActivationGraph:
         last_read.update(dict.fromkeys(results, len(ops)))
         known = dict(inputs)
         for at, op in enumerate(ops):
-            passing = {
-                name: size for name, size in known.items() if last_read.get(name, -1) >= at
-            }
+            passing = {name: size for name, size in known.items() if last_read.get(name, -1) >= at}
             outside = [name for name in passing if name not in op.reads]
             held = Op(op.name, op.inputs, op.outputs, op.shortcut)
             keep = [*outside, *(name for name in passing if last_read[name] > at)]
@@ -286,11 +297,15 @@ class _OpBuilder:
                     inputs[str(node)] = self.graph.infos[node].bytes_per_example
             elif node.op == "output":
                 results = tuple(
-                    dict.fromkeys(self.buffer[s] for s in map(self._source, node.all_input_nodes) if s in self.buffer)
+                    dict.fromkeys(
+                        self.buffer[s] for s in map(self._source, node.all_input_nodes) if s in self.buffer
+                    )
                 )
             elif node.op != "get_attr":
                 self._step(node)
-        ops = [Op(o["name"], tuple(dict.fromkeys(o["inputs"])), o["outputs"], o["shortcut"]) for o in self.ops]
+        ops = [
+            Op(o["name"], tuple(dict.fromkeys(o["inputs"])), o["outputs"], o["shortcut"]) for o in self.ops
+        ]
         return ops, inputs, results
 
     def _step(self, node: fx.Node) -> None:
@@ -351,7 +366,14 @@ class _OpBuilder:
         if node.op == "call_function":
             return node.target in _POINTWISE_FUNCTIONS
         module = self.graph.modules.get(str(node.target))
-        known = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Dropout, nn.Dropout2d, nn.Hardsigmoid, nn.Sigmoid)
+        known = (
+            nn.modules.batchnorm._BatchNorm,
+            nn.LayerNorm,
+            nn.Dropout,
+            nn.Dropout2d,
+            nn.Hardsigmoid,
+            nn.Sigmoid,
+        )
         activations = module is not None and type(module).__module__ == "torch.nn.modules.activation"
         if isinstance(module, nn.MultiheadAttention | nn.Softmax):
             return False

@@ -77,7 +77,7 @@ class Plan:
         if found != self.fingerprint:
             raise PruningError(
                 f"the plan was made for another model (fingerprint {self.fingerprint}, this "
-                f"{type(model).__name__} has {found}); make one with `bitskip shortcuts plan` or plan_shortcuts"
+                f"{type(model).__name__} has {found}); make one for it with `bitskip shortcuts plan`"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +99,8 @@ class Plan:
         """Read the values of `to_dict`; raises FileFormatError if they are no plan."""
         if not isinstance(values, dict) or values.get("bitskip_shortcut_plan") != FORMAT_VERSION:
             raise FileFormatError(
-                f"{source} is no shortcut plan of version {FORMAT_VERSION}; make one with `bitskip shortcuts plan`"
+                f"{source} is no shortcut plan of version {FORMAT_VERSION}; "
+                "make one with `bitskip shortcuts plan`"
             )
         try:
             entries = tuple(
@@ -121,7 +122,8 @@ class Plan:
         for entry in entries:
             if entry.action not in ACTIONS:
                 raise FileFormatError(
-                    f"{source}: action of '{entry.id}' is '{entry.action}', expected one of {', '.join(ACTIONS)}"
+                    f"{source}: action of '{entry.id}' is '{entry.action}', "
+                    f"expected one of {', '.join(ACTIONS)}"
                 )
         return plan
 
@@ -230,7 +232,8 @@ def _by_keep(
     for name in sorted(kept):
         if name not in known:
             raise PruningError(
-                f"the model has no shortcut '{name}'{nearest(name, known)} (`bitskip shortcuts list` names them)"
+                f"the model has no shortcut '{name}'{nearest(name, known)} "
+                "(`bitskip shortcuts list` names them)"
             )
     return set(known) - kept, "keep " + (", ".join(sorted(kept)) or "none")
 
@@ -292,7 +295,7 @@ def _greedy(
         if reached.size > target_peak:
             within = "" if max_accuracy_drop is None else " within the accuracy budget"
             raise PruningError(
-                f"removing shortcuts brings the {executor} peak to {reached.size} bytes at '{reached.op}'{within}, "
-                f"not to {target_peak}; choose a target of at least {reached.size}"
+                f"removing shortcuts brings the {executor} peak to {reached.size} bytes at '{reached.op}'"
+                f"{within}, not to {target_peak}; choose a target of at least {reached.size}"
             )
     return gone

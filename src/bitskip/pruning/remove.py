@@ -10,7 +10,7 @@ from torch import nn
 
 from bitskip.errors import FileFormatError
 from bitskip.files import write_bytes
-from bitskip.nn import ResNet, build
+from bitskip.nn import BinaryLayer, ResNet, build
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan
 from bitskip.spec import NetworkSpec, named_models, named_spec
@@ -66,21 +66,12 @@ def _as_resnet(model: ResNet, pruned: nn.Module, closed: set[str]) -> nn.Module:
     network = build(spec)
     modules = dict(pruned.named_modules())
     for name, module in list(network.named_modules()):
-        if name and next(module.children(), None) is None and name in modules:
+        # Whole layers are taken over, with their settings; a 1-bit layer's children go with it.
+        if name in modules and (isinstance(module, BinaryLayer) or next(module.children(), None) is None):
             network.set_submodule(name, modules[name])
     if network.state_dict().keys() != pruned.state_dict().keys():
         raise AssertionError("the pruned network has other parameters than its spec")
-    # 1-bit layers have children (their quantizers), so take whole layers where the class is the same.
-    for name, module in list(network.named_modules()):
-        if name and name in modules and type(module) is type(modules[name]) and _is_layer(module):
-            network.set_submodule(name, modules[name])
     return network.train(model.training)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    from bitskip.nn import BinaryLayer
-
-    return isinstance(module, BinaryLayer)
 
 
 def _named_if_known(spec: NetworkSpec) -> NetworkSpec:

@@ -70,9 +70,7 @@ class _Tracer(fx.Tracer):
         self._opened = opened
         self._several = False
 
-    def call_module(
-        self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = (*args, *kwargs.values())
         nested = any(isinstance(value, list | tuple | dict) for value in values)
         self._several = nested or sum(isinstance(value, fx.Proxy) for value in values) > 1
@@ -115,8 +113,8 @@ def trace_block(block: nn.Module, opened: Collection[str], name: str) -> fx.Grap
             modes[training] = _trace(block, _Tracer(opened))
         except Exception as error:
             raise PruningError(
-                f"block '{name}' ({type(block).__name__}) cannot be rewired: torch.fx cannot trace its forward"
-                f" ({_reason(error)})"
+                f"block '{name}' ({type(block).__name__}) cannot be rewired: torch.fx cannot trace its "
+                f"forward ({_reason(error)})"
             ) from None
         finally:
             block.training = was_training
@@ -275,5 +273,5 @@ class _Measuring(fx.Interpreter):
 def measure(graph_module: fx.GraphModule, *inputs: Any) -> dict[fx.Node, TensorInfo]:
     """Run the graph once on `inputs` and return what each tensor of it is like."""
     interpreter = _Measuring(graph_module)
-    interpreter.run(*inputs)  # type: ignore[no-untyped-call]
+    interpreter.run(*inputs)
     return interpreter.infos
