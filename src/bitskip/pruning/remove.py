@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file, save
@@ -106,10 +107,19 @@ def _shape_of(spec: NetworkSpec) -> tuple[object, ...]:
 # -- files --------------------------------------------------------------------------------------------
 
 
-def save_pruned(folder: Path, pruned: nn.Module, plan: Plan) -> None:
-    """Write `weights.safetensors` and `plan.json`: with the original's code they give the model back."""
+def save_pruned(
+    folder: Path, pruned: nn.Module, plan: Plan, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write `weights.safetensors` and `plan.json`: with the original's code they give the model back.
+
+    Args:
+        folder: created if need be.
+        pruned: from `remove_shortcuts` or `recover`.
+        plan: the one that was carried out.
+        metadata: texts to keep in the weights file.
+    """
     state = {name: value.detach().clone().contiguous() for name, value in pruned.state_dict().items()}
-    write_bytes(folder / WEIGHTS_FILE, save(state))
+    write_bytes(folder / WEIGHTS_FILE, save(state, None if metadata is None else dict(metadata)))
     plan.save(folder / PLAN_FILE)
 
 
