@@ -524,11 +524,6 @@ def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exceptio
         model(*inputs)
     except Exception as error:
         stopped = " ".join(str(error).split())[:160]
-        if not calls:
-            raise PruningError(
-                f"{type(model).__name__} does not run on the example input ({stopped}); give one that its "
-                "forward takes"
-            ) from None
     finally:
         for hook in hooks:
             hook.remove()
@@ -546,6 +541,11 @@ def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exceptio
             continue
         done.append(name)
         found.extend(items)
+    if not done and stopped:
+        raise PruningError(
+            f"{type(model).__name__} does not run on the example input ({stopped}); give one that its "
+            "forward takes"
+        )
     if not done:
         raise PruningError(
             f"torch.fx can trace neither {type(model).__name__} nor a module in it ({reason}); "
