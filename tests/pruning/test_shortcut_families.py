@@ -104,7 +104,7 @@ def _parameters(model: nn.Module) -> int:
 @pytest.mark.parametrize("source", ["torchvision:resnet18", "timm:resnet18d", "timm:seresnet18"])
 @pytest.mark.parametrize("keep", ["middle", "none"])
 def test_removal_equals_a_model_whose_skips_yield_zero(source: str, keep: str) -> None:
-    """The reference knows nothing of graphs: it puts a module that yields zeros where the projection stands."""
+    """The reference knows nothing of graphs: zeros stand where the projection stood."""
     model, example = _load(source)
     reestimate_batch_norm(model, [example])
     plan = plan_shortcuts(model, analyse(model, example), keep)

@@ -20,9 +20,7 @@ EXAMPLE = (2, 8, 6, 6)
 
 
 def _conv(cin: int = 8, cout: int = 8, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(cout)
-    )
+    return nn.Sequential(nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(cout))
 
 
 def _method(main: Tensor, skip: Tensor) -> Tensor:

@@ -130,15 +130,15 @@ def refit_block(
 
 
 class _Tap:
-    """What a module read or wrote last."""
+    """What a module read or wrote last; a copy, since an in-place activation may follow."""
 
     value: Tensor
 
     def read(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self.value = args[0]
+        self.value = args[0].clone()
 
     def write(self, _: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        self.value = out
+        self.value = out.clone()
 
 
 @contextmanager
