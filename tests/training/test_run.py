@@ -121,7 +121,7 @@ def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
     )
     result = _train(tmp_path / "student", mini, recipe, teacher=teacher, warm_start=teacher)
     assert result.teacher == "teacher"
-    spec, model = load_run(tmp_path / "student")
+    _, model = load_run(tmp_path / "student")
     assert all(layer.standardise for layer in binary_layers(model).values())
     assert evaluate(model, _test_batches(mini))[0] == result.test_accuracy
 
@@ -154,7 +154,7 @@ def test_whitening_makes_patches_uncorrelated(mini: ImageSet) -> None:
     splits: Splits = _split(mini, _recipe())
     conv = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
     before = conv.weight.detach().clone()
-    whiten_stem(conv, splits, eps=1e-4)
+    whiten_stem(conv, splits, eps=1e-8)
     count = 3 * 3 * 3
     assert torch.equal(conv.weight[:count], -conv.weight[count : 2 * count])
     assert torch.equal(conv.weight[2 * count :], before[2 * count :])
@@ -213,3 +213,14 @@ def test_layers_of_a_fresh_model_compute_with_signs() -> None:
     layer = build(_spec()).get_submodule("stage1.block1.conv1")
     assert isinstance(layer, BinaryConv2d)
     assert not layer.standardise
+
+
+def test_tensorboard_gets_a_histogram_of_each_binary_layer(tmp_path: Path, mini: ImageSet) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _train(tmp_path, mini, _recipe(epochs=1))
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard"))
+    events.Reload()
+    from bitskip.nn import build
+
+    assert set(events.Tags()["histograms"]) == {f"latent/{name}" for name in binary_layers(build(_spec()))}

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bitskip import __version__
-from bitskip.cli import count, models, shortcuts, study, train
+from bitskip.cli import count, draw, models, report, shortcuts, study, train
 from bitskip.errors import BitskipError
 
 __all__ = ["app", "main"]
@@ -51,6 +51,8 @@ models.register(app)
 count.register(app)
 train.register(app)
 study.register(app)
+report.register(app)
+draw.register(app)
 shortcuts.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`bitskip models`: the named models and what they cost."""
+"""`bitskip models`: the named models and baselines, and what they cost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from bitskip.cost import Cost
     from bitskip.spec import NetworkSpec
 
 
@@ -19,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the named models with their parameters, bits and shortcuts.
+    """List the named models and the baselines with their parameters, bits and shortcuts.
 
     Examples:
 
@@ -27,11 +28,12 @@ def models(
     - `bitskip models --json`
 
     Any ResNet here also takes `-<full|hybrid|binary|w1a1>-<all|middle|none>`, e.g. `resnet20-binary-none`,
-    and a width factor at the end, e.g. `resnet14-hybrid-none-x0.5`. Other networks are spec files.
+    and a width factor at the end, e.g. `resnet14-hybrid-none-x0.5`. Other networks are spec files. Baselines
+    (`baseline:NAME`) are for `bitskip count`; they need torch, and are left out where it is missing.
     """
     from bitskip.spec import named_models, named_spec
 
-    rows = [_row(named_spec(name)) for name in named_models()]
+    rows = [_row(named_spec(name)) for name in named_models()] + _baseline_rows()
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
@@ -41,13 +43,40 @@ def models(
 def _row(spec: NetworkSpec) -> dict[str, Any]:
     from bitskip.cost import cost_of
 
-    cost = cost_of(spec)
     return {
         "name": spec.name,
         "input_size": spec.input_size,
         "classes": spec.classes,
         "precision": list(spec.precision),
         "shortcuts": list(spec.shortcuts),
+        **_counts(cost_of(spec)),
+    }
+
+
+def _baseline_rows() -> list[dict[str, Any]]:
+    """Return a row a baseline, with the precisions of its layers in the order that they first occur."""
+    try:
+        from bitskip.nn.baselines import CLASSES, INPUT_SIZE, baseline_names, count_baseline
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "torch":
+            raise
+        return []
+    costs = [count_baseline(name) for name in baseline_names()]
+    return [
+        {
+            "name": cost.name,
+            "input_size": INPUT_SIZE,
+            "classes": CLASSES,
+            "precision": list(dict.fromkeys(layer.precision for layer in cost.layers if layer.macs)),
+            "shortcuts": None,
+            **_counts(cost),
+        }
+        for cost in costs
+    ]
+
+
+def _counts(cost: Cost) -> dict[str, Any]:
+    return {
         "parameters": cost.parameters,
         "binary_parameters": cost.binary_parameters,
         "effective_parameters": cost.effective_parameters,
@@ -67,7 +96,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
                 f"{row['input_size']}x{row['input_size']}",
                 number(row["classes"]),
                 _run_lengths(row["precision"]),
-                _run_lengths(["yes" if kept else "no" for kept in row["shortcuts"]]),
+                _shortcuts(row["shortcuts"]),
                 number(row["parameters"]),
                 number(row["binary_parameters"]),
                 number(row["effective_parameters"]),
@@ -77,9 +106,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         ],
         left_columns=(0, 1, 3, 4),
         notes=[
-            "effective = stored weight bits / 32; stages and shortcuts run from the first stage to the last"
+            "effective = stored weight bits / 32; stages and shortcuts run from the first stage to the last",
+            "for a baseline, stages are the precisions that its layers have",
         ],
     )
+
+
+def _shortcuts(kept: list[bool] | None) -> str:
+    return "-" if kept is None else _run_lengths(["yes" if keep else "no" for keep in kept])
 
 
 def _run_lengths(values: list[str]) -> str:

@@ -27,6 +27,12 @@ StrategyOption = Annotated[str, typer.Option(help="Lightning's strategy: auto, d
 ArithmeticOption = Annotated[
     str, typer.Option("--precision", help="Arithmetic of training: auto, 32-true, bf16-mixed, 16-mixed.")
 ]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Train through torch.compile: faster steps, slower start; needs a C++ compiler."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

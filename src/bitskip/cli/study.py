@@ -10,6 +10,7 @@ import typer
 from bitskip.cli.options import (
     AcceleratorOption,
     ArithmeticOption,
+    CompileOption,
     DataOption,
     DevicesOption,
     NodesOption,
@@ -58,6 +59,7 @@ def study(
     nodes: NodesOption = 1,
     strategy: StrategyOption = "auto",
     precision: ArithmeticOption = "auto",
+    compiled: CompileOption = False,
 ) -> None:
     """Train the paper's nine ResNet14 variants and write tables, figures and a report beside its own.
 
@@ -71,7 +73,7 @@ def study(
     """
     from bitskip.report import print_tables, write_report
     from bitskip.study.run import plan_study, run_study
-    from bitskip.training import Hardware
+    from bitskip.training import Hardware, is_first_process
 
     plan = plan_study(
         preset,
@@ -92,13 +94,15 @@ def study(
         plan,
         images,
         folder,
-        hardware=Hardware(accelerator, devices, nodes, strategy, precision),
+        hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
         progress_bar=interactive(),
         on_run=lambda index, count, name, done: say(
             f"[{index}/{count}] {name}" + (": finished before" if done else "")
         ),
         on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, plan.epochs)),
     )
+    if not is_first_process():
+        return
     write_report(results, folder)
     print_tables(results)
     typer.echo(f"report: {folder / 'report.html'}")

@@ -12,6 +12,7 @@ import typer
 from bitskip.cli.options import (
     AcceleratorOption,
     ArithmeticOption,
+    CompileOption,
     DataOption,
     DevicesOption,
     JsonOption,
@@ -61,6 +62,7 @@ def train(
     nodes: NodesOption = 1,
     strategy: StrategyOption = "auto",
     precision: ArithmeticOption = "auto",
+    compiled: CompileOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one network and test its last epoch once.
@@ -74,7 +76,7 @@ def train(
     - `bitskip train resnet14-binary-all --out runs/try --resume`
     """
     from bitskip.spec import resolve_spec
-    from bitskip.training import Hardware, load_recipe
+    from bitskip.training import Hardware, is_first_process, load_recipe
     from bitskip.training import train as run
 
     base = resolve_spec(model)
@@ -93,12 +95,14 @@ def train(
         folder,
         seed=seed,
         resume=resume,
-        hardware=Hardware(accelerator, devices, nodes, strategy, precision),
+        hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
         teacher=path_or_none(teacher),
         warm_start=path_or_none(warm_start),
         progress_bar=interactive(),
         on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, settled.epochs)),
     )
+    if not is_first_process():
+        return
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
     else:

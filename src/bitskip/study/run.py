@@ -28,10 +28,10 @@ from bitskip.study.results import (
     Results,
     StudyInfo,
 )
-from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
+from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
 from bitskip.training.run import versions
 
-__all__ = ["PRESETS", "Plan", "Preset", "plan_study", "run_study"]
+__all__ = ["PRESETS", "Plan", "Preset", "machine", "plan_study", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def run_study(
     if path.is_file():
         results = Results.load(path)
         _check_same(results.study, info, out)
-    results.save(path)
+    if is_first_process():
+        results.save(path)
     finished = {row.key for row in results.rows}
     for index, run in enumerate(plan.runs, 1):
         done = _key(run, plan) in finished
@@ -202,7 +203,8 @@ def run_study(
             on_epoch=on_epoch,
         )
         results = results.with_row(_row(run, result, plan))
-        results.save(path)
+        if is_first_process():
+            results.save(path)
     return results
 
 
@@ -239,11 +241,11 @@ def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
             validation_images=held_out,
         ),
         versions=versions(),
-        machine=_machine(),
+        machine=machine(),
     )
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """Describe the processor; what is not known is left out."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

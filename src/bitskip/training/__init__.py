@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from bitskip.training.recipes import Recipe, load_recipe, recipe_names
-from bitskip.training.run import Hardware, RunResult, evaluate, load_run, train
+from bitskip.training.run import Hardware, RunResult, evaluate, is_first_process, load_run, train
 
-__all__ = ["Hardware", "Recipe", "RunResult", "evaluate", "load_recipe", "load_run", "recipe_names", "train"]
+__all__ = [
+    "Hardware",
+    "Recipe",
+    "RunResult",
+    "evaluate",
+    "is_first_process",
+    "load_recipe",
+    "load_run",
+    "recipe_names",
+    "train",
+]

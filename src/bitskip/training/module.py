@@ -49,7 +49,8 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         splits: the pictures.
         seed: of order and augmentation.
         teacher: network to distil from, or None.
-        on_epoch: called after each epoch with its history entry.
+        on_epoch: called after each epoch, by the first process, with its history entry.
+        compiled: run the training step's forward and backward through torch.compile.
     """
 
     def __init__(
@@ -60,12 +61,15 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         seed: int = 0,
         teacher: nn.Module | None = None,
         on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model, self.recipe, self.splits, self.seed = model, recipe, splits, seed
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
-        self._teacher = (teacher,)  # in a tuple: not part of this module's state
+        # In tuples: neither the teacher nor a second handle on the network is part of this module's state.
+        self._teacher = (teacher,)
+        self._network = (torch.compile(model, dynamic=False) if compiled else model,)
         self.history: list[dict[str, Any]] = []
         self.on_epoch = on_epoch
         self._layers = binary_layers(model)
@@ -150,7 +154,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
         pictures, labels = batch
-        logits = self.model(pictures)
+        logits = self._network[0](pictures)
         loss = self._loss(logits, pictures, labels)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -225,7 +229,19 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         for key in ("train_loss", "train_accuracy", "sign_flip_share"):
             if key in entry:
                 self.log(key, entry[key])
-        self.on_epoch(entry)
+        if self.trainer.is_global_zero:
+            self._draw_latents()
+            self.on_epoch(entry)
+
+    def _draw_latents(self) -> None:
+        """Give TensorBoard a histogram of each 1-bit layer's latent weights; those near 0 flip."""
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, layer in self._layers.items():
+                    values = layer.weight.detach().float()
+                    logger.experiment.add_histogram(f"latent/{name}", values, self.current_epoch)
 
     # -- validation -----------------------------------------------------------------------------------
 

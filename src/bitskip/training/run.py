@@ -35,7 +35,10 @@ from bitskip.training.recipes import Recipe
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
-__all__ = ["Hardware", "RunResult", "evaluate", "load_run", "train"]
+__all__ = ["Hardware", "RunResult", "evaluate", "is_first_process", "load_run", "train"]
+
+
+_LEAST_BF16_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ class Hardware:
     nodes: int = 1  # number of machines
     strategy: str = "auto"  # auto, ddp, ...
     precision: str = "auto"  # auto: bf16-mixed where the processor computes in it, else 32-true
+    compile: bool = False  # train through torch.compile: faster steps, a slower start, needs a C++ compiler
 
-    def lightning_precision(self) -> Any:
-        """Return the precision flag for Lightning."""
+    def lightning_precision(self, spec: NetworkSpec) -> Any:
+        """Return the precision flag for Lightning to train `spec` with."""
         if self.precision != "auto":
             return self.precision
         if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -58,7 +62,10 @@ class Hardware:
             getattr(torch.cpu, probe, lambda: False)()
             for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         )
-        return "bf16-mixed" if fast else "32-true"
+        # torch 2.13's bfloat16 gradients of convolutions with so few channels write outside their buffers on
+        # CPUs (seen with 8 to 16 channels, channels_last), and bfloat16 gains nothing there.
+        narrow = min(spec.stem_width, *spec.widths) < _LEAST_BF16_CHANNELS
+        return "bf16-mixed" if fast and not narrow else "32-true"
 
 
 @dataclass(frozen=True)
@@ -146,8 +153,9 @@ def train(
     model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepare(model, recipe, splits, warm_start=None if warm_start is None else load_weights(warm_start))
     teaching = None if teacher is None else _load_teacher(teacher, spec)
-    module = Classifier(model, recipe, splits, seed, teaching, on_epoch)
-    trainer = _trainer(out, recipe, hardware, progress_bar)
+    module = Classifier(model, recipe, splits, seed, teaching, on_epoch, compiled=hardware.compile)
+    precision = hardware.lightning_precision(spec)
+    trainer = _trainer(out, recipe, hardware, precision, progress_bar)
     if trainer.is_global_zero:
         write_json(out / "run.json", asked)
         write_text(out / "spec.json", spec.to_json() + "\n")
@@ -173,7 +181,7 @@ def train(
         seconds=round(sum(entry["seconds"] for entry in module.history), 1),
         history=module.history,
         versions=versions(),
-        precision=str(hardware.lightning_precision()),
+        precision=str(precision),
         teacher=asked["teacher"],  # type: ignore[arg-type]
     )
     if trainer.is_global_zero:
@@ -231,7 +239,7 @@ def _split(images: ImageSet, recipe: Recipe) -> Splits:
     )
 
 
-def _trainer(out: Path, recipe: Recipe, hardware: Hardware, progress_bar: bool) -> Any:
+def _trainer(out: Path, recipe: Recipe, hardware: Hardware, precision: Any, progress_bar: bool) -> Any:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.callbacks.progress import TQDMProgressBar
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -252,7 +260,7 @@ def _trainer(out: Path, recipe: Recipe, hardware: Hardware, progress_bar: bool) 
         devices=hardware.devices if hardware.devices == "auto" else int(hardware.devices),
         num_nodes=hardware.nodes,
         strategy=hardware.strategy,
-        precision=hardware.lightning_precision(),
+        precision=precision,
         default_root_dir=out,
         logger=[
             CSVLogger(out, name="logs", version="csv"),
@@ -319,6 +327,13 @@ def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes and prints; the others of a distributed run keep silent."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,138 @@
+"""How much of a training step goes into loading and augmenting, and how near a run comes to a bare loop.
+
+In one process, alternating and repeated: (1) making an augmented batch, (2) a bare forward-backward-step loop
+on one fixed batch, (3) Lightning's training epoch as `bitskip train` runs it. Medians, with the spread.
+
+    python benchmarks/training_speed.py resnet14-hybrid-none --width 0.25 -o training_speed.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch.nn import functional as F
+
+from bitskip.cli.options import read_images, say
+from bitskip.data.batches import Augmentation, Batches, Normalisation
+from bitskip.files import write_json
+from bitskip.nn import build
+from bitskip.spec import resolve_spec
+from bitskip.study.run import machine
+from bitskip.training import Hardware, load_recipe, train
+from bitskip.training.optim import make_optimizers
+from bitskip.training.run import versions
+
+
+def measure(
+    model: Annotated[str, typer.Argument(help="A named model or a spec file.")] = "resnet14-hybrid-none",
+    width: Annotated[float, typer.Option(help="Factor on every width.")] = 0.25,
+    steps: Annotated[int, typer.Option(help="Steps a measurement.")] = 40,
+    repeats: Annotated[int, typer.Option(help="Measurements of each kind, alternating.")] = 5,
+    data: Annotated[str | None, typer.Option(help="As for `bitskip train`.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", help="JSON file to write.")] = None,
+) -> None:
+    """Time augmentation, a bare loop and a real run beside each other."""
+    spec = resolve_spec(model).scaled(width)
+    recipe = load_recipe("paper", spec.name, {"epochs": 1, "validation_images": 0})
+    images = read_images(data)
+    batch = recipe.batch_size
+    count = min(steps * batch, len(images.train_images))
+    few = dataclasses.replace(
+        images, train_images=images.train_images[:count], train_labels=images.train_labels[:count]
+    )
+    how = recipe.augmentation
+    batches = Batches(
+        few.train_images,
+        few.train_labels,
+        Normalisation.of(few.train_images),
+        batch,
+        Augmentation(how.crop, how.padding, how.flip, how.cutout),
+    )
+    precision = Hardware().lightning_precision(spec)
+    network = build(spec, recipe.dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizers = make_optimizers(network, recipe)
+    pictures, labels = next(iter(batches))
+
+    def bare() -> None:
+        for _ in range(len(batches)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                loss = F.cross_entropy(network(pictures).float(), labels)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    def loading() -> None:
+        for _ in batches:
+            pass
+
+    def lightning() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(spec, recipe, few, Path(folder), progress_bar=False)
+        return float(result.history[0]["seconds"])
+
+    seconds: dict[str, list[float]] = {"loading": [], "bare": [], "lightning": []}
+    bare()  # warm up
+    for repeat in range(repeats):
+        seconds["loading"].append(_timed(loading))
+        seconds["bare"].append(_timed(bare))
+        seconds["lightning"].append(lightning())
+        say(f"repeat {repeat + 1}/{repeats}")
+    per_step = {
+        name: [1000 * value / len(batches) for value in values] for name, values in seconds.items()
+    }
+    result = {
+        "benchmark": "training_speed",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "model": spec.name,
+        "arithmetic": str(precision),
+        "batch_size": batch,
+        "steps": len(batches),
+        "repeats": repeats,
+        "milliseconds_a_step": {name: _summary(values) for name, values in per_step.items()},
+        "images_per_second": {
+            name: round(1000 * batch / statistics.median(values), 1) for name, values in per_step.items()
+        },
+        "loading_share_of_a_step": statistics.median(per_step["loading"])
+        / statistics.median(per_step["lightning"]),
+        "run_over_bare_loop": statistics.median(
+            a / b for a, b in zip(per_step["lightning"], per_step["bare"], strict=True)
+        ),
+    }
+    if out is not None:
+        write_json(out, result)
+    typer.echo(
+        f"{spec.name}, {precision}: bare loop {result['images_per_second']['bare']:,.0f} images/s, "
+        f"run {result['images_per_second']['lightning']:,.0f} images/s; "
+        f"loading and augmentation {result['loading_share_of_a_step']:.1%} of a step"
+    )
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(measure)

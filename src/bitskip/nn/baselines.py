@@ -1,0 +1,193 @@
+"""Networks that the paper compares with or that others measure on CIFAR-10, as torch modules that train.
+
+They are no residual networks of a `NetworkSpec`, so they are written out here, layer by layer as their
+sources have them; what differs from the source is said. Each takes (N, 3, S, S) pictures and returns
+logits (N, 10).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bitskip.cost import Cost
+from bitskip.errors import SpecError, nearest
+from bitskip.nn.count import count_module
+from bitskip.nn.layers import BinaryConv2d, BinaryLinear
+
+__all__ = ["baseline_names", "build_baseline", "count_baseline"]
+
+CLASSES = 10
+INPUT_SIZE = 32  # height = width of CIFAR-10's pictures, in pixels
+
+
+def baseline_names() -> tuple[str, ...]:
+    """Return the names that `build_baseline` knows."""
+    return tuple(_BUILDERS)
+
+
+def build_baseline(name: str, input_size: int = INPUT_SIZE) -> nn.Module:
+    """Return a baseline network, freshly initialised from torch's random generator.
+
+    - `binarized-vgg`: the CIFAR-10 ConvNet of Hubara et al. 2016, every weight 1-bit;
+    - `xnor-nin`: Network in Network with 1-bit inner layers, Cao 2017;
+    - `mlperf-resnet8`: the image classification network of MLPerf Tiny, all fp32.
+
+    Args:
+        name: one of `baseline_names()`.
+        input_size: height = width of the pictures, in pixels, at least 8.
+
+    Raises:
+        SpecError: for an unknown name, naming the nearest, or a size below 8.
+    """
+    if name not in _BUILDERS:
+        raise SpecError(
+            f"unknown baseline '{name}', expected one of {', '.join(_BUILDERS)}{nearest(name, _BUILDERS)}"
+        )
+    if input_size < 8:
+        raise SpecError(f"baseline '{name}': input size is {input_size}, expected at least 8 pixels")
+    return _BUILDERS[name](input_size)
+
+
+def count_baseline(name: str, input_size: int | None = None) -> Cost:
+    """Return the cost of a baseline for one picture; raises SpecError as `build_baseline` does."""
+    size = INPUT_SIZE if input_size is None else input_size
+    with torch.device("meta"):
+        model = build_baseline(name, size)
+    return count_module(model, (3, size, size), name=f"baseline:{name}")
+
+
+# -- Binarized VGG --------------------------------------------------------------------------------------
+
+
+def _binarized_vgg(input_size: int) -> nn.Module:
+    """Return (2x128C3)-MP2-(2x256C3)-MP2-(2x512C3)-MP2-(2x1024FC)-10 with 1-bit weights and activations.
+
+    Hubara et al. 2016, "Binarized Neural Networks", section 2; layer order of their
+    MatthieuCourbariaux/BinaryNet, Train-time/cifar10.py: conv, [max pool,] batch norm, sign. Every weight is
+    1-bit, those of the first and last layer included. Real are the picture (so the first layer is `w1`) and
+    the batch norms. Left out are biases before batch norms, which absorb them; inputs are padded with 0.
+    """
+    net = nn.Sequential()
+    channels = 3
+    for at, width in enumerate((128, 128, 256, 256, 512, 512), 1):
+        quantizer = None if at == 1 else "ste_sign"
+        net.add_module(f"conv{at}", BinaryConv2d(channels, width, 3, padding=1, input_quantizer=quantizer))
+        if at % 2 == 0:
+            net.add_module(f"pool{at}", nn.MaxPool2d(2))
+        net.add_module(f"bn{at}", nn.BatchNorm2d(width, eps=1e-4))
+        channels = width
+    net.add_module("flatten", nn.Flatten())
+    features = channels * (input_size // 8) ** 2
+    for at, width in enumerate((1024, 1024, CLASSES), 7):
+        net.add_module(f"fc{at}", BinaryLinear(features, width, input_quantizer="ste_sign"))
+        net.add_module(f"bn{at}", nn.BatchNorm1d(width, eps=1e-4))
+        features = width
+    return net
+
+
+# -- XNOR NIN -------------------------------------------------------------------------------------------
+
+
+class _ChannelBias(nn.Module):
+    """Adds a real bias to each channel of a 1-bit convolution; shape (N, channels, H, W), unchanged."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the bias."""
+        return x + self.bias.view(1, -1, 1, 1)
+
+
+def _xnor_layer(channels: int, width: int, kernel: int) -> nn.Sequential:
+    """Return batch norm, sign and 1-bit convolution with scale and bias, ReLU."""
+    conv = BinaryConv2d(
+        channels, width, kernel, padding=kernel // 2, input_quantizer="ste_sign", weight_scale="channel"
+    )
+    norm = nn.BatchNorm2d(channels, eps=1e-4)
+    return _named(bn=norm, conv=conv, bias=_ChannelBias(width), relu=nn.ReLU(inplace=True))
+
+
+def _xnor_nin(_input_size: int) -> nn.Module:
+    """Return Network in Network with 1-bit weights and activations in its seven inner convolutions.
+
+    Cao 2017, jiecaoyu/XNOR-Net-PyTorch, CIFAR_10/models/nin.py, after Rastegari et al. 2016, "XNOR-Net"
+    (weights scaled by their channel's mean magnitude). Real are the first convolution (5x5, 192), the last
+    (1x1, 10), batch norms and biases. Not taken over from the code: its dropout of signs, its centring of
+    latent weights, and a ReLU on the logits.
+    """
+    return _named(
+        conv1=nn.Conv2d(3, 192, 5, padding=2),
+        bn1=nn.BatchNorm2d(192, eps=1e-4, affine=False),
+        relu1=nn.ReLU(inplace=True),
+        layer2=_xnor_layer(192, 160, 1),
+        layer3=_xnor_layer(160, 96, 1),
+        pool3=nn.MaxPool2d(3, stride=2, padding=1),
+        layer4=_xnor_layer(96, 192, 5),
+        layer5=_xnor_layer(192, 192, 1),
+        layer6=_xnor_layer(192, 192, 1),
+        pool6=nn.AvgPool2d(3, stride=2, padding=1),
+        layer7=_xnor_layer(192, 192, 3),
+        layer8=_xnor_layer(192, 192, 1),
+        bn8=nn.BatchNorm2d(192, eps=1e-4, affine=False),
+        conv9=nn.Conv2d(192, CLASSES, 1),
+        pool9=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+    )
+
+
+# -- MLPerf Tiny ResNet-8 -------------------------------------------------------------------------------
+
+
+class _ResNet8Block(nn.Module):
+    """conv-BN-ReLU-conv-BN, plus identity or a strided 1x1 convolution without BN, then ReLU."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(channels, width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn (N, channels, H, W) into (N, width, H / stride, W / stride)."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+def _mlperf_resnet8(_input_size: int) -> nn.Module:
+    """Return the ResNet-8 of MLPerf Tiny v0.5 to v1.x: stem 16, one block each of 16, 32 and 64 channels.
+
+    mlcommons/tiny, benchmark/training/image_classification/keras_model.py, `resnet_v1_eembc` with 16
+    filters: every convolution has a bias, projections have no batch norm. Keras counts 78,666 parameters,
+    of which 480 are running statistics of batch norms. Strided 3x3 convolutions are padded by 1 on every
+    side here, where Keras pads only right and below.
+    """
+    return _named(
+        conv=nn.Conv2d(3, 16, 3, padding=1),
+        bn=nn.BatchNorm2d(16),
+        relu=nn.ReLU(inplace=True),
+        block1=_ResNet8Block(16, 16, 1),
+        block2=_ResNet8Block(16, 32, 2),
+        block3=_ResNet8Block(32, 64, 2),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        head=nn.Linear(64, CLASSES),
+    )
+
+
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
+
+
+_BUILDERS: dict[str, Callable[[int], nn.Module]] = {
+    "binarized-vgg": _binarized_vgg,
+    "xnor-nin": _xnor_nin,
+    "mlperf-resnet8": _mlperf_resnet8,
+}

@@ -1,0 +1,180 @@
+"""Cost of any torch module: the same figures as `bitskip.cost` derives from a spec.
+
+The module is run once, by preference without values or memory (see `bitskip.nn.trace`). docs/cost.md says
+what is counted and how.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from bitskip.cost import Cost, LayerCost
+from bitskip.errors import SpecError, nearest
+from bitskip.nn.activation_graph import trace_peaks
+from bitskip.nn.layers import BinaryLayer, LearnedThreshold, RPReLU
+from bitskip.nn.torchvision_ops import ensure_torchvision_ops
+from bitskip.nn.trace import LayerTrace, trace_module
+
+__all__ = ["count_module", "count_torchvision"]
+
+_KINDS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.modules.batchnorm._BatchNorm, "batch_norm"),
+    (nn.modules.conv._ConvTransposeNd, "conv_transpose"),
+    (nn.modules.conv._ConvNd, "conv"),
+    (nn.Linear, "linear"),
+    (LearnedThreshold, "threshold"),
+    (RPReLU, "activation"),
+)
+_PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+
+
+def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "") -> Cost:
+    """Return the cost of `model` for one input.
+
+    A row is a module that holds parameters itself or multiplies and accumulates, in the order they run. A
+    parameter that several modules share counts once. bitskip's 1-bit layers count their weights as 1 bit.
+
+    Args:
+        model: any module that takes one tensor; on any device, the meta device included. It is run in eval
+            mode under `torch.no_grad` and left as it was.
+        input_shape: shape of the input without the batch, e.g. (3, 32, 32).
+        name: what to call the model; by default the name of its class.
+
+    Raises:
+        SpecError: if the model cannot be run on such an input.
+    """
+    trace = trace_module(model, input_shape)
+    modules = dict(model.named_modules())
+    order = [*trace.layers, *(path for path in modules if path not in trace.layers)]
+    title = name or type(model).__name__
+    seen: set[int] = set()
+    rows: list[LayerCost] = []
+    notes: list[str] = []
+    idle: list[LayerCost] = []
+    for path in order:
+        module, layer = modules[path], trace.layers.get(path)
+        by_bits = _parameters_by_bits(module, seen)
+        if by_bits is None:
+            notes.append(f"parameters of '{path or title}' are packed by {type(module).__name__}: unknown")
+        traced = layer or LayerTrace()
+        if traced.not_counted:
+            operators = ", ".join(traced.not_counted)
+            notes.append(f"MACs of '{path or title}' are unknown: no formula for {operators}")
+        if by_bits == {} and not traced.macs and not traced.not_counted:
+            continue
+        rows.append(_row(path or title, module, traced, by_bits))
+        if layer is None:
+            idle.append(rows[-1])
+    if idle:
+        held = sum(row.parameters or 0 for row in idle)
+        names = _shorten([row.name for row in idle])
+        notes.append(f"{held:,} parameters are counted, but not used in inference: {names}")
+    peaks: dict[str, int | None] = {"naive": None, "in_place": None}
+    if trace.results:
+        peaks = trace_peaks(trace)
+    else:
+        notes.append("peak activations are unknown: no tensor of the output comes from the input")
+    return Cost(title, tuple(input_shape), tuple(rows), peaks, tuple(notes))
+
+
+def count_torchvision(name: str, input_size: int | None = None) -> Cost:
+    """Return the cost of a torchvision model for pictures, built without weights.
+
+    Args:
+        name: as `torchvision.models.list_models` has it, e.g. `resnet50`.
+        input_size: height = width of the picture in pixels; by default what the model was trained for.
+
+    Raises:
+        SpecError: for an unknown name, naming the nearest; for a model that does not turn one picture into
+            real scores (detection, video, optical flow, quantized); or for a size it does not take.
+    """
+    ensure_torchvision_ops()
+    from torchvision import models
+
+    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
+    if name not in known:
+        if name in models.list_models():
+            raise SpecError(
+                f"torchvision:{name} is no network from one picture to real-valued scores, and only those "
+                "are counted by name; bitskip.nn.count.count_module takes any module and input shape"
+            )
+        raise SpecError(f"unknown torchvision model '{name}'{nearest(name, known)}")
+    if input_size is not None and input_size < 1:
+        raise SpecError(f"torchvision:{name}: input size is {input_size}, expected at least 1 pixel")
+    options: dict[str, Any] = {"weights": None}
+    if name in models.list_models(module=models.segmentation):
+        options["weights_backbone"] = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about the initialisation, which is not used
+        with _ParametersOnMeta():
+            model = models.get_model(name, **options)
+    size = input_size or getattr(model, "image_size", None) or _trained_size(models, name)
+    return count_module(model, (3, size, size), name=f"torchvision:{name}")
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Makes `torch.empty`, with which layers make their weights, allocate nothing.
+
+    `torch.device("meta")` as a context would catch the small tensors too with which some models (RegNet)
+    compute their widths.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _trained_size(models: Any, name: str) -> int:
+    transforms = models.get_model_weights(name).DEFAULT.transforms()
+    crop = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", None) or [224]
+    return int(crop[0])
+
+
+def _parameters_by_bits(module: nn.Module, seen: set[int]) -> dict[int, int] | None:
+    """Count the parameters that `module` holds itself and that are not in `seen`; None if they are packed."""
+    if type(module).__module__.startswith("torch.ao.nn") and hasattr(module, "_packed_params"):
+        return None
+    by_bits: dict[int, int] = {}
+    for name, parameter in module.named_parameters(recurse=False):
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        binary = isinstance(module, BinaryLayer) and name == "weight"
+        bits = 1 if binary else 8 * parameter.element_size()
+        by_bits[bits] = by_bits.get(bits, 0) + parameter.numel()
+    return by_bits
+
+
+def _row(name: str, module: nn.Module, layer: LayerTrace, by_bits: dict[int, int] | None) -> LayerCost:
+    macs = None if layer.not_counted else layer.macs
+    if isinstance(module, BinaryLayer):
+        binary_input = module.input_quantizer is not None
+        return LayerCost(
+            name=name,
+            kind="conv" if module.weight.dim() == 4 else "linear",
+            precision=module.precision,
+            input_bits=1 if binary_input else layer.input_bits,
+            output_shape=layer.output_shape,
+            parameters_by_bits=by_bits,
+            macs=macs,
+            mac_precision="w1a1" if binary_input else "fp32",
+        )
+    kind = next((kind for base, kind in _KINDS if isinstance(module, base)), type(module).__name__)
+    dtype = next((p.dtype for p in module.parameters()), torch.float32)
+    precision = _PRECISIONS.get(dtype, str(dtype).removeprefix("torch."))
+    return LayerCost(
+        name, kind, precision, layer.input_bits, layer.output_shape, by_bits, macs, mac_precision=precision
+    )
+
+
+def _shorten(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

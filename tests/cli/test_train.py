@@ -1,0 +1,91 @@
+"""`bitskip train` as a user types it: two processes, resuming, and bad input in one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def _bitskip(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bitskip", *words], capture_output=True, text=True, timeout=300
+    )
+
+
+def _train(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    defaults = ("--width", "0.0625", "--data", "mini", "--out", str(out))
+    return _bitskip("train", "resnet14-hybrid-none", *defaults, *options)
+
+
+def test_two_processes_share_the_pictures(tmp_path: Path) -> None:
+    both = _train(
+        tmp_path, "--epochs", "2", "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "--json"
+    )
+    assert both.returncode == 0, both.stderr
+    result = json.loads(both.stdout)  # one process prints
+    assert [entry["epoch"] for entry in result["history"]] == [1, 2]
+    assert both.stderr.count("epoch 2/2") == 1
+    import torch
+
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    optimizers = 2  # each counts as a step: real parameters, latent weights
+    assert state["global_step"] == optimizers * 2 * (900 // 2 // 128)
+    assert (tmp_path / "weights.safetensors").is_file()
+
+
+def test_compiled_training_gives_a_loadable_run(tmp_path: Path) -> None:
+    run = _train(tmp_path, "--epochs", "1", "--compile", "--json")
+    assert run.returncode == 0, run.stderr
+    from bitskip.training import load_run
+
+    spec, _ = load_run(tmp_path)
+    assert spec.name == "resnet14-hybrid-none-x0.0625"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "resnet14-hybird-none"], "unknown model 'resnet14-hybird-none'; did you mean"),
+        (["train", "resnet14-full-all", "--set", "learning_rat=1"], "unknown key 'learning_rat'; did you"),
+        (["train", "resnet14-full-all", "--set", "learning_rate=-1"], "learning_rate: "),
+        (["train", "resnet14-full-all", "--data", "nowhere"], "nowhere"),
+        (["train", "broken.json", "--data", "mini"], "not valid JSON at line 1"),
+        (["train", "resnet14-full-all", "--data", "mini", "--teacher", "nobody"], "nobody holds no weights"),
+        (["study", "--models", "resnet15"], "unknown model 'resnet15'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.json").write_text('{"bitskip_spec": 1,')
+    end = _bitskip(*words)
+    assert end.returncode == 2
+    assert message in end.stderr
+    assert len(end.stderr.strip().splitlines()) <= 2  # a notice about the data may stand before it
+    assert "Traceback" not in end.stderr
+
+
+def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(12):
+                pixels = np.full((32, 32, 3), 10 * number, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    good = _train(tmp_path / "good", "--data", str(tmp_path / "pictures"), "--epochs", "1")
+    assert good.returncode == 0, good.stderr
+    assert "the head gets as many outputs" in good.stderr
+    bad = tmp_path / "pictures" / "train" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    end = _train(tmp_path / "bad", "--data", str(tmp_path / "pictures"), "--epochs", "1")
+    assert end.returncode == 2
+    assert "3.png" in end.stderr
+    assert not (tmp_path / "bad").exists()

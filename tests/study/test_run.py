@@ -1,0 +1,118 @@
+"""The study: what it plans, that it resumes (after SIGKILL too), and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bitskip.data import load_mini
+from bitskip.errors import RecipeError, RunError, SpecError
+from bitskip.spec import PAPER_VARIANTS
+from bitskip.study.results import Results
+from bitskip.study.run import plan_study, run_study
+
+TINY = ("--width", "0.0625", "--data", "mini")
+
+
+def _study(out: Path, *options: str) -> list[str]:
+    models = ("--models", "resnet14-hybrid-none", "--models", "resnet14-binary-none")
+    return [sys.executable, "-m", "bitskip", "study", *models, *TINY, "--out", str(out), *options]
+
+
+def test_quick_trains_the_nine_variants_at_reduced_width() -> None:
+    plan = plan_study("quick")
+    assert tuple(run.model for run in plan.runs) == PAPER_VARIANTS
+    assert plan.width < 1
+    assert {run.spec.stem_width for run in plan.runs} == {round(64 * plan.width)}
+    assert plan_study("paper").epochs == 100
+    assert {run.spec.widths for run in plan_study("paper").runs} == {(64, 128, 256)}
+
+
+def test_puzzle_crosses_the_estimator_with_decay() -> None:
+    runs = plan_study("puzzle").runs
+    treatments = {(run.estimator, run.recipe.latent.weight_decay) for run in runs}
+    assert treatments == {(e, d) for e in ("ste_sign", "none") for d in (0.0, 1e-4)}
+    assert len({run.folder for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"preset": "quik"}, SpecError, "unknown preset 'quik'.*did you mean 'quick'"),
+        ({"models": ["resnet14-hybrid-non"]}, SpecError, "did you mean 'resnet14-hybrid-none'"),
+        ({"estimator": "ste"}, SpecError, "unknown estimator 'ste'"),
+        ({"recipe": "papr"}, RecipeError, "unknown recipe 'papr'.*did you mean 'paper'"),
+        ({"seeds": 0}, SpecError, "seeds is 0"),
+        ({"width": -1.0}, SpecError, "width is -1"),
+    ],
+)
+def test_bad_plans_are_one_sentence(options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        plan_study(**options)  # type: ignore[arg-type]
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    return sorted(out.glob("runs/*/checkpoints/last.ckpt"))
+
+
+def test_a_killed_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    command = _study(tmp_path, "--epochs", "3")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 240
+        assert process.stderr is not None
+        for line in process.stderr:  # one line an epoch, printed after its checkpoint's figures are known
+            if "epoch 2/3" in line or time.monotonic() > deadline:
+                break
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(_checkpoints(tmp_path)) == 1
+    assert Results.load(tmp_path / "results.json").rows == ()
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    first_run = again.stderr.partition("[2/2]")[0]
+    assert "epoch 1/3" not in first_run, "the killed run began anew"
+    assert "epoch 3/3" in first_run
+    rows = Results.load(tmp_path / "results.json").rows
+    assert [row.model for row in rows] == ["resnet14-hybrid-none", "resnet14-binary-none"]
+    assert all([record.epoch for record in row.validation] == [1, 2, 3] for row in rows)
+    assert (tmp_path / "report.html").is_file()
+    assert "resnet14-hybrid-none" in (tmp_path / "tables.md").read_text()
+    assert str(tmp_path / "report.html") in again.stdout
+
+    third = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert third.stderr.count("finished before") == 2
+    assert "epoch" not in third.stderr.replace("of 3 epochs", "")
+
+    other = subprocess.run(_study(tmp_path, "--epochs", "2"), capture_output=True, text=True, timeout=300)
+    assert other.returncode == 2
+    assert "holds a study with epochs 3, not 2" in other.stderr
+
+
+def test_a_row_holds_what_a_report_needs(tmp_path: Path) -> None:
+    plan = plan_study("puzzle", width=0.0625, epochs=1)
+    run_study(plan, load_mini(), tmp_path, progress_bar=False)
+    values = json.loads((tmp_path / "results.json").read_text())
+    assert values["study"]["preset"] == "puzzle"
+    assert values["study"]["data"]["train_images"] == 900
+    row = values["rows"][0]
+    assert row["full_width_counts"]["effective_parameters"] == 95_306
+    assert row["paper"] == {"accuracy": 0.4808, "effective_parameters": 18_930.0}
+    frozen = next(r for r in values["rows"] if r["estimator"] == "none" and r["extra"]["l2"] == 0)
+    assert frozen["extra"]["sign_flip_share"] == [0.0]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write to .*another folder with --out"):
+        run_study(plan_study("quick", width=0.0625), load_mini(), tmp_path / "file" / "study")
