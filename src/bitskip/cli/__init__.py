@@ -23,6 +23,7 @@ from bitskip.cli import (
     pack,
     predict,
     report,
+    shortcuts,
     study,
     train,
 )
@@ -65,6 +66,7 @@ draw.register(app)
 train.register(app)
 study.register(app)
 report.register(app)
+shortcuts.register(app)
 pack.register(app)
 inspect.register(app)
 evaluate.register(app)
