@@ -402,7 +402,9 @@ def test_integer_epilogues_stay_below_2_to_the_62() -> None:
 def in_place_program(**changes: Any) -> Program:
     """picture -> a -> b, b + a into a's buffer."""
     m = Maker((4, 4, 2))
-    a, b = m.tensor("f32", (4, 4, 2)), m.tensor("f32", (4, 4, 2))
+    a = m.tensor("f32", (4, 4, 2))
+    m.end += 64
+    b = m.tensor("f32", (4, 4, 2))
     one = np.ones(2, np.float32)
     m.ops.append(QuantizeInput("picture", 0, a, one, one))
     weight = m.floats(2, 1, 1, 2)
