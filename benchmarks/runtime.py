@@ -203,8 +203,8 @@ def measure(
     for peers in (onnxruntime_peers, openvino_peers, torch_peers):
         try:
             runs |= peers(threads, directory)
-        except ImportError as error:
-            missing.append(str(error))
+        except (ImportError, RuntimeError) as error:  # not installed, or not able to run with these settings
+            missing.append(f"{peers.__name__}: {error}".strip())
     results = alternate(runs, rounds, seconds)
     report = {
         "what": "ResNet14 (420M MACs), one 32x32 picture",
@@ -222,6 +222,25 @@ def measure(
         typer.echo(f"not measured: {reason}")
     if out:
         out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+@app.command()
+def table(files: list[Path]) -> None:
+    """Print results files as Markdown tables, fastest first."""
+    for path in files:
+        report = json.loads(path.read_text())
+        cpu = ", ".join(report["cpu"])
+        settings = ", ".join(f"{k}={v}" for k, v in report["settings"].items()) or "no settings"
+        typer.echo(
+            f"{report['what']}, threads: {report['threads']}; {cpu}; {settings}; "
+            f"commit {report['commit'][:10]}\n"
+        )
+        typer.echo("| engine and network | median ms | 10% .. 90% | fastest | n |\n|---|---|---|---|---|")
+        for name, r in sorted(report["results"].items(), key=lambda item: item[1]["median_ms"]):
+            shown = name.replace(".bitskip", "").replace("resnet14-", "")
+            spread = f"{r['p10_ms']:.3f} .. {r['p90_ms']:.3f}"
+            typer.echo(f"| {shown} | {r['median_ms']:.3f} | {spread} | {r['min_ms']:.3f} | {r['n']:.0f} |")
+        typer.echo("")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <utility>
@@ -82,6 +83,7 @@ class Session {
 
   // One pass over `n` images. Whole images go to threads; what is left of n / threads is split by rows of each layer.
   void run(const std::uint8_t *images, std::size_t n, std::size_t image_bytes, float *out, std::size_t out_offset, std::size_t out_floats) {
+    const std::lock_guard<std::mutex> alone(mutex_); /* one arena a thread: calls take turns */
     const std::size_t threads = static_cast<std::size_t>(pool_.threads()), whole = n / threads * threads;
     const std::size_t n_ops = bsk_engine_ops(engine_);
     std::atomic<std::size_t> next{0};
@@ -121,6 +123,7 @@ class Session {
     if (status != BSK_OK) throw std::invalid_argument(bsk_last_error());
   }
 
+  std::mutex mutex_;
   Pool pool_;
   std::vector<Block> blocks_, arenas_, scratch_;
   bsk_engine *engine_ = nullptr;

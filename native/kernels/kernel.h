@@ -13,6 +13,10 @@
 
 #include "bitskip.h"
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "packed signs are little-endian words; this runtime has no kernels for big-endian machines"
+#endif
+
 #define BSK_GROUP 32      /* output channels of a tile */
 #define BSK_MAX_PIXELS 32 /* largest number of output pixels of a tile */
 #define BSK_ALIGN 64

@@ -194,7 +194,7 @@ def isa_number(isa: str | None) -> int:
 
 
 class NativeProgram:
-    """A Program loaded into the native runtime. Calls of one object must not overlap; make one a thread.
+    """A Program loaded into the native runtime. Calls of one object from several threads take turns.
 
     Args:
         program: the plan to run; its constants are repacked, the Program itself is not kept.
