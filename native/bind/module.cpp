@@ -201,6 +201,7 @@ class Engine {
 NB_MODULE(_native, m) {
   m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.runtime.native).";
   m.def("cpu_features", &bsk_cpu_features, "Bits of the BSK_CPU_ constants.");
+  m.def("limit_cpu", &bsk_cpu_limit, nb::arg("allowed"), "Hide features from engines made later, for tests; 0xffffffff shows all.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"),

@@ -36,6 +36,8 @@ static uint32_t detect(void) {
   if ((state & 0x6) != 0x6) return 0; /* XMM and YMM */
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   if (((b >> 5) & 1) && fma) found |= BSK_CPU_AVX2;
+  uint32_t a1, b1, c1, d1;
+  if ((found & BSK_CPU_AVX2) && a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1) && ((a1 >> 4) & 1)) found |= BSK_CPU_AVXVNNI;
   if ((state & 0xe0) == 0xe0) { /* masks and ZMM */
     const uint32_t f = (b >> 16) & 1, dq = (b >> 17) & 1, bw = (b >> 30) & 1, vl = (b >> 31) & 1;
     if (f && dq && bw && vl && (found & BSK_CPU_AVX2)) {
@@ -48,18 +50,13 @@ static uint32_t detect(void) {
   return found;
 }
 
-uint32_t bsk_cpu_features(void) {
-  static _Atomic uint32_t known; /* bit 31: asked before */
-  if (!known) known = detect() | 0x80000000u;
-  return known & 0x7fffffffu;
-}
 
 #elif defined(__aarch64__)
 #if defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
-uint32_t bsk_cpu_features(void) {
+static uint32_t detect(void) {
   uint32_t found = BSK_CPU_NEON; /* part of the architecture */
 #if defined(__linux__)
   if (getauxval(AT_HWCAP) & (1UL << 20)) found |= BSK_CPU_DOTPROD; /* HWCAP_ASIMDDP */
@@ -70,5 +67,15 @@ uint32_t bsk_cpu_features(void) {
 }
 
 #else
-uint32_t bsk_cpu_features(void) { return 0; }
+static uint32_t detect(void) { return 0; }
 #endif
+
+static _Atomic uint32_t limit = ~(uint32_t)0;
+
+void bsk_cpu_limit(uint32_t allowed) { limit = allowed; }
+
+uint32_t bsk_cpu_features(void) {
+  static _Atomic uint32_t known; /* bit 31: asked before */
+  if (!known) known = detect() | 0x80000000u;
+  return known & limit & 0x7fffffffu;
+}

@@ -34,9 +34,13 @@ enum {
   BSK_CPU_VNNI = 1u << 3, /* AVX-512 VNNI */
   BSK_CPU_NEON = 1u << 4,
   BSK_CPU_DOTPROD = 1u << 5,
+  BSK_CPU_AVXVNNI = 1u << 7, /* VNNI on 256 bits, on machines without AVX-512 too */
   BSK_CPU_AMX = 1u << 6 /* tiles and their int8 products, and the system's leave to use them */
 };
 uint32_t bsk_cpu_features(void);
+
+/* Hide features from engines made later, to test kernels that a better one shadows; ~0 shows all again. */
+void bsk_cpu_limit(uint32_t allowed);
 
 typedef enum { BSK_U8 = 0, BSK_F32 = 1, BSK_I8 = 2, BSK_BITS = 3, BSK_I32 = 4, BSK_NO_DTYPE = -1 } bsk_dtype;
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from single_op import BITS, F32, I8, SingleOp, conv_sum, packed_weights, signs
 
+from bitskip import _native
 from bitskip.bits import pack_signs
-from bitskip.runtime.native import available_isas
+from bitskip.runtime.native import CPU_FEATURES, available_isas
 
 CHANNELS = (1, 3, 5, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200)
 SIZES = ((1, 1), (1, 7), (2, 3), (5, 5), (8, 8), (9, 16), (15, 4), (33, 33))
@@ -220,6 +221,19 @@ def check(case: Case, isa: str) -> None:
 def test_convolutions(types: str, isa: str) -> None:
     for case in sample(types, 90, seed=TYPES.index(types)):
         check(case, isa)
+
+
+@pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa in ("neon", "avx2", "avx512")])
+@pytest.mark.parametrize("types", ["bits_w1", "i8_w1", "i8_i8"])
+def test_convolutions_of_processors_with_less(types: str, isa: str) -> None:
+    """The kernels that VNNI, VPOPCNTDQ or the dot product shadow on this machine."""
+    hidden = sum(1 << CPU_FEATURES.index(name) for name in ("avxvnni", "vnni", "vpopcntdq", "dotprod"))
+    _native.limit_cpu(0xFFFFFFFF & ~hidden)
+    try:
+        for case in sample(types, 60, seed=50 + TYPES.index(types)):
+            check(case, isa)
+    finally:
+        _native.limit_cpu(0xFFFFFFFF)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@
 #include "../kernel.h"
 void bsk_conv_i8_i8_scalar(const bsk_tile *tile, void *acc);
 void bsk_conv_i8_i8_avx2(const bsk_tile *tile, void *acc);
+void bsk_conv_i8_i8_avxvnni(const bsk_tile *tile, void *acc);
 void bsk_conv_i8_i8_avx512(const bsk_tile *tile, void *acc);
 void bsk_conv_i8_i8_amx(const bsk_tile *tile, void *acc);
 extern const bsk_special bsk_amx, bsk_amx_signs;

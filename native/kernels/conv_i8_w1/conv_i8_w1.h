@@ -11,6 +11,7 @@ void bsk_unpack_i8_avx512(const void *masks, void *weights, size_t steps);
 void bsk_unpack_i8_neon(const void *masks, void *weights, size_t steps);
 void bsk_conv_i8_w1_avx2(const bsk_tile *tile, void *acc);
 #define bsk_conv_i8_w1_scalar bsk_conv_i8_i8_scalar
+#define bsk_conv_i8_w1_avxvnni bsk_conv_i8_i8_avxvnni
 #define bsk_conv_i8_w1_avx512 bsk_conv_i8_i8_avx512
 #define bsk_conv_i8_w1_amx bsk_conv_i8_i8_amx
 #define bsk_conv_bits_w1_amx bsk_conv_i8_i8_amx

@@ -37,11 +37,11 @@ from bitskip.program import (
     op_residual,
 )
 
-__all__ = ["ISAS", "NativeProgram", "available_isas", "cpu_features"]
+__all__ = ["CPU_FEATURES", "ISAS", "NativeProgram", "available_isas", "cpu_features"]
 
 # The numbers of native/include/bitskip.h.
 ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
-_CPU = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod", "amx")
+CPU_FEATURES = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod", "amx", "avxvnni")
 _DTYPES = {"u8": 0, "f32": 1, "i8": 2, "bits": 3, "i32": 4}
 _ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
 _FLOAT, _THRESHOLD, _INTEGER = 1, 2, 3
@@ -61,9 +61,9 @@ def _native() -> Any:
 
 
 def cpu_features() -> tuple[str, ...]:
-    """Return which of avx2, avx512, vpopcntdq, vnni, neon, dotprod, amx this machine has."""
+    """Return which of avx2, avx512, vpopcntdq, vnni, neon, dotprod, amx, avxvnni this machine has."""
     found = _native().cpu_features()
-    return tuple(name for bit, name in enumerate(_CPU) if found >> bit & 1)
+    return tuple(name for bit, name in enumerate(CPU_FEATURES) if found >> bit & 1)
 
 
 def available_isas() -> tuple[str, ...]:
