@@ -163,11 +163,13 @@ class _Run:
         return entry
 
     def _step(self, pictures: Tensor, labels: Tensor) -> tuple[float, int]:
-        logits = self.student(pictures)
+        mixed = self.settings.precision == "bf16-mixed"
         target = None
-        if self.settings.mse_weight > 0:
-            with torch.no_grad():
-                target = self.teacher(pictures)
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=mixed):
+            logits = self.student(pictures)
+            if self.settings.mse_weight > 0:
+                with torch.no_grad():
+                    target = self.teacher(pictures)
         loss = distillation_loss(logits, labels, target, self.settings.ce_weight, self.settings.mse_weight)
         if not bool(torch.isfinite(loss.detach())):
             raise PruningError(
