@@ -107,7 +107,7 @@ class Plan:
                 PlannedShortcut(
                     id=str(entry["id"]),
                     action=str(entry["action"]),
-                    site=Site(**entry["site"]),
+                    site=Site(**entry["site"] | {"given": tuple(entry["site"].get("given", ()))}),
                     units=tuple(Unit(**unit) for unit in entry["units"]),
                 )
                 for entry in values["shortcuts"]
