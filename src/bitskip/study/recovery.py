@@ -17,18 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.errors import RunError, nearest
 from bitskip.files import read_json, require_writable, write_json, write_text
-from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts, recover
-from bitskip.pruning.schedule import decayed_groups
+from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
 from bitskip.spec import NetworkSpec
 from bitskip.study.model_sources import LoadedModel, load_model
-from bitskip.study.pruned import batches_for, prune_loaded, write_pruned
+from bitskip.study.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.study.run import machine
 from bitskip.training import RunResult, evaluate
 from bitskip.training.run import versions
@@ -76,6 +74,7 @@ class Experiment:
             interval=interval,
             fade=float(interval) if arm.startswith("gradual") else 0.0,
             learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
             ce_weight=1.0 if labels_only else 0.65,
             mse_weight=0.0 if labels_only else 0.35,
             precision=self.precision,
@@ -109,7 +108,6 @@ def run_experiment(
     """
     require_writable(out)
     loaded = load_model(str(teacher))
-    loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     asked = {
         "teacher": loaded.name,
         "data": images.name,
@@ -177,26 +175,16 @@ def _run_arm(
     test: Batches,
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    torch.manual_seed(experiment.seed)
-    training, held_out = batches_for(loaded, images, experiment.batch_size)
-    training.seed = experiment.seed
+    sets = batches_for(loaded, images, experiment.batch_size)
     started = time.monotonic()
     history: list[dict[str, Any]] = []
     if arm == "refit":
-        pruned, measures = prune_loaded(loaded, plan, (training, held_out))
+        pruned, measures = prune_loaded(loaded, plan, sets)
         seconds = time.monotonic() - started
     else:
-        result = recover(
-            loaded.model,
-            plan,
-            training,
-            experiment.settings(arm, len(plan.closed)),
-            evaluate=lambda network: evaluate(network, held_out)[0],
-            optimizer=lambda network: torch.optim.Adam(
-                decayed_groups(network.parameters(), experiment.weight_decay), experiment.learning_rate
-            ),
-            folder=folder,
-            on_epoch=on_epoch,
+        settings = experiment.settings(arm, len(plan.closed))
+        result = recover_loaded(
+            loaded, plan, sets, settings, seed=experiment.seed, folder=folder, on_epoch=on_epoch
         )
         pruned, history = result.model, result.history
         measures = {"teacher": result.teacher_measure or 0.0, "end": result.measure or 0.0}
