@@ -68,6 +68,23 @@ def test_from_a_run_to_a_pruned_run(run: Path, tmp_path: Path, bitskip: Callable
     assert len(json.loads(bitskip("shortcuts", "list", str(out), "--json").out)["shortcuts"]) == 2
 
 
+def test_recovering_a_run(run: Path, tmp_path: Path, bitskip: Callable[..., Any]) -> None:
+    plan, out = str(tmp_path / "plan.json"), tmp_path / "pruned"
+    bitskip("shortcuts", "plan", str(run), "--keep", "middle", "--out", plan)
+    words = ("--out", str(out), "--data", "mini", "--batch-size", "100", "--epochs", "4")
+    ran = bitskip("shortcuts", "recover", str(run), plan, *words, "--json")
+    report = json.loads(ran.out)
+    assert [entry["epoch"] for entry in report["history"]] == [1, 2, 3, 4]
+    assert "epoch 4/4" in ran.err
+    spec, _ = load_run(out)
+    assert spec.name == "resnet14-full-middle-x0.0625"
+    again = bitskip("shortcuts", "recover", str(run), plan, *words, "--json")  # finished: nothing to train
+    assert "epoch" not in again.err
+    assert json.loads(again.out)["held_out_accuracy"] == report["held_out_accuracy"]
+    ran = bitskip("shortcuts", "recover", str(run), plan, *words[:-1], "3")
+    assert "4 gates need 4 epochs to close, but there are 3" in ran.err
+
+
 def test_tables_are_for_people(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
     out = bitskip("shortcuts", "list", "resnet14-full-all-x0.125").out
     assert "stage2.block1" in out

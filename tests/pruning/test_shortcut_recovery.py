@@ -152,7 +152,6 @@ def test_scoring_goes_on_where_it_stopped(taught: tuple[nn.Module, Analysis], tm
     cache.write_text(json.dumps(values))
     seen: list[tuple[int, str]] = []
 
-
     def note(done: int, total: int, name: str) -> None:
         seen.append((done, name))
 

@@ -256,6 +256,37 @@ def test_a_block_called_twice_is_one_shortcut() -> None:
     assert prove_removal(net, example)["removed"] <= 1e-6
 
 
+class Optional(nn.Module):
+    """Its block is given an argument that has a default."""
+
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main = _conv()
+
+        def forward(self, x: Tensor, bias: Tensor | None = None, scale: float = 2.0) -> Tensor:
+            y = self.main(x) if bias is None else self.main(x) + bias
+            return x + y * scale
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.bias = Optional.Inner(), nn.Parameter(torch.ones(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x, bias=self.bias)
+        return out
+
+
+def test_optional_arguments_are_given_as_before() -> None:
+    net, example = _net(Optional()), torch.randn(EXAMPLE)
+    (shortcut,) = find_shortcuts(net, example)
+    assert (shortcut.id, shortcut.site.given) == ("block.inner", ("bias",))
+    pruned = remove_shortcuts(net, plan_shortcuts(net, analyse(net, example), "none"))
+    with torch.no_grad():
+        y = 2 * (net.block.inner.main(F.relu(net.stem(example))) + 1)
+        torch.testing.assert_close(pruned(example), net.head(y.mean((2, 3))))
+
+
 class Branching(Net):
     """Its forward asks for a value, which torch.fx cannot trace."""
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, interactive, path_or_none, read_images, say
+from bitskip.cli.options import (
+    DataOption,
+    JsonOption,
+    epoch_line,
+    interactive,
+    path_or_none,
+    read_images,
+    say,
+)
 
 if TYPE_CHECKING:
     from bitskip.pruning import Gain
@@ -55,6 +63,7 @@ def register(app: typer.Typer) -> None:
     _shortcuts.command("score")(score)
     _shortcuts.command("plan")(plan)
     _shortcuts.command("prune")(prune)
+    _shortcuts.command("recover")(recover)
     _shortcuts.command("coverage")(coverage)
     app.add_typer(_shortcuts, name="shortcuts")
 
@@ -301,6 +310,97 @@ def prune(
     for name, value in measures.items():
         typer.echo(f"held-out accuracy, {name}: {value:.2%}")
     typer.echo(f"written to {out}")
+
+
+def recover(
+    model: ModelArgument,
+    plan_file: Annotated[
+        str, typer.Argument(metavar="PLAN", help="JSON file from `bitskip shortcuts plan`.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the state, the weights, the plan and a report.")],
+    epochs: Annotated[int, typer.Option(help="Epochs in all.")] = 20,
+    schedule: Annotated[
+        str, typer.Option(help="gradual (one gate after another), together, or one_shot.")
+    ] = "gradual",
+    interval: Annotated[int, typer.Option(help="gradual: epochs from one gate to the next.")] = 1,
+    fade: Annotated[float, typer.Option(help="Epochs that a gate takes to close.")] = 1.0,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="gradual: points of held-out accuracy below the teacher at which a gate reopens.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher_weight: Annotated[
+        float, typer.Option(help="Share of the distance to the teacher's outputs in the loss, 0..1.")
+    ] = 0.35,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of order and augmentation.")] = 0,
+    precision: Annotated[
+        str, typer.Option(help="Arithmetic of training: 32-true or bf16-mixed.")
+    ] = "32-true",
+    data: DataOption = None,
+    input_size: SizeOption = None,
+    weights: WeightsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train while the plan's shortcuts fade out, then remove them.
+
+    Interrupted, the same command goes on from its last epoch.
+
+    Examples:
+
+    - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --epochs 30 --interval 3 --fade 3`
+    - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --max-accuracy-drop 1`
+    """
+    from bitskip.pruning import Plan, RecoverySettings, compare
+    from bitskip.study.pruned import recover_loaded, write_pruned
+
+    loaded = _load(model, input_size, weights)
+    settings = RecoverySettings(
+        schedule=schedule,
+        epochs=epochs,
+        interval=interval,
+        fade=fade,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        ce_weight=1 - teacher_weight,
+        mse_weight=teacher_weight,
+        max_accuracy_drop=None if max_accuracy_drop is None else max_accuracy_drop / 100,
+        precision=precision,
+    )
+
+    def show(entry: dict[str, Any]) -> None:
+        say(epoch_line(entry | {"validation_accuracy": entry["accuracy"]}, epochs))
+        if "rolled_back" in entry:
+            say(f"  '{entry['rolled_back']}' stays: without it the accuracy fell too far")
+
+    result = recover_loaded(
+        loaded,
+        Plan.load(Path(plan_file)),
+        _batches(loaded, data, batch_size),
+        settings,
+        seed=seed,
+        folder=Path(out),
+        on_epoch=show,
+    )
+    gains = compare(loaded.model, result.model, loaded.example())
+    report = {
+        "model": loaded.name,
+        "gains": [gain.to_dict() for gain in gains],
+        "held_out_accuracy": {"teacher": result.teacher_measure, "pruned": result.measure},
+        "rolled_back": list(result.rolled_back),
+        "history": result.history,
+    }
+    write_pruned(Path(out), loaded, result.model, result.plan, report)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    _print_gains(f"{loaded.name}: {result.plan.rule}", gains)
+    typer.echo(
+        f"held-out accuracy {result.measure:.2%}, before {result.teacher_measure:.2%}; written to {out}"
+    )
 
 
 def coverage(

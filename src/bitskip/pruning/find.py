@@ -62,6 +62,7 @@ class Site:
     owner: str  # path of the module whose forward does the addition: the block, or inside it
     ordinal: int  # which of the owner's additions, from 0
     skip_operand: int  # 0 or 1: which operand of the addition is the skip
+    given: tuple[str, ...] = ()  # optional arguments of the block's forward that calls give
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class _Found:
 def _analyse_module(
     module: nn.Module, inputs: tuple[Any, ...], prefix: str
 ) -> tuple[list[_Found], tuple[fx.GraphModule, dict[fx.Node, TensorInfo]]]:
-    graph_module = trace_deep(module)
+    graph_module = trace_deep(module, len(inputs))
     infos = measure(graph_module, *inputs)
     finder = _Finder(graph_module, infos, prefix)
     return finder.find(), (graph_module, infos)
@@ -198,6 +199,7 @@ class _Finder:
         self.at = {node: at for at, node in enumerate(self.nodes)}
         self.modules = dict(graph_module.named_modules())
         self.graph = graph_module.graph
+        self.given: dict[str, tuple[str, ...]] = graph_module.meta["given"]
         self.before: list[int] = []  # bit sets of each node's ancestors
         self.constant: list[bool] = []  # whether a node depends on no input of the network
         for node in self.nodes:
@@ -264,7 +266,13 @@ class _Finder:
             skip_first=position,
             kind=self._kind(steps),
             info=self.infos[join],
-            site=Site(block, _join_paths(self.prefix, owner), ordinal, position),
+            site=Site(
+                block,
+                _join_paths(self.prefix, owner),
+                ordinal,
+                position,
+                self.given.get(_relative(block, self.prefix), ()),
+            ),
             last=self._last_conv(main),
             units=self._units(join, main, fork, shape, block),
             binary_input=any(

@@ -119,7 +119,7 @@ class ShortcutGates:
     def _gate_block(self, path: str, entries: list[PlannedShortcut]) -> None:
         block = self._module(path)
         opened = {part for entry in entries for part in _opened(path, entry.site.owner)}
-        graph_module = trace_block(block, opened, path or type(block).__name__)
+        graph_module = trace_block(block, opened, path or type(block).__name__, entries[0].site.given)
         additions = additions_by_owner(graph_module.graph)
         joins = []
         for entry in entries:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from bitskip.errors import FileFormatError, PruningError, nearest
@@ -23,7 +24,7 @@ from bitskip.pruning.memory import EXECUTORS
 if TYPE_CHECKING:
     from bitskip.pruning.score import Score
 
-__all__ = ["ACTIONS", "PRESETS", "Plan", "PlannedShortcut", "fingerprint", "plan_shortcuts"]
+__all__ = ["ACTIONS", "PRESETS", "Plan", "PlannedShortcut", "fingerprint", "plan_shortcuts", "weights_digest"]
 
 FORMAT_VERSION = 1
 ACTIONS = ("remove", "shorten", "keep")
@@ -107,7 +108,7 @@ class Plan:
                 PlannedShortcut(
                     id=str(entry["id"]),
                     action=str(entry["action"]),
-                    site=Site(**entry["site"]),
+                    site=Site(**entry["site"] | {"given": tuple(entry["site"].get("given", ()))}),
                     units=tuple(Unit(**unit) for unit in entry["units"]),
                 )
                 for entry in values["shortcuts"]
@@ -137,6 +138,15 @@ def fingerprint(model: nn.Module) -> str:
     """Return a short hash of the names and shapes of the model's parameters and buffers."""
     text = "\n".join(f"{name} {tuple(value.shape)}" for name, value in sorted(model.state_dict().items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return a short hash of the values of the model's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def plan_shortcuts(

@@ -20,7 +20,7 @@ from bitskip.files import write_bytes
 from bitskip.nn import binary_layers
 from bitskip.pruning.batch_norm import inputs_of, reestimate_batch_norm
 from bitskip.pruning.gates import ShortcutGates
-from bitskip.pruning.plan import Plan
+from bitskip.pruning.plan import Plan, weights_digest
 from bitskip.pruning.remove import settle
 from bitskip.pruning.schedule import GateSchedule, RecoverySettings, decayed_groups, distillation_loss
 
@@ -163,11 +163,13 @@ class _Run:
         return entry
 
     def _step(self, pictures: Tensor, labels: Tensor) -> tuple[float, int]:
-        logits = self.student(pictures)
+        mixed = self.settings.precision == "bf16-mixed"
         target = None
-        if self.settings.mse_weight > 0:
-            with torch.no_grad():
-                target = self.teacher(pictures)
+        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=mixed):
+            logits = self.student(pictures)
+            if self.settings.mse_weight > 0:
+                with torch.no_grad():
+                    target = self.teacher(pictures)
         loss = distillation_loss(logits, labels, target, self.settings.ce_weight, self.settings.mse_weight)
         if not bool(torch.isfinite(loss.detach())):
             raise PruningError(
@@ -200,6 +202,8 @@ class _Run:
     def finish(self, batches: Any) -> Recovery:
         self.student.eval()
         self.gates.load_state(self.schedule.values(self.settings.epochs))
+        if hasattr(batches, "set_epoch"):
+            batches.set_epoch(self.settings.epochs)  # the same pictures for a resumed run
         if self.settings.reestimate_batches:
             reestimate_batch_norm(self.student, batches, self.settings.reestimate_batches)
         sample = inputs_of(next(iter(batches)))
@@ -245,7 +249,8 @@ class _Run:
         return {
             "settings": dataclasses.asdict(self.settings),
             "order": list(self.schedule.order),
-            "fingerprint": self.plan.fingerprint,
+            "plan": [[entry.id, entry.action] for entry in self.plan.shortcuts],
+            "weights": weights_digest(self.original),
         }
 
     def save(self, folder: Path) -> None:
@@ -275,7 +280,7 @@ class _Run:
             raise RunError(f"{path} cannot be read ({error}); delete it to start again") from None
         if asked != self._asked():
             raise RunError(
-                f"{folder} holds the state of another recovery (other settings, order or model); "
+                f"{folder} holds the state of another recovery (other settings, plan or model); "
                 "choose another folder or delete it"
             )
         self.epoch = int(metadata["epoch"])

@@ -174,8 +174,9 @@ def _ridge(
     outputs = conv.out_channels // groups
     free = norm is not None or conv.bias is not None  # whether an intercept has a place to go
     size = unknowns + int(free)
-    gram = torch.zeros(groups, size, size, dtype=torch.float64)
-    cross = torch.zeros(groups, size, outputs, dtype=torch.float64)
+    exact: Any = {"dtype": torch.float64, "device": conv.weight.device}
+    gram = torch.zeros(groups, size, size, **exact)
+    cross = torch.zeros(groups, size, outputs, **exact)
     generator = torch.Generator().manual_seed(0)
     with _tapping([(conv, "input"), (teacher.gate(name), "output")]) as (features, sums):
         for batch in islice(batches, max_batches):
@@ -197,7 +198,9 @@ def _ridge(
         penalty[:, -1, -1] = strength * 1e-6
     solved = torch.linalg.solve(gram + penalty, cross + penalty @ old)
     weight = solved[:, :unknowns].transpose(1, 2).reshape(conv.weight.shape)
-    intercept = solved[:, -1].reshape(-1) if free else torch.zeros(conv.out_channels, dtype=torch.float64)
+    intercept = (
+        solved[:, -1].reshape(-1) if free else conv.weight.new_zeros(conv.out_channels, dtype=torch.float64)
+    )
     conv.weight.copy_(weight)
     if norm is None:
         if conv.bias is not None:
@@ -230,7 +233,7 @@ def _effective(conv: nn.Conv2d, norm: Any) -> Tensor:
     """Return weights and intercept of convolution and batch norm together, (G, K + 1, out / G), float64."""
     weight = conv.weight.detach().flatten(1).double()
     bias = (
-        torch.zeros(conv.out_channels, dtype=torch.float64)
+        conv.weight.new_zeros(conv.out_channels, dtype=torch.float64)
         if conv.bias is None
         else conv.bias.detach().double()
     )
@@ -260,7 +263,7 @@ def _channel_statistics(
     modules: list[nn.Module], gates: ShortcutGates, batches: Iterable[Any], limit: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Return mean and variance per channel of what the modules write, float64."""
-    sums = [[torch.zeros(()), torch.zeros(())] for _ in modules]
+    sums: list[list[Any]] = [[0.0, 0.0] for _ in modules]
     count = [0] * len(modules)
     with _tapping([(module, "output") for module in modules]) as taps:
         for batch in islice(batches, limit):

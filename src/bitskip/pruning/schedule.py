@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from bitskip.errors import PruningError, nearest
 
-__all__ = ["SCHEDULES", "GateSchedule", "RecoverySettings", "distillation_loss"]
+__all__ = ["SCHEDULES", "GateSchedule", "RecoverySettings", "decayed_groups", "distillation_loss"]
 
 SCHEDULES = ("one_shot", "gradual", "together")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class RecoverySettings:
     mse_weight: float = 0.35  # share of the squared distance to the teacher's logits; 0 for no teacher
     max_accuracy_drop: float | None = None  # gradual: a gate that drops further below the teacher reopens
     reestimate_batches: int = 100  # for batch norm at the end
+    precision: str = "32-true"  # arithmetic of forward passes: 32-true, or bf16-mixed (autocast)
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise PruningError(
                 f"unknown schedule '{self.schedule}', expected one of {', '.join(SCHEDULES)}"
                 + nearest(self.schedule, SCHEDULES)
+            )
+        if self.precision not in PRECISIONS:
+            raise PruningError(
+                f"unknown precision '{self.precision}', expected one of {', '.join(PRECISIONS)}"
             )
         for name in ("epochs", "interval"):
             if getattr(self, name) < 1:

@@ -20,7 +20,7 @@ from bitskip.files import read_json, write_json
 from bitskip.pruning.batch_norm import inputs_of, keeping_statistics, reestimate_batch_norm
 from bitskip.pruning.find import Shortcut
 from bitskip.pruning.gates import ShortcutGates
-from bitskip.pruning.plan import PlannedShortcut, fingerprint
+from bitskip.pruning.plan import PlannedShortcut, fingerprint, weights_digest
 
 __all__ = ["Score", "load_scores", "score_shortcuts", "student_t"]
 
@@ -156,17 +156,13 @@ def _key(
     model: nn.Module, batches: Iterable[Any], max_batches: int, calibration_batches: int
 ) -> dict[str, Any]:
     """Return what scores depend on, as far as it can be told without reading all data."""
-    weights = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     first = next(iter(batches), None)
     data = "none"
     if first is not None:
         data = hashlib.sha256(inputs_of(first).cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
     return {
         "fingerprint": fingerprint(model),
-        "weights": weights.hexdigest()[:16],
+        "weights": weights_digest(model),
         "first_batch": data,
         "max_batches": max_batches,
         "calibration_batches": calibration_batches,

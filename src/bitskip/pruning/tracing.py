@@ -27,6 +27,7 @@ __all__ = [
     "measure",
     "module_stack",
     "operands_of",
+    "optional_arguments",
     "owner_of",
     "trace_block",
     "trace_deep",
@@ -69,11 +70,13 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._opened = opened
         self._several = False
+        self.given: dict[str, tuple[str, ...]] = {}  # optional arguments that a module's first call gives
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = (*args, *kwargs.values())
         nested = any(isinstance(value, list | tuple | dict) for value in values)
         self._several = nested or sum(isinstance(value, fx.Proxy) for value in values) > 1
+        self.given.setdefault(self.path_of_module(m), optional_arguments(m, len(args), kwargs))
         return super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -87,12 +90,34 @@ class _Tracer(fx.Tracer):
         return not self._several and next(m.children(), None) is None
 
 
-def trace_deep(model: nn.Module) -> fx.GraphModule:
-    """Return the graph of `model` down to its layers; raises what torch.fx raises if it cannot be traced."""
-    return _trace(model, _Tracer())
+def optional_arguments(module: nn.Module, positional: int, keywords: Collection[str]) -> tuple[str, ...]:
+    """Return which arguments with a default a call with so many positional ones and these keywords gives."""
+    return tuple(
+        name
+        for at, (name, parameter) in enumerate(inspect.signature(module.forward).parameters.items())
+        if parameter.default is not inspect.Parameter.empty and (at < positional or name in keywords)
+    )
 
 
-def trace_block(block: nn.Module, opened: Collection[str], name: str) -> fx.GraphModule:
+def trace_deep(model: nn.Module, inputs: int = 1) -> fx.GraphModule:
+    """Return the graph of `model` down to its layers; raises what torch.fx raises if it cannot be traced.
+
+    Its `meta["given"]` says, by module path, which optional arguments a module's first call gives.
+
+    Args:
+        model: left as it is.
+        inputs: how many arguments its forward is given; the others keep their defaults.
+    """
+    tracer = _Tracer()
+    tracer.given[""] = optional_arguments(model, inputs, ())
+    graph_module = _trace(model, tracer, tracer.given[""])
+    graph_module.meta["given"] = tracer.given
+    return graph_module
+
+
+def trace_block(
+    block: nn.Module, opened: Collection[str], name: str, given: Collection[str] = ()
+) -> fx.GraphModule:
     """Return a graph module that does what `block` does, sharing its children, parameters and buffers.
 
     Where the block's own code asks whether it trains, the graph asks too.
@@ -101,6 +126,7 @@ def trace_block(block: nn.Module, opened: Collection[str], name: str) -> fx.Grap
         block: the module whose forward is traced.
         opened: paths of descendants (relative) that are traced through; all others stay closed.
         name: of the block, for messages.
+        given: its optional arguments that calls give; the others keep their defaults.
 
     Raises:
         PruningError: if the block cannot be traced, or does other steps while training.
@@ -110,7 +136,7 @@ def trace_block(block: nn.Module, opened: Collection[str], name: str) -> fx.Grap
     for training in (False, True):
         block.training = training
         try:
-            modes[training] = _trace(block, _Tracer(opened))
+            modes[training] = _trace(block, _Tracer(opened), given)
         except Exception as error:
             raise PruningError(
                 f"block '{name}' ({type(block).__name__}) cannot be rewired: torch.fx cannot trace its "
@@ -133,11 +159,12 @@ def _restore_modes(graph_module: fx.GraphModule, block: nn.Module) -> None:
             module.training = modes[name]
 
 
-def _trace(model: nn.Module, tracer: _Tracer) -> fx.GraphModule:
+def _trace(model: nn.Module, tracer: _Tracer, given: Collection[str]) -> fx.GraphModule:
     concrete = {
         name: parameter.default
         for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
+        if name not in given
+        and parameter.default is not inspect.Parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     with warnings.catch_warnings():

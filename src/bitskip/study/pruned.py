@@ -6,9 +6,11 @@ that takes a run's weights takes it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bitskip.data import ImageSet
@@ -18,15 +20,19 @@ from bitskip.files import write_json, write_text
 from bitskip.nn import ResNet
 from bitskip.pruning import (
     Plan,
+    Recovery,
+    RecoverySettings,
     analyse,
     prune_without_training,
+    recover,
     remove_shortcuts,
     save_pruned,
 )
+from bitskip.pruning.schedule import decayed_groups
 from bitskip.study.model_sources import LoadedModel
 from bitskip.training import evaluate
 
-__all__ = ["batches_for", "prune_loaded", "write_pruned"]
+__all__ = ["batches_for", "prune_loaded", "recover_loaded", "write_pruned"]
 
 _HELD_OUT = 5000  # pictures of the training set to judge on; at most a tenth of it
 
@@ -80,6 +86,44 @@ def prune_loaded(
         max_batches=max_batches,
     )
     return outcome.model, outcome.measures
+
+
+def recover_loaded(
+    loaded: LoadedModel,
+    plan: Plan,
+    sets: tuple[Batches, Batches],
+    settings: RecoverySettings,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> Recovery:
+    """Close the plan's gates while training with Adam, and judge on the held-out pictures.
+
+    Args:
+        loaded: the trained model.
+        plan: of it.
+        sets: training and held-out batches, from `batches_for`.
+        settings: the schedule; its momentum is not used.
+        seed: of order and augmentation.
+        folder: where the state is kept, and resumed from.
+        on_epoch: called after each epoch with its history entry.
+    """
+    training, held_out = sets
+    training.seed = seed
+    torch.manual_seed(seed)
+    return recover(
+        loaded.model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        plan,
+        training,
+        settings,
+        evaluate=lambda network: evaluate(network, held_out)[0],
+        optimizer=lambda network: torch.optim.Adam(
+            decayed_groups(network.parameters(), settings.weight_decay), settings.learning_rate
+        ),
+        folder=folder,
+        on_epoch=on_epoch,
+    )
 
 
 def write_pruned(
