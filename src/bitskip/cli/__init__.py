@@ -26,6 +26,7 @@ from bitskip.cli import (
     shortcuts,
     study,
     train,
+    zoo,
 )
 from bitskip.errors import BitskipError
 
@@ -72,6 +73,7 @@ inspect.register(app)
 evaluate.register(app)
 predict.register(app)
 bench.register(app)
+zoo.register(app)
 
 
 def main() -> None:

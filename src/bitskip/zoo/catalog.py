@@ -1,0 +1,118 @@
+"""Cards and files of the zoo: `models/NAME.bitskip` with `models/NAME.json` beside it.
+
+A card says how its model was trained, what it reached on the whole test set after the last epoch, what it
+weighs, and the command that trains it again. `tools/add_to_zoo.py` writes both files from a finished run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from bitskip.errors import FileFormatError, SpecError, nearest
+from bitskip.files import read_json
+
+__all__ = ["Card", "card_of", "check_file", "model_path", "models_folder", "zoo_names"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of one model of the zoo. Accuracies are shares, 0..1."""
+
+    name: str  # file name without its ending
+    model: str  # the network's spec by name
+    recipe: str
+    epochs: int
+    seed: int
+    data: str  # data set it was trained and tested on
+    train_images: int
+    test_images: int
+    trained_accuracy: float  # of the torch network after the last epoch, on the whole test set
+    test_accuracy: float  # of the packed file, on the same pictures
+    test_correct: int  # pictures it gets right: `test_accuracy` x `test_images`
+    interval: tuple[float, float]  # 95 % Wilson interval of `test_accuracy`
+    activations: str  # fp32 or int8: how the file computes
+    dense: str  # fp32 or int8: what became of full-precision layers
+    file_bytes: int
+    sha256: str
+    parameters: int
+    binary_parameters: int
+    effective_parameters: float
+    command: str  # trains it again
+    teacher: str | None = None  # network it was distilled from
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seconds, arithmetic, versions
+    latency: Mapping[str, Any] | None = None  # median milliseconds a picture, engine, threads, machine
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-serialisable values."""
+        values = dataclasses.asdict(self)
+        values["interval"] = list(self.interval)
+        return {"bitskip_card": 1, **values}
+
+    @classmethod
+    def from_dict(cls, values: object, source: str) -> Card:
+        """Read a card; raises FileFormatError if a key is missing or unknown."""
+        if not isinstance(values, dict) or values.get("bitskip_card") != 1:
+            raise FileFormatError(f"{source}: expected a card of a zoo model of this version")
+        rest = {key: value for key, value in values.items() if key != "bitskip_card"}
+        try:
+            return cls(**{**rest, "interval": tuple(rest["interval"])})
+        except (TypeError, KeyError) as error:
+            raise FileFormatError(f"{source} is no card of a zoo model: {error}") from None
+
+
+def models_folder() -> Path:
+    """Return the folder of the package that holds files and cards."""
+    with as_file(files("bitskip.zoo").joinpath("models")) as folder:
+        return folder
+
+
+def zoo_names() -> tuple[str, ...]:
+    """Return the names of the models in the zoo, in alphabetical order."""
+    return tuple(sorted(path.stem for path in models_folder().glob("*.json")))
+
+
+def card_of(name: str) -> Card:
+    """Return the card of a model.
+
+    Raises:
+        SpecError: for a name that is not in the zoo, naming the nearest one.
+        FileFormatError: if the card does not hold together.
+    """
+    if name not in zoo_names():
+        raise SpecError(
+            f"no model '{name}' in the zoo{nearest(name, zoo_names())} (`bitskip zoo list` lists them)"
+        )
+    path = models_folder() / f"{name}.json"
+    return Card.from_dict(read_json(path), str(path))
+
+
+def model_path(name: str) -> Path:
+    """Return the path of a model's packed file, after comparing it with its card.
+
+    Raises:
+        SpecError: for a name that is not in the zoo.
+        FileFormatError: if the file is missing or is not the one that the card describes.
+    """
+    card = card_of(name)
+    path = models_folder() / f"{name}.bitskip"
+    check_file(path, card)
+    return path
+
+
+def check_file(path: Path, card: Card) -> None:
+    """Raise FileFormatError unless `path` is, byte for byte, the file that `card` describes."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileFormatError(f"cannot read {path}: {error.strerror or error}; reinstall bitskip") from None
+    if hashlib.sha256(content).hexdigest() != card.sha256:
+        raise FileFormatError(
+            f"{path} is damaged: {len(content):,} bytes with another checksum than its card's "
+            f"{card.file_bytes:,} bytes; reinstall bitskip"
+        )

@@ -1,0 +1,82 @@
+"""Pack a finished run into the zoo of the package, with its card.
+
+    python tools/add_to_zoo.py runs/resnet14-binary-all --activations fp32 --command "bitskip train ..."
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitskip.bench.speed import measure as measure_speed
+from bitskip.cli.options import read_images, say
+from bitskip.cost import cost_of
+from bitskip.files import write_bytes, write_json
+from bitskip.lower.run import calibration_pictures, lower_run
+from bitskip.runtime import Model
+from bitskip.runtime.accuracy import measure
+from bitskip.runtime.native import available_isas
+from bitskip.study.run import machine
+from bitskip.training import RunResult, load_run
+from bitskip.zoo.catalog import Card, models_folder
+
+
+def add(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    command: Annotated[str, typer.Option(help="What trains it again.")],
+    name: Annotated[str | None, typer.Option(help="Default: the model's name and the activations.")] = None,
+    activations: Annotated[str, typer.Option(help="As for `bitskip pack`.")] = "fp32",
+    dense: Annotated[str, typer.Option(help="As for `bitskip pack`.")] = "fp32",
+    data: Annotated[str | None, typer.Option(help="As for `bitskip train`.")] = None,
+) -> None:
+    """Pack, test on the whole test set, time, and write file and card."""
+    spec, _ = load_run(run)
+    result = RunResult.load(run)
+    images = read_images(data, spec.input_size)
+    pictures = calibration_pictures(images, 512) if activations == "int8" else None
+    program = lower_run(run, activations=activations, dense=dense, calibration=pictures)
+    content = program.to_bytes()
+    accuracy = measure(Model(program, threads=2, engine="native"), images.test_images, images.test_labels)
+    speed = measure_speed(program, (available_isas()[-1],), seconds=5)[0]
+    cost = cost_of(spec)
+    name = name or f"{spec.name}-{activations}"
+    card = Card(
+        name=name,
+        model=spec.name,
+        recipe=result.recipe,
+        epochs=result.epochs,
+        seed=result.seed,
+        data=result.data,
+        train_images=result.train_images,
+        test_images=accuracy.images,
+        trained_accuracy=result.test_accuracy,
+        test_accuracy=accuracy.share,
+        test_correct=accuracy.hits,
+        interval=accuracy.interval,
+        activations=activations,
+        dense=dense,
+        file_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        parameters=cost.parameters or 0,
+        binary_parameters=cost.binary_parameters or 0,
+        effective_parameters=cost.effective_parameters or 0,
+        command=command,
+        teacher=result.teacher,
+        training={
+            "seconds": result.seconds,
+            "arithmetic": result.precision,
+            "versions": result.versions,
+            "history": result.history,
+        },
+        latency={**speed.to_dict(), **machine()},
+    )
+    write_bytes(models_folder() / f"{name}.bitskip", content)
+    write_json(models_folder() / f"{name}.json", card.to_dict())
+    say(f"{name}: {accuracy.share:.2%} packed ({result.test_accuracy:.2%} trained), {len(content):,} bytes")
+
+
+if __name__ == "__main__":
+    typer.run(add)
