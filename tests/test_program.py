@@ -243,7 +243,23 @@ def test_the_container_refuses_tricks() -> None:
     spaced = struct.pack("<Q", length + 8) + CONTENT[8 : 8 + length] + b" " * 8 + CONTENT[8 + length :]
     refused(spaced, "more than")
     newer = CONTENT.replace(b'"version":"1"', b'"version":"2"')
+    values, arrays = parts()
+    at = next(n for n, row in enumerate(values["constants"]) if row[0] == "flag")
+    start = sum(stored_size(row) for row in values["constants"][:at])
+    last = start + -(-values["constants"][at][1][0] // 8) - 1
+    dirty = bytearray(arrays)
+    dirty[last] |= 0x80
+    refused(rebuilt(values, bytes(dirty)), "bits set beyond")
+    dirty = bytearray(arrays)
+    dirty[last + 1] = 1
+    refused(rebuilt(values, bytes(dirty)), "followed by zeros")
     refused(newer, "format version is '2', this bitskip reads '1'")
+
+
+def stored_size(row: Any) -> int:
+    """Return the bytes that a constant takes, alignment included."""
+    bits = {"f32": 32, "i8": 8, "i32": 32, "i64": 32 if len(row) == 3 else 64, "u1": 1, "flag": 1}[row[0]]
+    return -(-int(np.prod(row[1])) * bits // 64) * 8
 
 
 # -- values ------------------------------------------------------------------------------------------------
@@ -386,13 +402,16 @@ def test_integer_epilogues_stay_below_2_to_the_62() -> None:
 def in_place_program(**changes: Any) -> Program:
     """picture -> a -> b, b + a into a's buffer."""
     m = Maker((4, 4, 2))
-    a, b = m.tensor("f32", (4, 4, 2)), m.tensor("f32", (4, 4, 2))
+    a = m.tensor("f32", (4, 4, 2))
+    m.end += 64
+    b = m.tensor("f32", (4, 4, 2))
     one = np.ones(2, np.float32)
     m.ops.append(QuantizeInput("picture", 0, a, one, one))
     weight = m.floats(2, 1, 1, 2)
     m.ops.append(Conv2d("conv", a, (b,), "f32", weight, (1, 1), (0, 0), FloatEpilogue()))
     c = len(m.tensors)
-    m.tensors.append(Tensor("f32", (4, 4, 2), m.tensors[a].offset))
+    shift = changes.get("shift", 0)
+    m.tensors.append(Tensor("f32", (4, 4, 2), m.tensors[a].offset + shift))
     m.ops.append(
         Add("add", changes.get("input", b), (c,), FloatEpilogue(residual=changes.get("residual", a)),
             in_place=changes.get("in_place", True))
@@ -412,6 +431,24 @@ def test_an_add_may_work_in_place_only_where_it_says_so_and_nothing_is_lost() ->
         in_place_program(input=1)  # the residual is the op's own input
     with pytest.raises(FileFormatError, match="overlaps"):
         in_place_program(input=1, residual=2)  # what is overwritten is not the residual
+    with pytest.raises(FileFormatError, match="overlaps"):
+        in_place_program(shift=64)  # half of the residual
+
+
+def test_an_add_in_place_writes_what_its_residual_was() -> None:
+    """Bits have another layout than the f32 residual that they would overwrite."""
+    m = Maker((1, 1, 2))
+    a = m.tensor("f32", (1, 1, 2))
+    one = np.ones(2, np.float32)
+    m.ops.append(QuantizeInput("picture", 0, a, one, one))
+    b = m.tensor("f32", (1, 1, 2))
+    weight = m.floats(2, 1, 1, 2)
+    m.ops.append(Conv2d("conv", a, (b,), "f32", weight, (1, 1), (0, 0), FloatEpilogue()))
+    m.tensors.append(Tensor("bits", (1, 1, 2), m.tensors[a].offset))
+    c = m.tensor("f32", (1, 1, 2))
+    m.ops.append(Add("add", b, (3, c), FloatEpilogue(residual=a), in_place=True))
+    with pytest.raises(FileFormatError, match="tensor 3: overlaps tensor 1"):
+        m.done(c)
 
 
 def test_programs_made_in_python_are_validated_too() -> None:

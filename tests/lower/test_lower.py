@@ -16,7 +16,17 @@ from bitskip.errors import LoweringError
 from bitskip.lower import lower
 from bitskip.lower.graph import build_graph
 from bitskip.nn import binary_layers, build
-from bitskip.program import Add, Conv2d, FloatEpilogue, Program, ThresholdEpilogue, op_inputs, op_outputs
+from bitskip.program import (
+    Add,
+    Conv2d,
+    FloatEpilogue,
+    IntegerEpilogue,
+    Program,
+    ThresholdEpilogue,
+    op_inputs,
+    op_outputs,
+)
+from bitskip.program_file import stored_array_bytes
 from bitskip.runtime.reference import run_reference
 from bitskip.spec import PAPER_VARIANTS, NetworkSpec, named_spec
 
@@ -227,6 +237,17 @@ def test_what_is_counted_as_1_bit_is_stored_as_1_bit() -> None:
     binary = sum(layer.binary_parameters for layer in spec.iter_layers())
     real = sum(layer.parameters - layer.binary_parameters for layer in spec.iter_layers())
     assert program.weight_bytes <= binary / 8 + 4 * real + 8 * len(list(program.constants()))
+
+
+def test_integer_epilogues_take_8_bytes_a_channel() -> None:
+    """As many as the batch norm that they replace is counted."""
+    spec = NETWORKS["binary"]
+    program = lower(random_network(spec), MEAN, STD, activations="int8", calibration=pictures(8, spec))
+    for at, op in enumerate(program.ops):
+        if isinstance(op, Conv2d) and isinstance(op.epilogue, IntegerEpilogue):
+            out, kh, kw, _ = op.weight.shape
+            taps = kh * kw * program.tensors[op.input].shape[2]
+            assert stored_array_bytes(program, at) <= out * taps / 8 + 8 * out + 3 * 8
 
 
 @pytest.mark.parametrize("name", ["binary", "react", "hybrid", "imagenet_w1a1"])

@@ -53,7 +53,15 @@ def test_normalised_pictures_give_what_their_pixels_give(model: Model) -> None:
 
 
 def test_floats_between_pixel_levels_are_computed_as_they_are(model: Model) -> None:
-    real = np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype(np.float32)
+    levels = np.random.default_rng(0).uniform(20, 230, (2, 6, 5, 3))
+    real = ((levels / 255 - np.array(PROGRAM.mean)) / np.array(PROGRAM.std)).astype(np.float32)
+    np.testing.assert_array_equal(model.predict(real), run_reference(PROGRAM, real))
+
+
+def test_floats_beyond_the_pixel_levels_do_not_wrap_round(model: Model) -> None:
+    levels = np.full((1, 6, 5, 3), 300.0)
+    levels[0, 0] = -5
+    real = ((levels / 255 - np.array(PROGRAM.mean)) / np.array(PROGRAM.std)).astype(np.float32)
     np.testing.assert_array_equal(model.predict(real), run_reference(PROGRAM, real))
 
 

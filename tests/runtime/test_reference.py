@@ -15,6 +15,7 @@ from bitskip.program import (
     Activation,
     Affine,
     AvgPool,
+    Binarize,
     Conv2d,
     FloatEpilogue,
     GlobalAvgPool,
@@ -234,6 +235,25 @@ def test_float_epilogue_rounds_each_operation(kind: str) -> None:
     again = act(act(f32(y * vector["f"])))
     np.testing.assert_array_equal(seen[4], again)
     np.testing.assert_array_equal(seen[5], ~(f32(again - vector["g"]) >= 0))
+
+
+def test_the_sign_of_zero_is_plus_one() -> None:
+    """Also of -0.0, and of a value that equals its threshold."""
+    shape = (1, 1, 6)
+    value = np.array([0, -0.0, 0.25, 0.25, -1e-45, 0.3], np.float32)
+    threshold = np.array([0, 0, 0.25, 0.5, 0, 0.3], np.float32)
+    zero = np.zeros(6, np.float32)
+    tensors = [Tensor("u8", shape), Tensor("f32", shape), *[Tensor("bits", shape)] * 3]
+    ops: list[Op] = [
+        QuantizeInput("picture", 0, 1, zero, value),
+        Affine("with", 1, (2,), FloatEpilogue(threshold=threshold)),
+        Affine("without", 1, (3,), FloatEpilogue()),
+        Binarize("binarize", 1, 4, threshold),
+    ]
+    seen = observed(program_of(tensors, ops), np.zeros((1, *shape), np.uint8))
+    assert seen[2].ravel().tolist() == [False, False, False, True, True, False]
+    assert seen[3].ravel().tolist() == [False, False, False, False, True, False]
+    assert seen[4].ravel().tolist() == seen[2].ravel().tolist()
 
 
 def test_rounding_is_to_even_and_saturates() -> None:
