@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from bitskip import __version__
-from bitskip.cli import bench, count, evaluate, inspect, models, pack, predict, study, train
+from bitskip.cli import (
+    bench,
+    count,
+    draw,
+    evaluate,
+    inspect,
+    models,
+    pack,
+    predict,
+    report,
+    shortcuts,
+    study,
+    train,
+)
 from bitskip.errors import BitskipError
 
 __all__ = ["app", "main"]
@@ -49,8 +62,11 @@ def _bitskip(
 # One line a command module, in the order that `bitskip --help` lists them.
 models.register(app)
 count.register(app)
+draw.register(app)
 train.register(app)
 study.register(app)
+report.register(app)
+shortcuts.register(app)
 pack.register(app)
 inspect.register(app)
 evaluate.register(app)

@@ -53,7 +53,7 @@ def bench(
         }
         typer.echo(json.dumps(values, indent=2))
         return
-    from bitskip.cli.tables import print_table
+    from bitskip.terminal import print_table
 
     rows = [
         [t.isa, f"{t.median_ms:.3f}", f"{t.p10_ms:.3f} .. {t.p90_ms:.3f}", f"{batch / t.median_ms * 1e3:.0f}"]

@@ -87,7 +87,7 @@ def _cost(model: str, width: float | None, input_size: int | None) -> Cost:
 
 
 def _print_layers(cost: Cost) -> None:
-    from bitskip.cli.tables import byte_size, number, print_table
+    from bitskip.terminal import byte_size, number, print_table
 
     widths = sorted({1, 32} | set(cost.parameters_by_bits or ()))
     kinds = ["w1a1", *sorted(_mac_precisions(cost) - {"w1a1", "fp32"}), "fp32"]
@@ -150,7 +150,7 @@ def _mac_precisions(cost: Cost) -> set[str]:
 
 
 def _print_comparison(costs: list[Cost]) -> None:
-    from bitskip.cli.tables import print_table
+    from bitskip.terminal import print_table
 
     print_table(
         "Cost for one input",
@@ -161,7 +161,7 @@ def _print_comparison(costs: list[Cost]) -> None:
 
 
 def _totals(costs: list[Cost]) -> list[tuple[str, list[str]]]:
-    from bitskip.cli.tables import byte_size, number
+    from bitskip.terminal import byte_size, number
 
     def share(part: int | None, whole: int | None) -> str:
         return "?" if part is None or whole is None else f"{part / whole:.1%}" if whole else "-"

@@ -35,7 +35,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
-    from bitskip.cli.tables import byte_size, number, print_table
+    from bitskip.terminal import byte_size, number, print_table
 
     rows = [
         [

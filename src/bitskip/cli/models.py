@@ -85,7 +85,7 @@ def _counts(cost: Cost) -> dict[str, Any]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from bitskip.cli.tables import number, print_table
+    from bitskip.terminal import number, print_table
 
     print_table(
         "Named models",

@@ -76,7 +76,7 @@ def pack(
     if as_json:
         typer.echo(json.dumps({"path": str(path), **values}, indent=2))
         return
-    from bitskip.cli.tables import byte_size
+    from bitskip.terminal import byte_size
 
     typer.echo(
         f"{path}: {byte_size(values['file_bytes'])}, peak activations "

@@ -1,4 +1,4 @@
-"""How the commands print numbers and tables: one look everywhere, whole numbers, no cut cells."""
+"""How numbers and tables look on the terminal: one look everywhere, whole numbers, no cut cells."""
 
 from __future__ import annotations
 

@@ -1,0 +1,481 @@
+"""`bitskip shortcuts`: list, score, plan and prune the shortcuts of any PyTorch model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitskip.cli.options import (
+    DataOption,
+    JsonOption,
+    epoch_line,
+    interactive,
+    path_or_none,
+    read_images,
+    say,
+)
+
+if TYPE_CHECKING:
+    from bitskip.pruning import Gain
+    from bitskip.study.model_sources import LoadedModel
+
+_shortcuts = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Find, score and remove the shortcuts of any PyTorch model.\n\n"
+    "MODEL is a named model, a spec's JSON file, a finished run's folder, `torchvision:NAME` or "
+    "`timm:NAME`.\n\n"
+    "A first look: `bitskip shortcuts list torchvision:resnet18`.",
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A named model, a spec's JSON file, a run's folder, `torchvision:NAME` or `timm:NAME`.",
+        show_default=False,
+    ),
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--input-size",
+        help="Height = width of the picture, in pixels.  [default: the model's]",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="State dict for a torchvision or timm model: .safetensors, or .pt of tensors only.",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    _shortcuts.command("list")(list_)
+    _shortcuts.command("score")(score)
+    _shortcuts.command("plan")(plan)
+    _shortcuts.command("prune")(prune)
+    _shortcuts.command("recover")(recover)
+    _shortcuts.command("coverage")(coverage)
+    app.add_typer(_shortcuts, name="shortcuts")
+
+
+def list_(model: ModelArgument, input_size: SizeOption = None, as_json: JsonOption = False) -> None:
+    """List a model's shortcuts and what removing them all would free.
+
+    Examples:
+
+    - `bitskip shortcuts list resnet14-full-all`
+    - `bitskip shortcuts list torchvision:resnet50 --json`
+    - `bitskip shortcuts list timm:resnet18d --input-size 64`
+    """
+    from bitskip.pruning import analyse, compare, plan_shortcuts, remove_shortcuts
+
+    loaded = _load(model, input_size)
+    analysis = analyse(loaded.model, loaded.example())
+    gains: list[Gain] = []
+    if analysis.shortcuts:
+        nothing_left = remove_shortcuts(loaded.model, plan_shortcuts(loaded.model, analysis, "none"))
+        gains = compare(loaded.model, nothing_left, loaded.example())
+    if as_json:
+        values = {
+            "model": loaded.name,
+            "input_shape": list(loaded.input_shape),
+            "shortcuts": [shortcut.to_dict() for shortcut in analysis.shortcuts],
+            "without_all": [gain.to_dict() for gain in gains],
+            "notes": list(analysis.notes),
+        }
+        typer.echo(json.dumps(values, indent=2))
+        return
+    from bitskip.terminal import byte_size, number, print_table
+
+    if not analysis.shortcuts:
+        typer.echo(f"{loaded.name} has no shortcuts.")
+        return
+    print_table(
+        f"Shortcuts of {loaded.name}, input {'x'.join(map(str, loaded.input_shape))}",
+        ["id", "kind", "stage", "shape", "memory", "parameters", "at its block's peak", "traffic"],
+        [
+            [
+                s.id, s.kind, number(s.stage), "x".join(map(str, s.shape)), byte_size(s.bytes),
+                number(s.parameters), byte_size(s.peak_bytes), byte_size(s.traffic_bytes),
+            ]
+            for s in analysis.shortcuts
+        ],
+        left_columns=(0, 1),
+        notes=[f"note: {note}" for note in analysis.notes],
+    )  # fmt: skip
+    _print_gains("With all of them removed", gains)
+
+
+def score(
+    model: ModelArgument,
+    out: Annotated[
+        str, typer.Option(help="JSON file of the scores; scoring goes on from it.")
+    ] = "scores.json",
+    data: DataOption = None,
+    batches: Annotated[int, typer.Option(help="Batches to judge on, at most.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Pictures a batch.")] = 100,
+    weights: WeightsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Close each shortcut alone, re-estimate batch norm, and measure what changes.
+
+    Judged on pictures held out of the training set, never on test pictures. Interrupted, the same command
+    goes on where it stopped.
+
+    Examples:
+
+    - `bitskip shortcuts score runs/resnet14-full-all-paper --out scores.json`
+    - `bitskip shortcuts score runs/small --data mini --json`
+    """
+    import dataclasses
+
+    from bitskip.pruning import analyse, score_shortcuts
+
+    loaded = _load(model, None, weights)
+    if not loaded.trained:
+        say(f"note: {loaded.name} has random weights, so its scores mean little")
+    calibration, held_out = _batches(loaded, data, batch_size)
+    analysis = analyse(loaded.model, loaded.example())
+    with _progress("scoring") as show:
+        scores = score_shortcuts(
+            loaded.model,
+            analysis.shortcuts,
+            held_out,
+            calibration=calibration,
+            max_batches=batches,
+            calibration_batches=batches,
+            cache=Path(out),
+            progress=show,
+        )
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(value) for value in scores.values()], indent=2))
+        return
+    from bitskip.terminal import print_table
+
+    def figure(mean: float, ci: float | None, scale: float = 1.0, digits: int = 4) -> str:
+        spread = "" if ci is None else f" ± {ci * scale:.{digits}f}"
+        return f"{mean * scale:+.{digits}f}{spread}"
+
+    print_table(
+        f"Closing one shortcut of {loaded.name} (mean ± 95% interval over batches)",
+        ["id", "loss", "KL of outputs", "accuracy, points"],
+        [
+            [
+                s.id,
+                figure(s.loss_change, s.loss_ci),
+                figure(s.kl, s.kl_ci),
+                figure(s.accuracy_change, s.accuracy_ci, 100, 2),
+            ]
+            for s in scores.values()
+        ],
+    )
+
+
+def plan(
+    model: ModelArgument,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="all, middle (first and last stage lose theirs), none, how many to keep, or ids with "
+            "commas.  [default: middle]",
+            show_default=False,
+        ),
+    ] = None,
+    scores: Annotated[
+        str | None, typer.Option(help="Scores from `bitskip shortcuts score`.", show_default=False)
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(help="Points that the single drops may sum up to, e.g. 1.5.", show_default=False),
+    ] = None,
+    target_peak: Annotated[
+        int | None,
+        typer.Option(help="Bytes of activations for one picture to come down to.", show_default=False),
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Whose peak: naive or in_place.")] = "naive",
+    shorten: Annotated[
+        bool | None,
+        typer.Option(
+            "--shorten/--no-shorten",
+            help="Make one skip over a block one per convolution instead of removing it, where shapes allow. "
+            " [default: around 1-bit activations only]",
+            show_default=False,
+        ),
+    ] = None,
+    input_size: SizeOption = None,
+    out: Annotated[str, typer.Option(help="JSON file of the plan.")] = "plan.json",
+    as_json: JsonOption = False,
+) -> None:
+    """Choose which shortcuts go, and write that down.
+
+    Examples:
+
+    - `bitskip shortcuts plan resnet14-full-all --keep middle`
+    - `bitskip shortcuts plan torchvision:resnet50 --target-peak 5000000 --executor in_place`
+    - `bitskip shortcuts plan runs/teacher --scores scores.json --max-accuracy-drop 2`
+    - `bitskip shortcuts plan torchvision:resnet18 --keep layer2.0,layer3.0`
+    """
+    from bitskip.pruning import analyse, compare, load_scores, plan_shortcuts, remove_shortcuts
+
+    loaded = _load(model, input_size)
+    analysis = analyse(loaded.model, loaded.example())
+    chosen = plan_shortcuts(
+        loaded.model,
+        analysis,
+        _kept(keep),
+        scores=None if scores is None else load_scores(Path(scores), loaded.model),
+        max_accuracy_drop=None if max_accuracy_drop is None else max_accuracy_drop / 100,
+        target_peak=target_peak,
+        executor=executor,
+        shorten=shorten,
+    )
+    chosen.save(Path(out))
+    gains = compare(loaded.model, remove_shortcuts(loaded.model, chosen), loaded.example())
+    if as_json:
+        values = chosen.to_dict() | {"gains": [gain.to_dict() for gain in gains]}
+        typer.echo(json.dumps(values, indent=2))
+        return
+    from bitskip.terminal import print_table
+
+    typer.echo(f"{loaded.name}, {chosen.rule}")
+    print_table(
+        "Plan",
+        ["id", "action"],
+        [[entry.id, entry.action] for entry in chosen.shortcuts],
+        left_columns=(0, 1),
+        notes=[f"note: {note}" for note in chosen.notes],
+    )
+    _print_gains("What it changes", gains)
+    typer.echo(f"written to {out}")
+
+
+def prune(
+    model: ModelArgument,
+    plan_file: Annotated[
+        str, typer.Argument(metavar="PLAN", help="JSON file from `bitskip shortcuts plan`.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the weights, the plan and a report.")],
+    data: DataOption = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Refit each block and batch norm on training pictures (no training)."),
+    ] = False,
+    batches: Annotated[int, typer.Option(help="Batches to refit on, with --refit.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Pictures a batch, with --refit.")] = 100,
+    timed: Annotated[
+        bool, typer.Option("--timed", help="Also time a forward pass before and after.")
+    ] = False,
+    input_size: SizeOption = None,
+    weights: WeightsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry out a plan: additions and dead projections go, outputs equal those of closed gates.
+
+    Without `--refit` the weights stay as they are and accuracy falls until the network is trained on
+    (`bitskip.pruning.recover`, docs/shortcuts.md). A pruned bitskip run stays one: every command takes it.
+
+    Examples:
+
+    - `bitskip shortcuts prune runs/teacher plan.json --out runs/pruned --refit`
+    - `bitskip shortcuts prune torchvision:resnet50 plan.json --out pruned --weights resnet50.safetensors`
+    """
+    from bitskip.pruning import Plan, compare
+    from bitskip.study.pruned import prune_loaded, write_pruned
+
+    loaded = _load(model, input_size, weights)
+    chosen = Plan.load(Path(plan_file))
+    sets = _batches(loaded, data, batch_size) if refit else None
+    pruned, measures = prune_loaded(loaded, chosen, sets, batches)
+    gains = compare(loaded.model, pruned, loaded.example(), timed=timed)
+    report = {
+        "model": loaded.name,
+        "gains": [gain.to_dict() for gain in gains],
+        "held_out_accuracy": measures,
+    }
+    write_pruned(Path(out), loaded, pruned, chosen, report)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    _print_gains(f"{loaded.name}: {chosen.rule}", gains)
+    for name, value in measures.items():
+        typer.echo(f"held-out accuracy, {name}: {value:.2%}")
+    typer.echo(f"written to {out}")
+
+
+def recover(
+    model: ModelArgument,
+    plan_file: Annotated[
+        str, typer.Argument(metavar="PLAN", help="JSON file from `bitskip shortcuts plan`.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the state, the weights, the plan and a report.")],
+    epochs: Annotated[int, typer.Option(help="Epochs in all.")] = 20,
+    schedule: Annotated[
+        str, typer.Option(help="gradual (one gate after another), together, or one_shot.")
+    ] = "gradual",
+    interval: Annotated[int, typer.Option(help="gradual: epochs from one gate to the next.")] = 1,
+    fade: Annotated[float, typer.Option(help="Epochs that a gate takes to close.")] = 1.0,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="gradual: points of held-out accuracy below the teacher at which a gate reopens.",
+            show_default=False,
+        ),
+    ] = None,
+    teacher_weight: Annotated[
+        float, typer.Option(help="Share of the distance to the teacher's outputs in the loss, 0..1.")
+    ] = 0.35,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of Adam.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of order and augmentation.")] = 0,
+    precision: Annotated[
+        str, typer.Option(help="Arithmetic of training: 32-true or bf16-mixed.")
+    ] = "32-true",
+    data: DataOption = None,
+    input_size: SizeOption = None,
+    weights: WeightsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train while the plan's shortcuts fade out, then remove them.
+
+    Interrupted, the same command goes on from its last epoch.
+
+    Examples:
+
+    - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --epochs 30 --interval 3 --fade 3`
+    - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --max-accuracy-drop 1`
+    """
+    from bitskip.pruning import Plan, RecoverySettings, compare
+    from bitskip.study.pruned import recover_loaded, write_pruned
+
+    loaded = _load(model, input_size, weights)
+    settings = RecoverySettings(
+        schedule=schedule,
+        epochs=epochs,
+        interval=interval,
+        fade=fade,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        ce_weight=1 - teacher_weight,
+        mse_weight=teacher_weight,
+        max_accuracy_drop=None if max_accuracy_drop is None else max_accuracy_drop / 100,
+        precision=precision,
+    )
+
+    def show(entry: dict[str, Any]) -> None:
+        say(epoch_line(entry | {"validation_accuracy": entry["accuracy"]}, epochs))
+        if "rolled_back" in entry:
+            say(f"  '{entry['rolled_back']}' stays: without it the accuracy fell too far")
+
+    result = recover_loaded(
+        loaded,
+        Plan.load(Path(plan_file)),
+        _batches(loaded, data, batch_size),
+        settings,
+        seed=seed,
+        folder=Path(out),
+        on_epoch=show,
+    )
+    gains = compare(loaded.model, result.model, loaded.example())
+    report = {
+        "model": loaded.name,
+        "gains": [gain.to_dict() for gain in gains],
+        "held_out_accuracy": {"teacher": result.teacher_measure, "pruned": result.measure},
+        "rolled_back": list(result.rolled_back),
+        "history": result.history,
+    }
+    write_pruned(Path(out), loaded, result.model, result.plan, report)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    _print_gains(f"{loaded.name}: {result.plan.rule}", gains)
+    typer.echo(
+        f"held-out accuracy {result.measure:.2%}, before {result.teacher_measure:.2%}; written to {out}"
+    )
+
+
+def coverage(
+    out: Annotated[str, typer.Option(help="Page to write; the JSON goes beside it.")],
+    only: Annotated[
+        str | None, typer.Option(help="Model names, with commas; all if not given.", show_default=False)
+    ] = None,
+) -> None:
+    """Try every image classifier of torchvision, and write what was found and proven.
+
+    Example: `bitskip shortcuts coverage --out docs/shortcuts-coverage.md`
+    """
+    from bitskip.files import write_json, write_text
+    from bitskip.pruning.coverage import cover, coverage_page, library_versions, torchvision_classifiers
+
+    names = torchvision_classifiers() if only is None else only.split(",")
+    values = {"versions": library_versions(), "rows": cover(names, lambda name: say(name))}
+    page = Path(out)
+    write_json(page.with_suffix(".json"), values)
+    write_text(page, coverage_page(values))
+
+
+# -- shared -------------------------------------------------------------------------------------------
+
+
+def _load(model: str, input_size: int | None, weights: str | None = None) -> LoadedModel:
+    from bitskip.study.model_sources import load_model
+
+    return load_model(model, input_size=input_size, weights=path_or_none(weights))
+
+
+def _batches(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[Any, Any]:
+    from bitskip.study.pruned import batches_for
+
+    return batches_for(loaded, read_images(data, size=loaded.input_shape[1]), batch_size)
+
+
+def _kept(keep: str | None) -> str | int | list[str] | None:
+    from bitskip.pruning.plan import PRESETS
+
+    if keep is None or keep in PRESETS:
+        return keep
+    return int(keep) if keep.isdigit() else [name.strip() for name in keep.split(",")]
+
+
+def _print_gains(title: str, gains: list[Gain]) -> None:
+    from bitskip.terminal import byte_size, number, print_table
+
+    def cell(value: float | None, unit: str) -> str:
+        if unit == "bytes":
+            return byte_size(None if value is None else int(value))
+        if unit == "seconds":
+            return "?" if value is None else f"{value * 1000:.2f} ms"
+        return number(None if value is None else int(value))
+
+    rows = []
+    for gain in gains:
+        change = "" if gain.change is None else "=" if gain.change == 0 else f"{gain.change:+.1%}"
+        rows.append(
+            [gain.name, cell(gain.before, gain.unit), cell(gain.after, gain.unit), change, gain.remark]
+        )
+    print_table(title, ["", "before", "after", "change", ""], rows, left_columns=(0, 4))
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Any]:
+    """Yield a function (done, total, name) that shows a bar where somebody watches, else lines."""
+    if not interactive():
+        yield lambda done, total, name: say(f"{label} {done + 1}/{total}: {name}") if name else None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label)
+        yield lambda done, total, name: bar.update(
+            task, completed=done, total=total, description=f"{label} {name}"
+        )

@@ -1,0 +1,570 @@
+"""Finding shortcuts by structure: what they are called in the code does not matter.
+
+A shortcut is an addition of two tensors of one shape, one of which (the skip) comes from a fork by no step
+or by projection steps only (1x1 convolution, batch norm, average pool, activation, padding, slicing), while
+the other (the main path) computes on that fork alone, with at least one layer that mixes channels or
+positions. So squeeze-excite gates (products) and concatenations are none, and neither are lateral additions
+of feature pyramids, whose main path upsamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from bitskip.errors import PruningError
+from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU
+from bitskip.pruning.memory import ActivationGraph
+from bitskip.pruning.tracing import (
+    TensorInfo,
+    additions_by_owner,
+    measure,
+    module_stack,
+    operands_of,
+    owner_of,
+    trace_deep,
+)
+
+__all__ = ["Analysis", "Shortcut", "Site", "Unit", "analyse", "find_shortcuts"]
+
+KINDS = ("identity", "projection", "pooled_projection")
+
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, RPReLU,
+)  # fmt: skip
+_NORM_NAMES = ("FrozenBatchNorm2d", "FrozenBatchNormAct2d", "LayerNorm2d")
+_TRANSPARENT_NAMES = ("StochasticDepth", "DropPath", "FakeQuantize", "QuantStub", "DeQuantStub")
+_ACTIVATION_FUNCTIONS = (F.relu, F.relu6, F.leaky_relu, F.silu, F.gelu, F.hardswish, torch.relu)
+_AVERAGE_POOLS = (F.avg_pool2d, F.adaptive_avg_pool2d)
+_MIXING_FUNCTIONS = (
+    torch.matmul, torch.bmm, torch.einsum, F.conv1d, F.conv2d, F.conv3d, F.linear,
+    F.scaled_dot_product_attention,
+)  # fmt: skip
+_UPSAMPLING = (nn.Upsample, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.PixelShuffle)
+_UPSAMPLING_FUNCTIONS = (
+    F.interpolate,
+    F.pixel_shuffle,
+    F.conv_transpose2d,
+    F.conv_transpose1d,
+    F.grid_sample,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where in the code a shortcut's addition stands, so that it can be found again without analysis."""
+
+    block: str  # path of the smallest module that holds the whole shortcut; empty for the model itself
+    owner: str  # path of the module whose forward does the addition: the block, or inside it
+    ordinal: int  # which of the owner's additions, from 0
+    skip_operand: int  # 0 or 1: which operand of the addition is the skip
+    given: tuple[str, ...] = ()  # optional arguments of the block's forward that calls give
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One convolution of a main path with the layer after which a shorter skip could be added."""
+
+    conv: str  # path of the convolution
+    add_after: str  # path of its norm, or of its activation where the block adds after activations
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """One shortcut of a model. Bytes are those of one example, in the arithmetic of the example input."""
+
+    id: str  # the block's path; `path:n` where a block holds several
+    kind: str  # identity, projection (1x1 convolution, norm or padding) or pooled_projection
+    stage: int  # from 1; a new stage begins where the feature map's size changes
+    shape: tuple[int, ...]  # of the sum, without the batch
+    bytes: int  # of the tensor that the shortcut adds
+    parameters: int  # of its projection; they go with it
+    peak_bytes: int | None  # by how much it raises the naive peak of its own block; None where unknown
+    traffic_bytes: int | None  # read and written on its account
+    site: Site
+    last_conv: str | None  # path of the main path's last convolution, if only norm and activation follow
+    last_norm: str | None  # path of that convolution's batch norm
+    binary_input: bool  # whether the main path has layers with 1-bit activations
+    units: tuple[Unit, ...]  # how it could be shortened; empty where it cannot
+    projection: tuple[str, ...]  # paths of the layers on the skip
+
+    @property
+    def shortenable(self) -> bool:
+        """Whether one skip over the block can become one around each convolution."""
+        return bool(self.units)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a reader of a list wants, as JSON-serialisable values."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "stage": self.stage,
+            "shape": list(self.shape),
+            "bytes": self.bytes,
+            "parameters": self.parameters,
+            "peak_bytes": self.peak_bytes,
+            "traffic_bytes": self.traffic_bytes,
+            "shortenable": self.shortenable,
+            "binary_input": self.binary_input,
+        }
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The shortcuts of a model, and its activations if the whole model could be traced."""
+
+    shortcuts: tuple[Shortcut, ...]
+    activations: ActivationGraph | None
+    notes: tuple[str, ...] = ()  # what is unknown, and why
+
+    def by_id(self) -> dict[str, Shortcut]:
+        """Return the shortcuts by their ids."""
+        return {shortcut.id: shortcut for shortcut in self.shortcuts}
+
+
+def find_shortcuts(model: nn.Module, example_input: Any) -> tuple[Shortcut, ...]:
+    """Return the shortcuts of `model` in the order they run.
+
+    Args:
+        model: any module; left as it is.
+        example_input: a tensor whose first dimension is the batch, or a tuple of the forward's arguments.
+
+    Raises:
+        PruningError: if torch.fx can trace neither the model nor any module in it.
+    """
+    return analyse(model, example_input).shortcuts
+
+
+@torch.no_grad()
+def analyse(model: nn.Module, example_input: Any) -> Analysis:
+    """Return the shortcuts of `model` with its activation memory; arguments and errors as `find_shortcuts`.
+
+    A model that torch.fx cannot trace as a whole is analysed module by module; peak memory and traffic of
+    the whole are then unknown.
+    """
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        try:
+            found, graph = _analyse_module(model, inputs, "")
+        except Exception as error:
+            return _module_by_module(model, inputs, error)
+        joins = {item.join: item.skip_first for item in found}
+        skips = {item.join: item.skip for item in found}
+        activations = ActivationGraph.of(graph[0], graph[1], skips, joins)
+        return Analysis(_describe(found, activations), activations)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+# -- one graph ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Found:
+    join: fx.Node
+    skip: list[fx.Node]  # the steps on the skip, from the fork on
+    skip_first: int
+    kind: str
+    info: TensorInfo
+    site: Site
+    last: tuple[str | None, str | None]
+    units: tuple[Unit, ...]
+    binary_input: bool
+    projection: tuple[str, ...]
+    parameters: int
+
+
+def _analyse_module(
+    module: nn.Module, inputs: tuple[Any, ...], prefix: str
+) -> tuple[list[_Found], tuple[fx.GraphModule, dict[fx.Node, TensorInfo]]]:
+    graph_module = trace_deep(module, len(inputs))
+    infos = measure(graph_module, *inputs)
+    finder = _Finder(graph_module, infos, prefix)
+    return finder.find(), (graph_module, infos)
+
+
+class _Finder:
+    """Searches one deep graph."""
+
+    def __init__(self, graph_module: fx.GraphModule, infos: dict[fx.Node, TensorInfo], prefix: str) -> None:
+        self.infos, self.prefix = infos, prefix
+        self.nodes = list(graph_module.graph.nodes)
+        self.at = {node: at for at, node in enumerate(self.nodes)}
+        self.modules = dict(graph_module.named_modules())
+        self.graph = graph_module.graph
+        self.given: dict[str, tuple[str, ...]] = graph_module.meta["given"]
+        self.before: list[int] = []  # bit sets of each node's ancestors
+        self.constant: list[bool] = []  # whether a node depends on no input of the network
+        for node in self.nodes:
+            bits, constant = 0, node.op != "placeholder"
+            for source in node.all_input_nodes:
+                bits |= self.before[self.at[source]] | (1 << self.at[source])
+                constant = constant and self.constant[self.at[source]]
+            self.before.append(bits)
+            self.constant.append(constant)
+
+    def find(self) -> list[_Found]:
+        ordinals = {
+            node: (owner, ordinal)
+            for owner, additions in additions_by_owner(self.graph).items()
+            for ordinal, node in enumerate(additions)
+        }
+        found = []
+        for node in self.nodes:
+            if node in ordinals and (item := self._shortcut(node, *ordinals[node])) is not None:
+                found.append(item)
+        return found
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        return self.modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def _is_before(self, earlier: fx.Node, later: fx.Node) -> bool:
+        return bool(self.before[self.at[later]] >> self.at[earlier] & 1)
+
+    def _shortcut(self, join: fx.Node, owner: str, ordinal: int) -> _Found | None:
+        if "@" in "".join(module_stack(join)):
+            return None  # a module called again: its first call stands for all
+        operands = operands_of(join)
+        if operands is None or join not in self.infos:
+            return None
+        shape = self.infos[join].shape
+        if len(shape) < 3 or not self.infos[join].is_float:
+            return None
+        if any(node not in self.infos or self.infos[node].shape != shape for node in operands):
+            return None
+        candidates = []
+        for position in (1, 0):
+            skip, main = operands[position], operands[1 - position]
+            chain = self._chain(skip, main)
+            if chain is None:
+                continue
+            fork, steps = chain
+            region = self._region(fork, main)
+            if region is not None:
+                weight = sum(self._is_mixing(node) for node in steps)
+                candidates.append((weight, position, fork, steps, region))
+        candidates.sort(key=lambda item: item[0])
+        if not candidates or (len(candidates) == 2 and candidates[0][0] == candidates[1][0]):
+            return None
+        _, position, fork, steps, region = candidates[0]
+        block = _common(
+            [module_stack(join), *(module_stack(node) for node in (*region, *steps))], self.prefix
+        )
+        main = operands[1 - position]
+        layers = [module for node in region if (module := self.module(node)) is not None]
+        skip_layers = tuple(self.prefix + str(node.target) for node in steps if node.op == "call_module")
+        return _Found(
+            join=join,
+            skip=steps,
+            skip_first=position,
+            kind=self._kind(steps),
+            info=self.infos[join],
+            site=Site(
+                block,
+                _join_paths(self.prefix, owner),
+                ordinal,
+                position,
+                self.given.get(_relative(block, self.prefix), ()),
+            ),
+            last=self._last_conv(main),
+            units=self._units(join, main, fork, shape, block),
+            binary_input=any(
+                isinstance(layer, BinaryLayer) and layer.precision == "w1a1" for layer in layers
+            ),
+            projection=skip_layers,
+            parameters=sum(
+                parameter.numel()
+                for node in steps
+                if (module := self.module(node)) is not None and len(node.args) == 1
+                for parameter in module.parameters()
+            ),
+        )
+
+    def _chain(self, skip: fx.Node, main: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
+        """Walk back from the skip to the fork; None if a step is no projection step."""
+        steps: list[fx.Node] = []
+        node = skip
+        while not self._is_before(node, main):
+            source = self._projection_source(node)
+            if source is None:
+                return None
+            steps.append(node)
+            node = source
+        if self.constant[self.at[node]] or node not in self.infos:
+            return None
+        return node, steps[::-1]
+
+    def _projection_source(self, node: fx.Node) -> fx.Node | None:
+        sources = [source for source in node.all_input_nodes if not self.constant[self.at[source]]]
+        if len(sources) != 1 or node not in self.infos or not self._is_projection_step(node):
+            return None
+        return sources[0]
+
+    def _is_projection_step(self, node: fx.Node) -> bool:
+        module = self.module(node)
+        if module is not None:
+            if isinstance(module, nn.Conv2d | nn.Conv1d | BinaryConv2d):
+                kernel = module.kernel_size
+                return set(kernel if isinstance(kernel, tuple) else (kernel,)) == {1}
+            return self._is_norm(module) or self._is_elementwise(module) or _is_average_pool(module)
+        if node.op == "call_function":
+            if node.target in (*_ACTIVATION_FUNCTIONS, *_AVERAGE_POOLS, F.pad, F.dropout, F.batch_norm):
+                return True
+            return getattr(node.target, "__name__", "") == "getitem" and _is_slicing(node)
+        return node.op == "call_method" and node.target in ("contiguous", "relu", "relu_", "clone")
+
+    @staticmethod
+    def _is_norm(module: nn.Module) -> bool:
+        known = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+        return isinstance(module, known) or type(module).__name__ in _NORM_NAMES
+
+    @staticmethod
+    def _is_elementwise(module: nn.Module) -> bool:
+        known = (*_ACTIVATIONS, nn.Identity, nn.Dropout, nn.Dropout2d, LearnedThreshold)
+        return isinstance(module, known) or type(module).__name__ in _TRANSPARENT_NAMES
+
+    def _region(self, fork: fx.Node, main: fx.Node) -> list[fx.Node] | None:
+        """Return the steps between fork and join; None unless they compute on the fork alone."""
+        if main is fork:
+            return None
+        inside = self.before[self.at[main]] | (1 << self.at[main])
+        region = [
+            node
+            for node in self.nodes[self.at[fork] + 1 : self.at[main] + 1]
+            if inside >> self.at[node] & 1 and self._is_before(fork, node)
+        ]
+        members = set(region)
+        for node in region:
+            for source in node.all_input_nodes:
+                if source is not fork and source not in members and not self.constant[self.at[source]]:
+                    return None
+        if not any(self._is_mixing(node) for node in region) or any(map(self._is_upsampling, region)):
+            return None
+        return region
+
+    def _is_mixing(self, node: fx.Node) -> bool:
+        module = self.module(node)
+        if module is not None:
+            layers = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention, BinaryConv2d, BinaryLinear)
+            return isinstance(module, layers)
+        if node.op == "call_method":
+            return node.target in ("matmul", "bmm", "__matmul__")
+        if node.op != "call_function":
+            return False
+        # A function of the model's own that fx was told not to open, such as window attention.
+        home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
+        foreign = home not in ("torch", "operator", "_operator", "builtins", "math")
+        return foreign or node.target in _MIXING_FUNCTIONS or getattr(node.target, "__name__", "") == "matmul"
+
+    def _is_upsampling(self, node: fx.Node) -> bool:
+        module = self.module(node)
+        if module is not None:
+            return isinstance(module, _UPSAMPLING)
+        return node.op == "call_function" and node.target in _UPSAMPLING_FUNCTIONS
+
+    def _kind(self, steps: list[fx.Node]) -> str:
+        pooled = any(
+            _is_average_pool(module) if (module := self.module(node)) is not None
+            else node.target in _AVERAGE_POOLS
+            for node in steps
+        )  # fmt: skip
+        if pooled:
+            return "pooled_projection"
+        plain = all(
+            self._is_elementwise(module) if (module := self.module(node)) is not None
+            else node.target in (*_ACTIVATION_FUNCTIONS, F.dropout, "contiguous", "relu", "relu_", "clone")
+            for node in steps
+        )  # fmt: skip
+        return "identity" if plain else "projection"
+
+    def _last_conv(self, main: fx.Node) -> tuple[str | None, str | None]:
+        node, norm = main, None
+        while True:
+            module = self.module(node)
+            if isinstance(module, nn.Conv2d | BinaryConv2d):
+                return self.prefix + str(node.target), norm
+            if module is None or len(node.all_input_nodes) != 1 or len(node.users) != 1:
+                return None, None
+            is_batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if (is_batch_norm or type(module).__name__ == "FrozenBatchNorm2d") and norm is None:
+                norm = self.prefix + str(node.target)
+            elif not (isinstance(module, nn.ReLU) and norm is None) and not (
+                self._is_elementwise(module) and not isinstance(module, _ACTIVATIONS)
+            ):
+                return None, None
+            node = node.all_input_nodes[0]
+
+    def _units(
+        self, join: fx.Node, main: fx.Node, fork: fx.Node, shape: tuple[int, ...], block: str
+    ) -> tuple[Unit, ...]:
+        """Split a plain chain of layers into convolutions; empty unless each can carry a skip of its own."""
+        chain: list[fx.Node] = []
+        node = main
+        while node is not fork:
+            if self.module(node) is None or len(node.all_input_nodes) != 1 or len(node.users) != 1:
+                return ()
+            chain.append(node)
+            node = node.all_input_nodes[0]
+        chain.reverse()
+        convs = [
+            at for at, node in enumerate(chain) if isinstance(self.module(node), nn.Conv2d | BinaryConv2d)
+        ]
+        if len(convs) < 2 or any(owner_of(node) != _relative(block, self.prefix) for node in (*chain, join)):
+            return ()
+        after_activation = isinstance(self.module(chain[-1]), _ACTIVATIONS)
+        units, previous = [], fork
+        for number, start in enumerate(convs):
+            end = convs[number + 1] if number + 1 < len(convs) else len(chain)
+            point = start
+            for at in range(start + 1, end):
+                module = self.module(chain[at])
+                if module is not None and (
+                    self._is_norm(module) or (after_activation and isinstance(module, _ACTIVATIONS))
+                ):
+                    point = at
+            source = shape if number == 0 else self.infos[previous].shape
+            once = sum(node.target == chain[point].target for node in self.nodes) == 1
+            if self.infos[chain[point]].shape != source or not once:
+                return ()
+            if self.infos[chain[end - 1]].shape != self.infos[chain[point]].shape:
+                return ()
+            units.append(Unit(*(self.prefix + str(chain[at].target) for at in (start, point))))
+            previous = chain[end - 1]
+        return tuple(units)
+
+
+def _is_average_pool(module: nn.Module) -> bool:
+    return isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.AvgPool1d)
+
+
+def _is_slicing(node: fx.Node) -> bool:
+    index = node.args[1] if len(node.args) > 1 else None
+    return isinstance(index, tuple) and all(isinstance(part, slice) or part is Ellipsis for part in index)
+
+
+def _join_paths(prefix: str, path: str) -> str:
+    return prefix + path if path else prefix.removesuffix(".")
+
+
+def _relative(path: str, prefix: str) -> str:
+    return path[len(prefix) :] if path and path + "." != prefix else ""
+
+
+def _common(stacks: list[tuple[str, ...]], prefix: str) -> str:
+    shared = ""
+    for level in zip(*stacks, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared = level[0]
+    return _join_paths(prefix, shared)
+
+
+# -- results ------------------------------------------------------------------------------------------
+
+
+def _describe(found: list[_Found], activations: ActivationGraph | None) -> tuple[Shortcut, ...]:
+    blocks = [item.site.block for item in found]
+    stage, size = 0, None
+    numbers: dict[str, int] = {}
+    shortcuts = []
+    for item in found:
+        shape = item.info.shape[1:]
+        spatial = _spatial(shape)
+        if spatial != size:
+            stage, size = stage + 1, spatial
+        block = item.site.block
+        numbers[block] = numbers.get(block, 0) + 1
+        name = block or "model"
+        identifier = name if blocks.count(block) == 1 else f"{name}:{numbers[block]}"
+        shortcuts.append(
+            Shortcut(
+                id=identifier,
+                kind=item.kind,
+                stage=stage,
+                shape=shape,
+                bytes=item.info.bytes_per_example,
+                parameters=item.parameters,
+                peak_bytes=None if activations is None else activations.block_peak_bytes(item.join),
+                traffic_bytes=None if activations is None else activations.traffic_bytes_of(item.join),
+                site=item.site,
+                last_conv=item.last[0],
+                last_norm=item.last[1],
+                binary_input=item.binary_input,
+                units=item.units,
+                projection=item.projection,
+            )
+        )
+    if activations is not None:
+        activations.name_joins({s.id: item.join for s, item in zip(shortcuts, found, strict=True)})
+    return tuple(shortcuts)
+
+
+def _spatial(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return height and width of (C, H, W) or (H, W, C), or the length of a sequence (L, C)."""
+    if len(shape) != 3:
+        return shape[:-1]
+    return shape[1:] if shape[1] == shape[2] else shape[:2]
+
+
+# -- module by module -----------------------------------------------------------------------------------
+
+
+def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exception) -> Analysis:
+    """Analyse the largest traceable modules, with the inputs that they get in a run of the whole model."""
+    calls: dict[str, tuple[Any, ...]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if name and next(module.children(), None) is not None:
+
+            def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                calls.setdefault(name, args)
+
+            hooks.append(module.register_forward_pre_hook(note))
+    stopped = ""
+    try:
+        model(*inputs)
+    except Exception as error:
+        stopped = " ".join(str(error).split())[:160]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    reason = " ".join(str(whole).split())[:160]
+    found: list[_Found] = []
+    done: list[str] = []
+    for name, args in calls.items():
+        if any(name.startswith(parent + ".") for parent in done):
+            continue
+        if not args or not all(isinstance(value, Tensor) for value in args):
+            continue
+        try:
+            items, _ = _analyse_module(model.get_submodule(name), args, name + ".")
+        except Exception:
+            continue
+        done.append(name)
+        found.extend(items)
+    if not done and stopped:
+        raise PruningError(
+            f"{type(model).__name__} does not run on the example input ({stopped}); give one that its "
+            "forward takes"
+        )
+    if not done:
+        raise PruningError(
+            f"torch.fx can trace neither {type(model).__name__} nor a module in it ({reason}); "
+            "shortcuts are found in code without branches on tensor values"
+        )
+    note_text = (
+        f"torch.fx cannot trace {type(model).__name__} as a whole ({reason}), so {len(done)} of its modules "
+        "were analysed one by one; peak memory and traffic are unknown, and shortcuts between those modules "
+        "are not seen"
+    )
+    notes = [note_text]
+    if stopped:
+        notes.append(f"the run stopped early ({stopped}); modules after that point were not seen")
+    return Analysis(_describe(found, None), None, tuple(notes))

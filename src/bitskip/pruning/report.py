@@ -1,0 +1,116 @@
+"""What removing shortcuts bought: parameters, peak activation memory, traffic and, if asked for, time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitskip.activations import peak_activation_bytes
+from bitskip.nn import ResNet
+from bitskip.pruning.find import Analysis, analyse
+
+__all__ = ["Gain", "compare", "latency"]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One figure before and after. None is unknown."""
+
+    name: str
+    unit: str
+    before: float | None
+    after: float | None
+    remark: str = ""
+
+    @property
+    def change(self) -> float | None:
+        """Relative change, negative for less."""
+        if self.before is None or self.after is None or self.before == 0:
+            return None
+        return self.after / self.before - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figure as JSON-serialisable values."""
+        return {
+            "name": self.name, "unit": self.unit, "before": self.before, "after": self.after,
+            "change": self.change, "remark": self.remark,
+        }  # fmt: skip
+
+
+def compare(
+    before: nn.Module, after: nn.Module, example_input: Any, *, timed: bool = False, repeats: int = 20
+) -> list[Gain]:
+    """Return what changed from one model to the other, for one example.
+
+    Peaks are those of the two executors of `bitskip.liveness`, an op being a layer with the pointwise steps
+    after it. Networks of bitskip are counted in the formats that their layers read, others in the
+    arithmetic of the example. Where a peak does not move, the remark says at which op it stands.
+
+    Args:
+        before: a model.
+        after: it without some shortcuts.
+        example_input: as for `find_shortcuts`.
+        timed: also measure the median time of a forward pass in torch, this batch, this machine.
+        repeats: how many passes of each, taken in turn.
+    """
+    first, second = analyse(before, example_input), analyse(after, example_input)
+    gains = [
+        Gain("shortcuts", "count", len(first.shortcuts), len(second.shortcuts)),
+        Gain("parameters", "count", _parameters(before), _parameters(after)),
+    ]
+    for executor in ("naive", "in_place"):
+        (old, _), (new, op) = _peak(before, first, executor), _peak(after, second, executor)
+        remark = ""
+        if old is None or new is None:
+            remark = "unknown: the model cannot be traced as a whole"
+        elif new == old:
+            remark = f"no gain here: the peak stands at '{op}'"
+        gains.append(Gain(f"peak activations, {executor}", "bytes", old, new, remark))
+    gains.append(Gain("activation traffic", "bytes", _traffic(first), _traffic(second)))
+    if timed:
+        old_time, new_time = latency([before, after], example_input, repeats)
+        gains.append(
+            Gain("time of a forward pass", "seconds", old_time, new_time, "torch, median, this machine")
+        )
+    return gains
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _peak(model: nn.Module, analysis: Analysis, executor: str) -> tuple[int | None, str]:
+    if analysis.activations is None:
+        return None, ""
+    peak = analysis.activations.peak((), executor)
+    if isinstance(model, ResNet):
+        return peak_activation_bytes(model.spec)[executor], peak.op
+    return peak.size, peak.op
+
+
+def _traffic(analysis: Analysis) -> int | None:
+    return None if analysis.activations is None else analysis.activations.traffic()
+
+
+@torch.no_grad()
+def latency(models: list[nn.Module], example_input: Any, repeats: int = 20, warmup: int = 3) -> list[float]:
+    """Return the median seconds of a forward pass of each model, evaluation mode, passes taken in turn."""
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    times: list[list[float]] = [[] for _ in models]
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    for round_number in range(warmup + repeats):
+        for at, model in enumerate(models):
+            started = time.perf_counter()
+            model(*inputs)
+            if round_number >= warmup:
+                times[at].append(time.perf_counter() - started)
+    for model, training in zip(models, modes, strict=True):
+        model.train(training)
+    return [statistics.median(values) for values in times]

@@ -1,0 +1,126 @@
+"""Models by name: bitskip's specs and runs, torchvision's and timm's networks, as torch modules.
+
+The one word that commands take for a model: a named spec, a spec's JSON file, a run's folder (or its
+`weights.safetensors`), `torchvision:NAME` or `timm:NAME`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitskip.errors import FileFormatError, RunError, SpecError, nearest
+from bitskip.nn import build
+from bitskip.nn.torchvision_ops import ensure_torchvision_ops
+from bitskip.spec import NetworkSpec, resolve_spec
+
+__all__ = ["LoadedModel", "load_model"]
+
+_LIBRARIES = ("torchvision", "timm")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A module in evaluation mode and what it takes."""
+
+    name: str
+    model: nn.Module
+    input_shape: tuple[int, int, int]  # channels, height, width
+    trained: bool  # False: its weights are random
+    run: Path | None = None  # the weights file of a bitskip run
+
+    def example(self, batch: int = 1) -> Tensor:
+        """Return a batch of random pictures that the model takes, the same every time."""
+        return torch.randn(batch, *self.input_shape, generator=torch.Generator().manual_seed(0))
+
+
+def load_model(source: str, *, input_size: int | None = None, weights: Path | None = None) -> LoadedModel:
+    """Return the model that `source` names.
+
+    Args:
+        source: see this module's first lines.
+        input_size: height = width in pixels; None for the model's usual size.
+        weights: state dict (`.safetensors`, or `.pt` of tensors only) to load into a library's model.
+
+    Raises:
+        SpecError: for an unknown name.
+        RunError: if a library is not installed, or the folder holds no finished run.
+        FileFormatError: if the weights do not fit.
+    """
+    library, colon, name = source.partition(":")
+    if colon and library in _LIBRARIES:
+        model, usual = _torchvision(name) if library == "torchvision" else _timm(name)
+        if weights is not None:
+            _load_weights(model, weights)
+        size = input_size or usual
+        return LoadedModel(source, model.eval(), (3, size, size), weights is not None)
+    if weights is not None:
+        raise SpecError(
+            f"--weights goes with torchvision: and timm: models; give the run's folder, not '{source}'"
+        )
+    path = Path(source)
+    if path.is_dir() or path.suffix == ".safetensors":
+        from bitskip.training import load_run
+
+        spec, model = load_run(path)
+        file = path / "weights.safetensors" if path.is_dir() else path
+        return LoadedModel(spec.name, model, _shape(spec, input_size), True, file)
+    spec = resolve_spec(source)
+    if input_size is not None:
+        spec = dataclasses.replace(spec, input_size=input_size)
+    return LoadedModel(spec.name, build(spec).eval(), _shape(spec, input_size), False)
+
+
+def _shape(spec: NetworkSpec, input_size: int | None) -> tuple[int, int, int]:
+    size = input_size or spec.input_size
+    return (spec.input_channels, size, size)
+
+
+def _torchvision(name: str) -> tuple[nn.Module, int]:
+    ensure_torchvision_ops()
+    try:
+        from torchvision import models
+    except ImportError:
+        raise RunError("torchvision is not installed; pip install torchvision") from None
+    known = models.list_models(module=models)
+    if name not in known:
+        raise SpecError(f"unknown torchvision model '{name}'{nearest(name, known)}")
+    options: dict[str, Any] = {"weights": None}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"init_weights": False, "aux_logits": False}
+    size = 299 if name == "inception_v3" else 224
+    model: nn.Module = models.get_model(name, **options)
+    return model, size
+
+
+def _timm(name: str) -> tuple[nn.Module, int]:
+    ensure_torchvision_ops()
+    try:
+        import timm
+    except ImportError:
+        raise RunError("timm is not installed; pip install timm") from None
+    known = timm.list_models()
+    if name not in known:
+        raise SpecError(f"unknown timm model '{name}'{nearest(name, known)}")
+    model: nn.Module = timm.create_model(name, pretrained=False)
+    size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))[-1]
+    return model, int(size)
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    except Exception as error:  # each format has error types of its own
+        detail = " ".join(str(error).split())[:200]
+        raise FileFormatError(f"{path} does not fit {type(model).__name__}: {detail}") from None

@@ -1,0 +1,144 @@
+"""Pruning a loaded model with data: batches, refit without training, and what is left on disk.
+
+A pruned run of bitskip keeps the metadata of its weights, with the spec of what is left, so every command
+that takes a run's weights takes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bitskip.data import ImageSet
+from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
+from bitskip.errors import DataError
+from bitskip.files import write_json, write_text
+from bitskip.nn import ResNet
+from bitskip.pruning import (
+    Plan,
+    Recovery,
+    RecoverySettings,
+    analyse,
+    prune_without_training,
+    recover,
+    remove_shortcuts,
+    save_pruned,
+)
+from bitskip.pruning.schedule import decayed_groups
+from bitskip.study.model_sources import LoadedModel
+from bitskip.training import evaluate
+
+__all__ = ["batches_for", "prune_loaded", "recover_loaded", "write_pruned"]
+
+_HELD_OUT = 5000  # pictures of the training set to judge on; at most a tenth of it
+
+
+def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple[Batches, Batches]:
+    """Return training batches (random flips and crops) and batches of held-out training pictures.
+
+    Raises:
+        DataError: if the pictures do not fit the model.
+    """
+    if images.image_size != loaded.input_shape[1]:
+        raise DataError(
+            f"{images.name} has pictures of {images.image_size} pixels, but {loaded.name} takes "
+            f"{loaded.input_shape[1]}; choose another --input-size or data set"
+        )
+    outputs = loaded.model(loaded.example())
+    classes = outputs.shape[-1] if hasattr(outputs, "shape") else None
+    if classes != images.classes:
+        raise DataError(
+            f"{images.name} has {images.classes} classes, but {loaded.name} has {classes} outputs; "
+            "give a model trained on this data"
+        )
+    held_out = min(_HELD_OUT, len(images.train_images) // 10)
+    train, validation = split_validation(images.train_images, images.train_labels, held_out)
+    normalisation = Normalisation.of(images.train_images)
+    return (
+        Batches(
+            images.train_images[train], images.train_labels[train], normalisation, batch_size, Augmentation()
+        ),
+        Batches(images.train_images[validation], images.train_labels[validation], normalisation, batch_size),
+    )
+
+
+def prune_loaded(
+    loaded: LoadedModel, plan: Plan, sets: tuple[Batches, Batches] | None, max_batches: int = 20
+) -> tuple[nn.Module, dict[str, float]]:
+    """Carry out a plan; with training and held-out batches also refit, and measure the accuracy of each step.
+
+    Returns the pruned model and accuracies (0..1) on the held-out pictures by step; empty without batches.
+    """
+    if sets is None:
+        return remove_shortcuts(loaded.model, plan), {}
+    plan.check(loaded.model)
+    training, held_out = sets
+    outcome = prune_without_training(
+        loaded.model,
+        plan,
+        analyse(loaded.model, loaded.example()),
+        training,
+        lambda network: evaluate(network, held_out)[0],
+        max_batches=max_batches,
+    )
+    return outcome.model, outcome.measures
+
+
+def recover_loaded(
+    loaded: LoadedModel,
+    plan: Plan,
+    sets: tuple[Batches, Batches],
+    settings: RecoverySettings,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> Recovery:
+    """Close the plan's gates while training with Adam, and judge on the held-out pictures.
+
+    Args:
+        loaded: the trained model.
+        plan: of it.
+        sets: training and held-out batches, from `batches_for`.
+        settings: the schedule; its momentum is not used.
+        seed: of order and augmentation.
+        folder: where the state is kept, and resumed from.
+        on_epoch: called after each epoch with its history entry.
+    """
+    training, held_out = sets
+    training.seed = seed
+    torch.manual_seed(seed)
+    return recover(
+        loaded.model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        plan,
+        training,
+        settings,
+        evaluate=lambda network: evaluate(network, held_out)[0],
+        optimizer=lambda network: torch.optim.Adam(
+            decayed_groups(network.parameters(), settings.weight_decay), settings.learning_rate
+        ),
+        folder=folder,
+        on_epoch=on_epoch,
+    )
+
+
+def write_pruned(
+    folder: Path, loaded: LoadedModel, pruned: nn.Module, plan: Plan, report: dict[str, Any]
+) -> None:
+    """Write weights, plan and report; for a network of bitskip its spec too."""
+    metadata: dict[str, str] = {}
+    if loaded.run is not None:
+        from safetensors import safe_open
+
+        with safe_open(loaded.run, framework="pt") as stream:
+            metadata = dict(stream.metadata() or {})
+    metadata.pop("spec", None)
+    if isinstance(pruned, ResNet):
+        metadata["spec"] = pruned.spec.to_json()
+        write_text(folder / "spec.json", pruned.spec.to_json() + "\n")
+    save_pruned(folder, pruned, plan, metadata)
+    write_json(folder / "report.json", report)

@@ -1,0 +1,291 @@
+"""The experiment: how much accuracy comes back, by the way in which shortcuts are taken from a trained run.
+
+For each target (`middle`, `none`) and each arm one result: `refit` (no training), `one_shot` and `gradual`
+(with distillation), the same with labels alone (`_labels`), and `scratch` (a run trained without those
+shortcuts from the start, looked up). `continued` is the control: the teacher, with all its shortcuts, trained
+on for as long, since longer training alone may raise an accuracy.
+Each arm has a folder of its own and resumes from its last epoch.
+Training sees the held-out pictures only; each result is tested once, at its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bitskip.data import ImageSet
+from bitskip.data.batches import Batches, Normalisation
+from bitskip.errors import RunError, nearest
+from bitskip.files import read_json, require_writable, write_json, write_text
+from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
+from bitskip.spec import NetworkSpec
+from bitskip.study.model_sources import LoadedModel, load_model
+from bitskip.study.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
+from bitskip.study.run import machine
+from bitskip.training import RunResult, evaluate
+from bitskip.training.run import versions
+
+__all__ = ["ARMS", "TARGETS", "Experiment", "recovery_page", "run_experiment"]
+
+FORMAT_VERSION = 1
+TARGETS = ("middle", "none")
+ARMS = ("continued", "refit", "one_shot", "gradual", "one_shot_labels", "gradual_labels")
+BARS = {"middle": 0.5, "none": 1.0}  # points below the teacher that count as met
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is asked for."""
+
+    targets: tuple[str, ...] = TARGETS
+    arms: tuple[str, ...] = ("continued", "refit", "one_shot", "gradual")
+    epochs: int = 30  # of each training arm
+    learning_rate: float = 1e-3  # peak rate of Adam
+    weight_decay: float = 0.0
+    batch_size: int = 128
+    seed: int = 0
+    precision: str = "32-true"  # arithmetic of training: 32-true or bf16-mixed
+
+    def __post_init__(self) -> None:
+        for name, known in (("targets", TARGETS), ("arms", ARMS)):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise RunError(
+                        f"unknown value '{value}' in {name}, expected {', '.join(known)}"
+                        + nearest(value, known)
+                    )
+
+    def settings(self, arm: str, gates: int) -> RecoverySettings:
+        """Return the schedule of a training arm that closes `gates` gates.
+
+        Gradual: the fades take three fifths of the epochs, one gate after another without a pause.
+        """
+        interval = max(1, self.epochs * 3 // 5 // max(1, gates))
+        labels_only = arm.endswith("_labels")
+        return RecoverySettings(
+            schedule="gradual" if arm.startswith("gradual") else "one_shot",
+            epochs=self.epochs,
+            interval=interval,
+            fade=float(interval) if arm.startswith("gradual") else 0.0,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            ce_weight=1.0 if labels_only else 0.65,
+            mse_weight=0.0 if labels_only else 0.35,
+            precision=self.precision,
+        )
+
+
+def run_experiment(
+    teacher: Path,
+    images: ImageSet,
+    out: Path,
+    experiment: Experiment,
+    *,
+    scratch: Mapping[str, Path] | None = None,
+    on_arm: Callable[[str, str, bool], None] = lambda target, arm, done: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+) -> dict[str, Any]:
+    """Run what is still missing in `out`, and return all results; also writes `results.json` and `page.md`.
+
+    Args:
+        teacher: folder of a finished run with all shortcuts.
+        images: the data that it was trained on.
+        out: the experiment's folder.
+        experiment: targets, arms and settings.
+        scratch: run folders trained without those shortcuts, by target.
+        on_arm: called before each arm with target, arm, and whether it is done already.
+        on_epoch: called after each epoch of a training arm.
+
+    Raises:
+        RunError: if `out` holds another experiment, or a folder holds no finished run.
+        DataError: if the data does not fit the run.
+    """
+    require_writable(out)
+    loaded = load_model(str(teacher))
+    asked = {
+        "teacher": loaded.name,
+        "data": images.name,
+        "train_images": len(images.train_images),
+        "settings": _plain(experiment),
+    }
+    _check_same(out / "experiment.json", asked)
+    normalisation = Normalisation.of(images.train_images)
+    test = Batches(images.test_images, images.test_labels, normalisation, 512)
+    accuracy, _ = evaluate(loaded.model, test)
+    analysis = analyse(loaded.model, loaded.example())
+    rows = []
+    for target, arm in _pairs(experiment, scratch or {}):
+        # Removed throughout, so that all arms of a target end with the same network.
+        plan = plan_shortcuts(loaded.model, analysis, target, shorten=False)
+        if arm == "scratch":
+            rows.append(_from_scratch(target, (scratch or {})[target], plan))
+            continue
+        path = out / target / arm / "result.json"
+        on_arm(target, arm, path.is_file())
+        if not path.is_file():
+            row = _run_arm(loaded, images, experiment, plan, arm, path.parent, test, on_epoch)
+            write_json(path, {"target": target, "arm": arm} | row)
+        rows.append(read_json(path))
+    values = {
+        "bitskip_shortcut_recovery": FORMAT_VERSION,
+        **asked,
+        "teacher_test_accuracy": accuracy,
+        "test_images": len(images.test_images),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
+    write_json(out / "results.json", values)
+    write_text(out / "page.md", recovery_page(values))
+    return values
+
+
+def _plain(experiment: Experiment) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(experiment).items()}
+
+
+def _check_same(path: Path, asked: dict[str, Any]) -> None:
+    """Targets and arms may be added to an experiment; all else must stay."""
+
+    def fixed(values: dict[str, Any]) -> dict[str, Any]:
+        settings = {k: v for k, v in values["settings"].items() if k not in ("targets", "arms")}
+        return values | {"settings": settings}
+
+    if path.is_file() and fixed(read_json(path)) != fixed(asked):
+        raise RunError(
+            f"{path.parent} holds an experiment with other settings, data or teacher; use those of {path}, "
+            "or another --out"
+        )
+    write_json(path, asked)
+
+
+def _run_arm(
+    loaded: LoadedModel,
+    images: ImageSet,
+    experiment: Experiment,
+    plan: Plan,
+    arm: str,
+    folder: Path,
+    test: Batches,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    sets = batches_for(loaded, images, experiment.batch_size)
+    started = time.monotonic()
+    history: list[dict[str, Any]] = []
+    if arm == "refit":
+        pruned, measures = prune_loaded(loaded, plan, sets)
+        seconds = time.monotonic() - started
+    else:
+        settings = experiment.settings(arm, len(plan.closed))
+        result = recover_loaded(
+            loaded, plan, sets, settings, seed=experiment.seed, folder=folder, on_epoch=on_epoch
+        )
+        pruned, history = result.model, result.history
+        measures = {"teacher": result.teacher_measure or 0.0, "end": result.measure or 0.0}
+        seconds = sum(entry["seconds"] for entry in history)
+    accuracy, loss = evaluate(pruned, test)
+    gains = _gains(loaded, pruned)
+    write_pruned(folder, loaded, pruned, plan, {"gains": gains, "held_out_accuracy": measures})
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "held_out_accuracy": measures,
+        "epochs": 0 if arm == "refit" else experiment.epochs,
+        "seconds": round(seconds, 1),
+        "history": history,
+        "gains": gains,
+    }
+
+
+def _gains(loaded: LoadedModel, pruned: nn.Module) -> list[dict[str, Any]]:
+    return [gain.to_dict() for gain in compare(loaded.model, pruned, loaded.example(), timed=True)]
+
+
+def _pairs(experiment: Experiment, scratch: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """Return targets with arms in the order they run; the control keeps all shortcuts."""
+    pairs = [("all", "continued")] if "continued" in experiment.arms else []
+    for target in experiment.targets:
+        pairs += [(target, arm) for arm in experiment.arms if arm != "continued"]
+        if target in scratch:
+            pairs.append((target, "scratch"))
+    return pairs
+
+
+def _from_scratch(target: str, folder: Path, plan: Plan) -> dict[str, Any]:
+    result = RunResult.load(folder)
+    spec = NetworkSpec.from_dict(read_json(folder / "spec.json"), str(folder / "spec.json"))
+    kept = {entry.site.block for entry in plan.shortcuts if entry.action == "keep"}
+    if kept != {block.name for block in spec.iter_blocks() if block.shortcut is not None}:
+        raise RunError(f"{folder} holds '{spec.name}', which has other shortcuts than '{target}' leaves")
+    return {
+        "target": target,
+        "arm": "scratch",
+        "test_accuracy": result.test_accuracy,
+        "test_loss": result.test_loss,
+        "held_out_accuracy": {},
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "history": [],
+        "gains": [],
+    }
+
+
+def recovery_page(values: Mapping[str, Any]) -> str:
+    """Return the Markdown page of an experiment's results."""
+    teacher = values["teacher_test_accuracy"]
+    settings = values["settings"]
+    lines = [
+        f"# Taking the shortcuts from {values['teacher']}",
+        "",
+        f"Generated from `results.json`: {values['data']}, {values['train_images']:,} training pictures, "
+        f"{values['test_images']:,} test pictures, seed {settings['seed']}, "
+        f"Adam at {settings['learning_rate']:g}, {settings['precision']}, "
+        f"{values['machine'].get('cpu', 'unknown processor')}, torch {values['versions']['torch']}.",
+        "",
+        f"The teacher, with all shortcuts, has {teacher:.2%} on the test set. The bar is "
+        + " and ".join(f"{bar:g} points below it for `{target}`" for target, bar in BARS.items())
+        + ".",
+        "",
+        "| shortcuts | how | epochs | test accuracy | points to the teacher | bar |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in values["rows"]:
+        points = 100 * (row["test_accuracy"] - teacher)
+        bar = BARS.get(row["target"])
+        met = "" if bar is None else "met" if points >= -bar else "missed"
+        lines.append(
+            f"| {row['target']} | {row['arm']} | {row['epochs']} | {row['test_accuracy']:.2%} | "
+            f"{points:+.2f} | {met} |"
+        )
+    for target in BARS:
+        own = [row["gains"] for row in values["rows"] if row["target"] == target and row["gains"]]
+        if not own:
+            continue
+        gains: list[dict[str, Any]] = own[0]
+        lines += [
+            "",
+            f"What `{target}` buys:",
+            "",
+            "| | before | after | change | |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [_gain_line(gain) for gain in gains]
+    return "\n".join(lines) + "\n"
+
+
+def _gain_line(gain: Mapping[str, Any]) -> str:
+    def show(value: float | None) -> str:
+        if value is None:
+            return "?"
+        return f"{value * 1000:.2f} ms" if gain["unit"] == "seconds" else f"{value:,.0f}"
+
+    change = "" if gain["change"] is None else f"{gain['change']:+.1%}"
+    unit = ", bytes" if gain["unit"] == "bytes" else ""
+    before, after = show(gain["before"]), show(gain["after"])
+    return f"| {gain['name']}{unit} | {before} | {after} | {change} | {gain['remark']} |"
