@@ -107,3 +107,26 @@ def test_pad_value_is_checked() -> None:
         BinaryConv2d(1, 1, 3, padding=1, input_quantizer="ste_sign", pad_value=2)
     with pytest.raises(SpecError, match="real activations are padded with 0"):
         BinaryConv2d(1, 1, 3, padding=1, pad_value=1)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_drops_its_share_and_keeps_the_mean(
+    memory_format: torch.memory_format, dtype: torch.dtype
+) -> None:
+    from bitskip.nn.layers import Dropout
+
+    torch.manual_seed(0)
+    x = torch.ones(16, 24, 31, 17, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+    layer = Dropout(0.2)
+    y = layer(x)
+    share = float((y == 0).float().mean())
+    assert abs(share - 0.2) < 4 * (0.2 * 0.8 / x.numel()) ** 0.5
+    torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1.25))
+    assert y.stride() == x.stride()
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+    per_place = (y == 0).float().mean(0)
+    assert float(per_place.std()) == pytest.approx((0.2 * 0.8 / 16) ** 0.5, rel=0.05)  # independent places
+    assert torch.equal(layer.eval()(x), x)
+    assert not torch.equal(Dropout(0.5)(x), Dropout(0.5)(x))

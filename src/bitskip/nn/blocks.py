@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitskip.nn.layers import BinaryConv2d, LearnedThreshold, RPReLU
+from bitskip.nn.layers import BinaryConv2d, Dropout, LearnedThreshold, RPReLU
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
 __all__ = ["ResidualBlock", "Shortcut", "make_activation", "make_conv"]
@@ -118,7 +118,7 @@ class ResidualBlock(nn.Module):
             self.add_module(f"conv{index}", make_conv(layer, spec))
             self.add_module(f"bn{index}", nn.BatchNorm2d(layer.out_channels))
             self.add_module(f"activation{index}", make_activation(spec, layer.out_channels, following))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shortcut: nn.Module | None
         if block.shortcut == "projection":
             self.shortcut = Shortcut(block, spec, before_binary)

@@ -14,7 +14,15 @@ from bitskip.errors import SpecError
 from bitskip.nn.quantizers import SignQuantizer, make_quantizer, sign
 from bitskip.spec import WEIGHT_SCALES
 
-__all__ = ["BinaryConv2d", "BinaryLayer", "BinaryLinear", "LearnedThreshold", "RPReLU", "binary_layers"]
+__all__ = [
+    "BinaryConv2d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "Dropout",
+    "LearnedThreshold",
+    "RPReLU",
+    "binary_layers",
+]
 
 
 class BinaryLayer(nn.Module):
@@ -205,6 +213,25 @@ class LearnedThreshold(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Subtract each channel's threshold."""
         return x - self.threshold.view(1, -1, 1, 1)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that draws 16 random bits an element on CPUs, where torch draws 64, one after the other.
+
+    The probability is rounded to a 65,536th. Torch's own took a quarter of a training step on two cores.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero elements with probability p and scale the rest by 1 / (1 - p), when training."""
+        dense = input.is_contiguous() or input.is_contiguous(memory_format=torch.channels_last)
+        on_cpu = input.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not self.training or self.p == 0 or not (on_cpu and dense):
+            return super().forward(input)
+        count = input.numel()
+        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = bits.view(torch.int16)[:count] >= round(self.p * 65536) - 32768
+        mask = kept.to(input.dtype).mul_(1 / (1 - self.p))
+        return input * mask.as_strided(input.shape, input.stride())  # in the memory order of `input`
 
 
 class RPReLU(nn.Module):
