@@ -252,7 +252,7 @@ def recovery_page(values: Mapping[str, Any]) -> str:
         + " and ".join(f"{bar:g} points below it for `{target}`" for target, bar in BARS.items())
         + ".",
         "",
-        "| shortcuts | how | epochs | test accuracy | points to the teacher | to the teacher trained on | bar |",
+        "| shortcuts | how | epochs | test accuracy | to the teacher | to it trained on | bar |",
         "|---|---|---|---|---|---|---|",
     ]
     control = next((row["test_accuracy"] for row in values["rows"] if row["arm"] == "continued"), None)
