@@ -6,12 +6,15 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitskip.cost import cost_of
 from bitskip.errors import FileFormatError, PruningError
+from bitskip.lower import lower
 from bitskip.nn import ResNet, binary_layers, build
 from bitskip.pruning import (
     Analysis,
@@ -27,6 +30,7 @@ from bitskip.pruning import (
     save_pruned,
 )
 from bitskip.pruning.report import latency
+from bitskip.runtime.reference import run_reference
 from bitskip.spec import NetworkSpec, named_spec
 
 
@@ -422,3 +426,17 @@ def test_a_spec_is_needed_for_nothing(tmp_path: Path) -> None:
     assert isinstance(pruned.stage1.block1, torch.fx.GraphModule)
     assert isinstance(pruned.spec, NetworkSpec)
     assert pruned(example).shape == (4, 10)
+
+
+@pytest.mark.parametrize("precision", ["full", "hybrid", "binary"])
+def test_pruned_networks_are_lowered_and_run(precision: str) -> None:
+    """After removal the cost model, the packer and the reference runtime take the network as it is."""
+    model, _, analysis = _net(f"resnet14-{precision}-all-x0.125")
+    pruned = remove_shortcuts(model, plan_shortcuts(model, analysis, ["stage2.block1", "stage3.block2"]))
+    assert isinstance(pruned, ResNet)
+    assert sum(p.numel() for p in pruned.parameters()) == cost_of(pruned.spec).parameters
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    got = run_reference(lower(pruned), pictures)
+    with torch.no_grad():
+        expected = pruned(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())

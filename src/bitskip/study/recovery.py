@@ -252,16 +252,17 @@ def recovery_page(values: Mapping[str, Any]) -> str:
         + " and ".join(f"{bar:g} points below it for `{target}`" for target, bar in BARS.items())
         + ".",
         "",
-        "| shortcuts | how | epochs | test accuracy | points to the teacher | bar |",
-        "|---|---|---|---|---|---|",
+        "| shortcuts | how | epochs | test accuracy | to the teacher | to it trained on | bar |",
+        "|---|---|---|---|---|---|---|",
     ]
+    control = next((row["test_accuracy"] for row in values["rows"] if row["arm"] == "continued"), None)
     for row in values["rows"]:
         points = 100 * (row["test_accuracy"] - teacher)
         bar = BARS.get(row["target"])
         met = "" if bar is None else "met" if points >= -bar else "missed"
         lines.append(
             f"| {row['target']} | {row['arm']} | {row['epochs']} | {row['test_accuracy']:.2%} | "
-            f"{points:+.2f} | {met} |"
+            f"{points:+.2f} | {_points(row['test_accuracy'], control)} | {met} |"
         )
     for target in BARS:
         own = [row["gains"] for row in values["rows"] if row["target"] == target and row["gains"]]
@@ -277,6 +278,10 @@ def recovery_page(values: Mapping[str, Any]) -> str:
         ]
         lines += [_gain_line(gain) for gain in gains]
     return "\n".join(lines) + "\n"
+
+
+def _points(accuracy: float, reference: float | None) -> str:
+    return "" if reference is None else f"{100 * (accuracy - reference):+.2f}"
 
 
 def _gain_line(gain: Mapping[str, Any]) -> str:
