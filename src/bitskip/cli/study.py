@@ -31,7 +31,7 @@ def study(
     preset: Annotated[
         str,
         typer.Option(
-            help="quick: nine variants at a quarter of the width, 3 epochs. paper: full width, 100 epochs. "
+            help="quick: nine variants at a quarter of the width, 2 epochs. paper: full width, 100 epochs. "
             "puzzle: the binary net without a gradient estimator, with and without L2."
         ),
     ] = "quick",
@@ -67,7 +67,7 @@ def study(
 
     Examples:
 
-    - `bitskip study` (all nine at reduced scale, about 15 minutes on two cores)
+    - `bitskip study` (all nine at reduced scale, about 12 minutes on two cores)
     - `bitskip study --preset paper --models resnet14-hybrid-none --epochs 10`
     - `bitskip study --preset puzzle`
     """

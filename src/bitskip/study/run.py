@@ -47,7 +47,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(PAPER_VARIANTS, width=0.25, epochs=3, recipe="paper"),
+    "quick": Preset(PAPER_VARIANTS, width=0.25, epochs=2, recipe="paper"),
     "paper": Preset(PAPER_VARIANTS, width=1.0, epochs=100, recipe="paper"),
     "puzzle": Preset(
         ("resnet14-binary-all",),
