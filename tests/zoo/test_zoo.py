@@ -1,0 +1,103 @@
+"""The zoo: every card describes the file beside it, and the models do what their cards say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitskip.cost import cost_of
+from bitskip.errors import FileFormatError, SpecError
+from bitskip.program import Program
+from bitskip.runtime.accuracy import wilson_interval
+from bitskip.spec import named_spec
+from bitskip.zoo import card_of, catalog, model_path, zoo_names
+
+MEBIBYTE = 1024 * 1024
+
+
+def test_there_are_models_and_they_fit_into_8_mib() -> None:
+    names = zoo_names()
+    assert names
+    assert sum(path.stat().st_size for path in catalog.models_folder().iterdir()) <= 8 * MEBIBYTE
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_a_card_describes_its_file(name: str) -> None:
+    card = card_of(name)
+    path = model_path(name)
+    assert path.stat().st_size == card.file_bytes
+    assert card.file_bytes <= 4 * card.effective_parameters * 1.02 + 4096
+    cost = cost_of(named_spec(card.model))
+    assert (card.parameters, card.binary_parameters) == (cost.parameters, cost.binary_parameters)
+    assert card.effective_parameters == cost.effective_parameters
+    assert card.test_accuracy == card.test_correct / card.test_images
+    assert card.interval == pytest.approx(wilson_interval(card.test_correct, card.test_images))
+    program = Program.load(path)
+    assert (program.activations, program.dense) == (card.activations, card.dense)
+    assert card.command.startswith("bitskip ")
+    assert [entry["epoch"] for entry in card.training["history"]] == list(range(1, card.epochs + 1))
+
+
+@pytest.mark.skipif(not os.environ.get("BITSKIP_DATA"), reason="needs the whole of CIFAR-10 in BITSKIP_DATA")
+@pytest.mark.parametrize("name", zoo_names())
+def test_a_model_reaches_its_card(name: str, bitskip: Callable[..., Any]) -> None:
+    end = bitskip("zoo", "eval", name, "--json")
+    values = json.loads(end.out)
+    if values["test_images"] != card_of(name).test_images:
+        pytest.skip(f"BITSKIP_DATA holds {values['data']}, not what the card was made with")
+    assert end.code == 0
+    assert values["agrees"]
+    assert values["engine"] == "native"
+
+
+def test_commands_list_and_find(bitskip: Callable[..., Any]) -> None:
+    listed = json.loads(bitskip("zoo", "list", "--json").out)
+    assert tuple(card["name"] for card in listed) == zoo_names()
+    assert all(name in bitskip("zoo", "list").out for name in zoo_names())
+    first = zoo_names()[0]
+    assert Path(bitskip("zoo", "path", first).out.strip()) == model_path(first)
+
+
+def test_an_unknown_name_gives_the_nearest(bitskip: Callable[..., Any]) -> None:
+    first = zoo_names()[0]
+    with pytest.raises(SpecError, match=f"did you mean '{first}'"):
+        card_of(first + "x")
+    end = bitskip("zoo", "path", first + "x")
+    assert end.code == 2
+    assert len(end.err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo of one model in a folder of its own."""
+    first = zoo_names()[0]
+    for ending in ("json", "bitskip"):
+        shutil.copy(catalog.models_folder() / f"{first}.{ending}", tmp_path / f"one.{ending}")
+    monkeypatch.setattr(catalog, "models_folder", lambda: tmp_path)
+    return tmp_path
+
+
+def test_a_damaged_file_is_refused(copied: Path, bitskip: Callable[..., Any]) -> None:
+    assert model_path("one") == copied / "one.bitskip"
+    content = bytearray((copied / "one.bitskip").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / "one.bitskip").write_bytes(content)
+    with pytest.raises(FileFormatError, match="one.bitskip is damaged.*reinstall bitskip"):
+        model_path("one")
+    assert bitskip("zoo", "eval", "one").code == 2
+    (copied / "one.bitskip").unlink()
+    with pytest.raises(FileFormatError, match="cannot read"):
+        model_path("one")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"bitskip_card": 1}', "no json"])
+def test_a_damaged_card_is_refused(copied: Path, content: str) -> None:
+    (copied / "one.json").write_text(content)
+    with pytest.raises(FileFormatError):
+        card_of("one")
