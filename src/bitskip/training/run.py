@@ -38,7 +38,16 @@ import lightning as L  # noqa: E402  (Lightning imports torchvision)
 __all__ = ["Hardware", "RunResult", "evaluate", "is_first_process", "load_run", "train"]
 
 
-_LEAST_BF16_CHANNELS = 16
+_LEAST_ONEDNN_CHANNELS = 16
+
+
+def _is_narrow(spec: NetworkSpec) -> bool:
+    """Whether oneDNN is kept away from `spec` on CPUs.
+
+    In torch 2.13 its gradients of convolutions with so few channels write outside their buffers (seen with 4
+    to 16 channels, channels_last, two threads; in bfloat16 and in float32).
+    """
+    return min(spec.stem_width, *spec.widths) < _LEAST_ONEDNN_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,7 @@ class Hardware:
             getattr(torch.cpu, probe, lambda: False)()
             for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         )
-        # torch 2.13's bfloat16 gradients of convolutions with so few channels write outside their buffers on
-        # CPUs (seen with 8 to 16 channels, channels_last), and bfloat16 gains nothing there.
-        narrow = min(spec.stem_width, *spec.widths) < _LEAST_BF16_CHANNELS
-        return "bf16-mixed" if fast and not narrow else "32-true"
+        return "bf16-mixed" if fast and not _is_narrow(spec) else "32-true"
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,8 @@ def train(
         write_json(out / "run.json", asked)
         write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
-    _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
+    with torch.backends.mkldnn.flags(enabled=not _is_narrow(spec)):  # type: ignore[no-untyped-call]
+        _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
 
     delivered = module.delivered.to("cpu")
     if recipe.reestimate_batches:
