@@ -166,8 +166,13 @@ def train(
         write_json(out / "run.json", asked)
         write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
-    with torch.backends.mkldnn.flags(enabled=not _is_narrow(spec)):  # type: ignore[no-untyped-call]
+    backend: Any = torch.backends.mkldnn
+    onednn = backend.enabled
+    backend.enabled = onednn and not _is_narrow(spec)
+    try:
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
+    finally:
+        backend.enabled = onednn
 
     delivered = module.delivered.to("cpu")
     if recipe.reestimate_batches:
