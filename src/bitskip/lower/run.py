@@ -18,8 +18,6 @@ from bitskip.training.run import load_run
 __all__ = ["calibration_pictures", "lower_run"]
 
 
-
-
 def calibration_pictures(images: ImageSet, count: int) -> npt.NDArray[np.uint8]:
     """Return `count` training pictures, the same ones each time.
 
