@@ -278,6 +278,7 @@ def test_refit_says_why_it_does_nothing() -> None:
         (RecoverySettings("gradual", epochs=9, interval=2, fade=1), 2.5, [0, 0.5, 1]),
         (RecoverySettings("gradual", epochs=9, interval=2, fade=0), 2.0, [0, 0, 1]),
         (RecoverySettings("gradual", epochs=9, interval=2, fade=1), 5.0, [0, 0, 0]),
+        (RecoverySettings("gradual", epochs=3, interval=0.5, fade=0.5), 0.75, [0, 0.5, 1]),
     ],
 )
 def test_gate_values(settings: RecoverySettings, epochs_done: float, expected: list[float]) -> None:
@@ -301,7 +302,9 @@ def test_the_rate_falls_once_all_gates_are_closed() -> None:
     [
         ({"schedule": "slowly"}, "unknown schedule 'slowly', expected one of one_shot, gradual, together"),
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
+        ({"interval": 0}, "interval is 0 epochs, expected more than 0"),
         ({"fade": 2.0}, "fade is 2 epochs, expected 0 to 1"),
+        ({"interval": 1.5, "max_accuracy_drop": 0.1}, "interval is 1.5, expected a whole number"),
         ({"schedule": "together", "max_accuracy_drop": 0.1}, "needs the gradual schedule, not 'together'"),
     ],
 )

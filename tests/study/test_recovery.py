@@ -85,9 +85,10 @@ def test_an_experiment_resumes_and_says_what_it_found(
     assert "| all | continued | 6 |" in page
     spec, _ = load_run(tmp_path / "none" / "gradual")
     assert spec.name == "resnet14-full-none-x0.0625"
-    gains = {gain["name"]: gain for gain in rows["none", "gradual"]["gains"]}
+    gains = {gain["name"]: gain for gain in values["gains"]["none"]}
     assert (gains["shortcuts"]["before"], gains["shortcuts"]["after"]) == (6, 0)
     assert gains["peak activations, naive"]["change"] == pytest.approx(-1 / 3)
+    assert gains["time of a picture, packed int8"]["after"] > 0
 
 
 def test_what_does_not_fit_is_refused(runs: dict[str, Path], corner: ImageSet, tmp_path: Path) -> None:
@@ -107,5 +108,8 @@ def test_what_does_not_fit_is_refused(runs: dict[str, Path], corner: ImageSet, t
 def test_gradual_fades_fill_three_fifths() -> None:
     settings = Experiment(epochs=30).settings("gradual", 6)
     assert (settings.interval, settings.fade, settings.closed_after(6)) == (3, 3.0, 18.0)
+    short = Experiment(epochs=5).settings("gradual", 6)
+    short.check(6)
+    assert (short.interval, short.closed_after(6)) == pytest.approx((0.5, 3.0))
     labels = Experiment(epochs=30).settings("one_shot_labels", 6)
     assert (labels.schedule, labels.ce_weight, labels.mse_weight) == ("one_shot", 1.0, 0.0)

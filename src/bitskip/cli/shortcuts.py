@@ -322,7 +322,9 @@ def recover(
     schedule: Annotated[
         str, typer.Option(help="gradual (one gate after another), together, or one_shot.")
     ] = "gradual",
-    interval: Annotated[int, typer.Option(help="gradual: epochs from one gate to the next.")] = 1,
+    interval: Annotated[
+        float, typer.Option(help="gradual: epochs from one gate to the next, or a part of one.")
+    ] = 1,
     fade: Annotated[float, typer.Option(help="Epochs that a gate takes to close.")] = 1.0,
     max_accuracy_drop: Annotated[
         float | None,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bitskip.errors import PruningError, RunError
 from bitskip.files import write_bytes
 from bitskip.nn import binary_layers
+from bitskip.nn.narrow import onednn_where_safe
 from bitskip.pruning.batch_norm import inputs_of, reestimate_batch_norm
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan, weights_digest
@@ -87,7 +88,8 @@ def recover(
     if folder is not None:
         run.resume(folder)
     while run.epoch < settings.epochs:
-        entry = run.train_epoch(batches)
+        with onednn_where_safe(run.student):
+            entry = run.train_epoch(batches)
         run.history.append(entry)
         if folder is not None:
             run.save(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from bitskip.activations import peak_activation_bytes
 from bitskip.nn import ResNet
 from bitskip.pruning.find import Analysis, analyse
 
-__all__ = ["Gain", "compare", "latency"]
+__all__ = ["Gain", "compare", "latency", "take_turns"]
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,24 @@ def _traffic(analysis: Analysis) -> int | None:
 def latency(models: list[nn.Module], example_input: Any, repeats: int = 20, warmup: int = 3) -> list[float]:
     """Return the median seconds of a forward pass of each model, evaluation mode, passes taken in turn."""
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    times: list[list[float]] = [[] for _ in models]
     modes = [model.training for model in models]
     for model in models:
         model.eval()
+    calls = [lambda model=model: model(*inputs) for model in models]
+    try:
+        return take_turns(calls, repeats, warmup)
+    finally:
+        for model, training in zip(models, modes, strict=True):
+            model.train(training)
+
+
+def take_turns(calls: Sequence[Callable[[], object]], repeats: int, warmup: int = 3) -> list[float]:
+    """Return the median seconds of each call; one after the other, so that all meet the same machine."""
+    times: list[list[float]] = [[] for _ in calls]
     for round_number in range(warmup + repeats):
-        for at, model in enumerate(models):
+        for at, call in enumerate(calls):
             started = time.perf_counter()
-            model(*inputs)
+            call()
             if round_number >= warmup:
                 times[at].append(time.perf_counter() - started)
-    for model, training in zip(models, modes, strict=True):
-        model.train(training)
     return [statistics.median(values) for values in times]

@@ -23,7 +23,7 @@ class RecoverySettings:
 
     schedule: str = "gradual"  # one_shot: closed at once; gradual: one after another; together: all fade
     epochs: int = 20  # in all
-    interval: int = 1  # gradual: from the start of one gate's fade to the next one's
+    interval: float = 1  # gradual: from the start of one gate's fade to the next one's
     fade: float = 1.0  # how long a gate takes from 1 to 0, linearly
     learning_rate: float = 0.01  # until the last gate is closed; then linearly to 0
     momentum: float = 0.9  # Nesterov momentum of the default optimizer
@@ -44,17 +44,23 @@ class RecoverySettings:
             raise PruningError(
                 f"unknown precision '{self.precision}', expected one of {', '.join(PRECISIONS)}"
             )
-        for name in ("epochs", "interval"):
-            if getattr(self, name) < 1:
-                raise PruningError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.epochs < 1:
+            raise PruningError(f"epochs is {self.epochs}, expected at least 1")
+        if self.interval <= 0:
+            raise PruningError(f"interval is {self.interval:g} epochs, expected more than 0")
         if self.fade < 0 or (self.schedule == "gradual" and self.fade > self.interval):
             raise PruningError(
-                f"fade is {self.fade:g} epochs, expected 0 to {self.interval} (the interval between gates)"
+                f"fade is {self.fade:g} epochs, expected 0 to {self.interval:g} (the interval between gates)"
             )
         if self.max_accuracy_drop is not None and self.schedule != "gradual":
             raise PruningError(
                 f"a limit on the accuracy drop needs the gradual schedule, not '{self.schedule}': only there "
                 "is it one gate that broke it"
+            )
+        if self.max_accuracy_drop is not None and self.interval != int(self.interval):
+            raise PruningError(
+                f"a limit on the accuracy drop is judged at the end of epochs; interval is {self.interval:g}, "
+                "expected a whole number"
             )
 
     def closed_after(self, gates: int) -> float:
@@ -70,7 +76,7 @@ class RecoverySettings:
     def check(self, gates: int) -> None:
         """Raise PruningError if the gates cannot all close within the epochs."""
         needed = gates * self.interval if self.schedule == "gradual" else self.closed_after(gates)
-        if needed > self.epochs:
+        if needed > self.epochs + 1e-9:  # sixths of an epoch do not add up exactly
             raise PruningError(
                 f"{gates} gates need {needed:g} epochs to close, but there are {self.epochs}; "
                 "raise epochs, or lower interval or fade"
@@ -107,12 +113,15 @@ class GateSchedule:
 
     def judged_after(self, epoch: int) -> str | None:
         """Return the gate whose turn ends with this epoch (from 0), in the gradual schedule."""
-        return self._turn(epoch + 1 - self.settings.interval)
+        return self._turn(epoch + 1 - int(self.settings.interval))
 
     def _turn(self, epoch: int) -> str | None:
-        if self.settings.schedule != "gradual" or epoch < 0 or epoch % self.settings.interval:
+        interval = int(self.settings.interval)
+        if self.settings.schedule != "gradual" or interval != self.settings.interval:
+            return None  # turns do not end with epochs
+        if epoch < 0 or epoch % interval:
             return None
-        at = epoch // self.settings.interval
+        at = epoch // interval
         return self.order[at] if at < len(self.order) else None
 
     def rate_factor(self, epochs_done: float) -> float:

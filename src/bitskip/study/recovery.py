@@ -17,23 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.errors import RunError, nearest
 from bitskip.files import read_json, require_writable, write_json, write_text
+from bitskip.lower import lower
 from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
+from bitskip.pruning.report import Gain, take_turns
+from bitskip.runtime.native import NativeProgram, available_isas
 from bitskip.spec import NetworkSpec
 from bitskip.study.model_sources import LoadedModel, load_model
 from bitskip.study.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.study.run import machine
-from bitskip.training import RunResult, evaluate
+from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.run import versions
 
 __all__ = ["ARMS", "TARGETS", "Experiment", "recovery_page", "run_experiment"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TARGETS = ("middle", "none")
 ARMS = ("continued", "refit", "one_shot", "gradual", "one_shot_labels", "gradual_labels")
 BARS = {"middle": 0.5, "none": 1.0}  # points below the teacher that count as met
@@ -66,13 +70,13 @@ class Experiment:
 
         Gradual: the fades take three fifths of the epochs, one gate after another without a pause.
         """
-        interval = max(1, self.epochs * 3 // 5 // max(1, gates))
+        interval = self.epochs * 3 / 5 / max(1, gates)
         labels_only = arm.endswith("_labels")
         return RecoverySettings(
             schedule="gradual" if arm.startswith("gradual") else "one_shot",
             epochs=self.epochs,
             interval=interval,
-            fade=float(interval) if arm.startswith("gradual") else 0.0,
+            fade=interval if arm.startswith("gradual") else 0.0,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             ce_weight=1.0 if labels_only else 0.65,
@@ -132,6 +136,13 @@ def run_experiment(
             row = _run_arm(loaded, images, experiment, plan, arm, path.parent, test, on_epoch)
             write_json(path, {"target": target, "arm": arm} | row)
         rows.append(read_json(path))
+    gains = {}
+    for target in experiment.targets:
+        # All arms of a target end with the same network, so any of them is measured.
+        arms = [row["arm"] for row in rows if row["target"] == target and row["arm"] != "scratch"]
+        if arms:
+            _, pruned = load_run(out / target / arms[0])
+            gains[target] = [gain.to_dict() for gain in _gains(loaded, pruned)]
     values = {
         "bitskip_shortcut_recovery": FORMAT_VERSION,
         **asked,
@@ -140,6 +151,7 @@ def run_experiment(
         "machine": machine(),
         "versions": versions(),
         "rows": rows,
+        "gains": gains,
     }
     write_json(out / "results.json", values)
     write_text(out / "page.md", recovery_page(values))
@@ -190,8 +202,7 @@ def _run_arm(
         measures = {"teacher": result.teacher_measure or 0.0, "end": result.measure or 0.0}
         seconds = sum(entry["seconds"] for entry in history)
     accuracy, loss = evaluate(pruned, test)
-    gains = _gains(loaded, pruned)
-    write_pruned(folder, loaded, pruned, plan, {"gains": gains, "held_out_accuracy": measures})
+    write_pruned(folder, loaded, pruned, plan, {"held_out_accuracy": measures})
     return {
         "test_accuracy": accuracy,
         "test_loss": loss,
@@ -199,12 +210,28 @@ def _run_arm(
         "epochs": 0 if arm == "refit" else experiment.epochs,
         "seconds": round(seconds, 1),
         "history": history,
-        "gains": gains,
     }
 
 
-def _gains(loaded: LoadedModel, pruned: nn.Module) -> list[dict[str, Any]]:
-    return [gain.to_dict() for gain in compare(loaded.model, pruned, loaded.example(), timed=True)]
+def _gains(loaded: LoadedModel, pruned: nn.Module) -> list[Gain]:
+    """Return what the target buys, with the time of a picture on this package's runtime, one thread."""
+    gains = compare(loaded.model, pruned, loaded.example(), timed=True)
+    picture = np.random.default_rng(0).integers(0, 256, (1, *_hwc(loaded.input_shape))).astype(np.uint8)
+    for kind in ("fp32", "int8"):
+        engines = [
+            NativeProgram(lower(model, activations=kind, dense=kind, calibration=picture), threads=1)
+            for model in (loaded.model, pruned)
+        ]
+        calls = [lambda engine=engine: engine.run(picture) for engine in engines]
+        before, after = take_turns(calls, repeats=300, warmup=20)
+        remark = f"native runtime, {available_isas()[-1]}, one thread, median"
+        gains.append(Gain(f"time of a picture, packed {kind}", "seconds", before, after, remark))
+    return gains
+
+
+def _hwc(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    channels, height, width = shape
+    return height, width, channels
 
 
 def _pairs(experiment: Experiment, scratch: Mapping[str, Path]) -> list[tuple[str, str]]:
@@ -232,7 +259,6 @@ def _from_scratch(target: str, folder: Path, plan: Plan) -> dict[str, Any]:
         "epochs": result.epochs,
         "seconds": result.seconds,
         "history": [],
-        "gains": [],
     }
 
 
@@ -265,10 +291,9 @@ def recovery_page(values: Mapping[str, Any]) -> str:
             f"{points:+.2f} | {_points(row['test_accuracy'], control)} | {met} |"
         )
     for target in BARS:
-        own = [row["gains"] for row in values["rows"] if row["target"] == target and row["gains"]]
-        if not own:
+        gains: list[dict[str, Any]] = values["gains"].get(target, [])
+        if not gains:
             continue
-        gains: list[dict[str, Any]] = own[0]
         lines += [
             "",
             f"What `{target}` buys:",

@@ -26,6 +26,7 @@ from bitskip.data.batches import Augmentation, Batches, Normalisation, split_val
 from bitskip.errors import DataError, FileFormatError, RunError
 from bitskip.files import read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import build
+from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.initial import prepare
@@ -36,18 +37,6 @@ ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
 __all__ = ["Hardware", "RunResult", "evaluate", "is_first_process", "load_run", "train"]
-
-
-_LEAST_ONEDNN_CHANNELS = 16
-
-
-def _is_narrow(spec: NetworkSpec) -> bool:
-    """Whether oneDNN is kept away from `spec` on CPUs.
-
-    In torch 2.13 its gradients of convolutions with so few channels write outside their buffers (seen with 4
-    to 16 channels, channels_last, two threads; in bfloat16 and in float32).
-    """
-    return min(spec.stem_width, *spec.widths) < _LEAST_ONEDNN_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ class Hardware:
             getattr(torch.cpu, probe, lambda: False)()
             for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         )
-        return "bf16-mixed" if fast and not _is_narrow(spec) else "32-true"
+        return "bf16-mixed" if fast and not is_narrow(spec) else "32-true"
 
 
 @dataclass(frozen=True)
@@ -166,13 +155,8 @@ def train(
         write_json(out / "run.json", asked)
         write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
-    backend: Any = torch.backends.mkldnn
-    onednn = backend.enabled
-    backend.enabled = onednn and not _is_narrow(spec)
-    try:
+    with onednn_where_safe(spec):
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
-    finally:
-        backend.enabled = onednn
 
     delivered = module.delivered.to("cpu")
     if recipe.reestimate_batches:
