@@ -175,7 +175,7 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
   const int pixels = c->kernel->pixels;
   const size_t begin = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w;
   _Alignas(BSK_ALIGN) int32_t acc[BSK_MAX_PIXELS * BSK_GROUP];
-  bsk_tile tile = {{0}, {0}, NULL, c->row_bytes, op->kh, c->run};
+  bsk_tile tile = {{0}, {0}, NULL, c->row_bytes, c->group_bytes, op->kh, c->run, 1};
   char *lines = NULL;
   if (c->line_bytes) {
     lines = scratch;
@@ -187,8 +187,10 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
   }
 
   const bsk_special *special = c->kernel->special;
-  if (special) special->begin();
-  for (int32_t g = 0; g < c->groups; ++g) {
+  if (special && special->begin) special->begin();
+  const int32_t span = special && special->groups ? special->groups : 1;
+  for (int32_t g = 0; g < c->groups; g += span) {
+    tile.groups = c->groups - g < span ? c->groups - g : span;
     tile.weights = (const char *)c->weights + (size_t)g * c->group_bytes;
     if (c->kernel->unpack) {
       c->kernel->unpack(tile.weights, scratch, c->steps);
@@ -210,14 +212,16 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
         if (lines) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
       }
       c->kernel->run(&tile, acc);
-      bsk_epi_call call;
-      aim(&call, p, at, out->c, g, pixel, n);
-      call.acc = acc;
-      call.acc_stride = BSK_GROUP;
-      finish(p, &call, integer_acc);
+      for (int32_t part = 0; part < tile.groups; ++part) {
+        bsk_epi_call call;
+        aim(&call, p, at, out->c, g + part, pixel, n);
+        call.acc = acc + part * BSK_GROUP;
+        call.acc_stride = (size_t)tile.groups * BSK_GROUP;
+        finish(p, &call, integer_acc);
+      }
     }
   }
-  if (special) special->end();
+  if (special && special->end) special->end();
 }
 
 /* ---- Input, pools, fc ---------------------------------------------------------------------------------------------- */

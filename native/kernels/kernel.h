@@ -52,13 +52,14 @@ typedef enum {
 } bsk_pack;
 
 /* acc[p][lane] = base[p][lane] + sum over kh rows of `run` steps (for bits: base - 2 * popcount). base may be NULL
- * for float kernels. px[p] points at the first input of output pixel p; rows are row_bytes apart. */
+ * for float kernels. px[p] points at the first input of output pixel p; rows are row_bytes apart. A kernel that takes
+ * several groups at once (bsk_special) writes acc[p][groups * BSK_GROUP]; their weights are group_bytes apart. */
 typedef struct {
   const void *px[BSK_MAX_PIXELS];
   const int32_t *base[BSK_MAX_PIXELS];
   const void *weights;
-  size_t row_bytes;
-  int32_t kh, run;
+  size_t row_bytes, group_bytes;
+  int32_t kh, run, groups;
 } bsk_tile;
 typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
 
@@ -72,7 +73,8 @@ typedef struct {
   int least_inputs; /* with fewer input channels the next slower variant is better */
   int least_width;  /* likewise with a narrower output */
   int line;         /* output widths that are no multiple of this get their taps side by side, a line a pixel */
-  void (*begin)(void), (*end)(void); /* around all tiles of a call */
+  int groups;       /* of a tile, fewer in the last one; 0 means 1 */
+  void (*begin)(void), (*end)(void); /* around all tiles of a call, or NULL */
   void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
 } bsk_special;
 
