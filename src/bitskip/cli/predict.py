@@ -55,9 +55,9 @@ def run(
     for path in pictures:
         picture = read_picture(Path(path), height)[None]
         started = time.perf_counter()
-        model.predict(picture)
+        logits = model.predict(picture)
         milliseconds = (time.perf_counter() - started) * 1000
-        best = model.top(picture, top)[0]
+        best = model.ranked(logits, top)[0]
         results.append(
             {
                 "image": path,

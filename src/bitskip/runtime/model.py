@@ -98,9 +98,13 @@ class Model:
 
     def top(self, images: npt.ArrayLike, k: int = 1) -> list[list[Prediction]]:
         """Return the `k` likeliest classes of each picture, likeliest first; arguments as in `predict`."""
+        return self.ranked(self.predict(images), k)
+
+    def ranked(self, logits: Logits, k: int = 1) -> list[list[Prediction]]:
+        """Return the `k` likeliest classes of each row of logits (N, classes), likeliest first."""
         names = self.class_names
         found = []
-        for row in self.predict(images).astype(np.float64):
+        for row in logits.astype(np.float64):
             share = np.exp(row - row.max())
             share /= share.sum()
             best = np.argsort(-row, kind="stable")[: max(1, k)]
