@@ -254,3 +254,20 @@ def test_convolutions_over_the_whole_product(types: str, isa: str) -> None:
             seed,
         )
         check(case, isa)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("outputs", [32, 64])
+def test_signs_that_all_differ_do_not_overflow_partial_sums(outputs: int, isa: str) -> None:
+    """The longest sums: kernels add bytes and 16-bit words before they reach 32 bits."""
+    inputs = 2 * 65_536 + 200
+    op = SingleOp(
+        {
+            "kind": 0, "weight_dtype": BITS, "epilogue": 1,
+            "weights": packed_weights(np.ones((outputs, 1, 1, inputs), np.float32)),
+            "kh": 1, "kw": 1, "sh": 1, "sw": 1, "ph": 0, "pw": 0, "pad_value": 0,
+        }
+    )  # fmt: skip
+    op.give("in", BITS, pack_signs(-np.ones((1, 1, inputs), np.float32)), inputs)
+    op.take("out_f32", F32, (1, 1, outputs))
+    np.testing.assert_array_equal(op.run(isa)["out_f32"], np.full((1, 1, outputs), -inputs, np.float32))

@@ -4,7 +4,8 @@
  * channels (bytes) at once: two pshufb and two adds for 256 bit-MACs, about twice xor + popcount by pshufb. A step of a
  * pixel costs two loads (nibble, table) whatever the channels, so two groups share them: 6 operations for 256 bit-MACs,
  * and pshufb, 2 a cycle since Zen 2 and Ice Lake, bounds it at 256 bit-MACs a cycle (128 on older Intel, 1 a cycle).
- * Byte sums grow by at most 4 a step, so they are widened every 63 steps. Rows hold nibble * 16, the table's offset.
+ * Byte sums grow by at most 4 a step, so they are widened to 16 bits every 63 steps, and those to 32 at the end (or after
+ * 259 times, 16,317 steps). Rows hold nibble * 16, the table's offset.
  */
 #include "conv_bits_w1.h"
 #include <immintrin.h>
@@ -12,6 +13,7 @@
 #define PIXELS(X) X(0) X(1) X(2) X(3)
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
 #define MAX_STEPS 63
+#define MAX_WIDENED 259 /* 260 * 252 fits 16 bits, with the last bytes */
 
 #define BITS4(n) (uint8_t)(((n) & 1) + ((n) >> 1 & 1) + ((n) >> 2 & 1) + ((n) >> 3 & 1))
 #define TABLE(a)                                                                                                   \
@@ -21,28 +23,51 @@ static const _Alignas(64) uint8_t differing[256] = {TABLE(0),  TABLE(1),  TABLE(
                                                     TABLE(6),  TABLE(7),  TABLE(8),  TABLE(9), TABLE(10), TABLE(11),
                                                     TABLE(12), TABLE(13), TABLE(14), TABLE(15)};
 
-BSK_INLINE void widen(int32_t *sum, __m256i bytes) {
-  const __m128i half[2] = {_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)};
+/* Byte sums to int16 ones, as unpack orders them: channels 0..7 and 16..23, then 8..15 and 24..31. */
+BSK_INLINE void widen(uint16_t *sums, __m256i bytes) {
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i *at = (__m256i *)(void *)sums;
+  _mm256_store_si256(at, _mm256_add_epi16(_mm256_load_si256(at), _mm256_unpacklo_epi8(bytes, zero)));
+  _mm256_store_si256(at + 1, _mm256_add_epi16(_mm256_load_si256(at + 1), _mm256_unpackhi_epi8(bytes, zero)));
+}
+
+/* out = from - 2 * sums for 32 channels. */
+BSK_INLINE void subtract(int32_t *out, const int32_t *from, const uint16_t *sums) {
   for (int h = 0; h < 2; ++h) {
-    __m256i *at = (__m256i *)(void *)(sum + 16 * h);
-    const __m256i low = _mm256_cvtepu8_epi32(half[h]), high = _mm256_cvtepu8_epi32(_mm_srli_si128(half[h], 8));
-    _mm256_storeu_si256(at, _mm256_sub_epi32(_mm256_loadu_si256(at), _mm256_add_epi32(low, low)));
-    _mm256_storeu_si256(at + 1, _mm256_sub_epi32(_mm256_loadu_si256(at + 1), _mm256_add_epi32(high, high)));
+    const __m256i x = _mm256_load_si256((const __m256i *)(const void *)(sums + 16 * h));
+    const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)), high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1));
+    _mm256_storeu_si256((__m256i *)(void *)(out + 8 * h), _mm256_sub_epi32(LOAD(from + 8 * h), _mm256_slli_epi32(low, 1)));
+    _mm256_storeu_si256((__m256i *)(void *)(out + 8 * h + 16), _mm256_sub_epi32(LOAD(from + 8 * h + 16), _mm256_slli_epi32(high, 1)));
   }
 }
 
 const bsk_special bsk_two_groups = {.step_align = 1, .line = 1, .groups = 2};
 
+BSK_INLINE void collect(const bsk_tile *tile, int32_t *out, const uint16_t *sums, int groups, int started) {
+  const size_t stride = (size_t)groups * BSK_GROUP;
+  for (size_t p = 0; p < 4; ++p)
+    for (size_t c = 0; c < stride; c += BSK_GROUP)
+      subtract(out + p * stride + c, started ? out + p * stride + c : tile->base[p] + c, sums + p * stride + c);
+}
+
 BSK_INLINE void tile_of(const bsk_tile *tile, int32_t *out, int groups) {
   const size_t stride = (size_t)groups * BSK_GROUP;
-#define DECLARE(p)                                                    \
-  __m256i a##p = _mm256_setzero_si256(), b##p = a##p;                 \
-  const uint8_t *x##p = (const uint8_t *)tile->px[p];                 \
-  memcpy(out + p * stride, tile->base[p], stride * sizeof *out);
+  _Alignas(32) uint16_t sums[4 * 2 * BSK_GROUP] = {0};
+#define DECLARE(p)                                    \
+  __m256i a##p = _mm256_setzero_si256(), b##p = a##p; \
+  const uint8_t *x##p = (const uint8_t *)tile->px[p];
   PIXELS(DECLARE)
   const uint8_t *w = (const uint8_t *)tile->weights, *v = w + tile->group_bytes;
   const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  size_t room = MAX_STEPS;
+  size_t room = MAX_STEPS, widened = 0;
+  int started = 0; /* whether `out` holds a part of the sum already */
+#define WIDEN(p)                                          \
+  widen(sums + p * stride, a##p);                         \
+  a##p = _mm256_setzero_si256();                          \
+  if (groups == 2) {                                      \
+    widen(sums + p * stride + BSK_GROUP, b##p);           \
+    b##p = _mm256_setzero_si256();                        \
+  }
   for (int r = tile->kh; r > 0; --r) {
     for (size_t i = 0; i < run;) {
       const size_t stop = run - i < room ? run : i + room;
@@ -58,17 +83,20 @@ BSK_INLINE void tile_of(const bsk_tile *tile, int32_t *out, int groups) {
         PIXELS(STEP)
       }
       if (room == 0) {
-#define WIDEN(p)                                                    \
-  widen(out + p * stride, a##p), a##p = _mm256_setzero_si256();     \
-  if (groups == 2) widen(out + p * stride + BSK_GROUP, b##p), b##p = _mm256_setzero_si256();
         PIXELS(WIDEN)
         room = MAX_STEPS;
+        if (++widened == MAX_WIDENED) {
+          collect(tile, out, sums, groups, started);
+          memset(sums, 0, sizeof sums);
+          widened = 0, started = 1;
+        }
       }
     }
 #define NEXT_ROW(p) x##p += row_bytes;
     PIXELS(NEXT_ROW)
   }
   PIXELS(WIDEN)
+  collect(tile, out, sums, groups, started);
 }
 
 void bsk_conv_bits_w1_avx2(const bsk_tile *tile, void *acc) {
