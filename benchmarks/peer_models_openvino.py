@@ -1,12 +1,12 @@
 """ResNet14 as OpenVINO files: int8 by NNCF, and with its binary convolution in all three stages.
 
-Runs in an environment with openvino and nncf (see environments.py) and imports nothing of bitskip:
+Runs in an environment with openvino and nncf (see runtime_peers.py) and imports nothing of bitskip:
 
     python benchmarks/peer_models_openvino.py DIR
 
-Reads DIR/resnet14-fp32.onnx and writes DIR/resnet14-int8-nncf.xml; writes DIR/resnet14-binary.xml, in which signs are
-a fake_quantize of 2 levels, as the plug-in wants them, and every convolution has a shortcut of its own, batch norm and
-PReLU; a strided shortcut is an average pool and a real 1x1 convolution.
+Reads DIR/resnet14-fp32.onnx and writes DIR/resnet14-int8-nncf.xml; writes DIR/resnet14-binary.xml, in which
+signs are a fake_quantize of 2 levels, as the plug-in wants them, and every convolution has a shortcut of its
+own, batch norm and PReLU; a strided shortcut is an average pool and a real 1x1 convolution.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """ResNet14 as TFLite files, by TensorFlow's converter and by Larq Compute Engine's (LCE).
 
-Runs in the environment of LCE (see environments.py), with TF_USE_LEGACY_KERAS=1, and imports nothing of bitskip:
+Runs in the environment of LCE (see runtime_peers.py) and imports nothing of bitskip:
 
     python benchmarks/peer_models_tflite.py DIR
 
 Writes DIR/resnet14-fp32.tflite, resnet14-int8.tflite (full-integer, calibrated on random pictures), and
-resnet14-lce-{float,hybrid,binary}.tflite. The float network is ResNet14 as the paper has it: ReLU on both branches,
-then the sum. Binary stages are made as LCE's own models are: sign, 1-bit convolution padded by +1, ReLU and batch norm,
-with a shortcut around every convolution; a strided one is an average pool and a 1x1 convolution. In `hybrid` the
-first and the last stage are binary.
+resnet14-lce-{float,hybrid,binary}.tflite. The float network is ResNet14 as the paper has it: ReLU on both
+branches, then the sum. Binary stages are made as LCE's own models are: sign, 1-bit convolution padded by +1,
+ReLU and batch norm, with a shortcut around every convolution; a strided one is an average pool and a 1x1
+convolution. In `hybrid` the first and the last stage are binary.
 """
 
 from __future__ import annotations
