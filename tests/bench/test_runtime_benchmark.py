@@ -1,4 +1,4 @@
-"""benchmarks/runtime.py: tables say what the results say, and a machine without some peers measures the rest."""
+"""benchmarks/runtime.py: tables say what the results say, and a machine without peers measures the rest."""
 
 from __future__ import annotations
 
@@ -117,6 +117,7 @@ def test_a_machine_without_peers_measures_the_rest(tmp_path: Path, monkeypatch: 
     spec = named_spec("resnet14-binary-none-x0.0625")
     export(spec, tmp_path, prefix="resnet14-")
     (tmp_path / "resnet14-int8.onnx").write_bytes(b"no network")
+    (tmp_path / "resnet14-fp32.pt").unlink()
     lower(build(spec).eval()).save(tmp_path / "small.bitskip")
     (tmp_path / "notes.json").write_text(json.dumps({"tflite models": "there is no lce environment"}))
     monkeypatch.setattr(runtime, "SYNTHETIC", ())
