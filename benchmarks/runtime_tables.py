@@ -42,7 +42,8 @@ HEADING = """# The runtime beside its peers
 
 Written by `python benchmarks/runtime.py readme` from the results files beside this page. Networks of bitskip
 are named by model, activations and dense layers and are lowered from torch with random weights; `w1a1-none`
-and `hybrid-w1a1` are from synthetic.py.
+and `hybrid-w1a1` are from synthetic.py. `lce` is Larq Compute Engine, `indirect` its kernels of that name, which
+are not its default.
 
 """
 
@@ -167,6 +168,10 @@ def short(report: Report) -> str:
 def section(results: Path) -> str:
     """Return the marked part of README.md, made from a results file."""
     report = read_json(results)
+    if not results.resolve().is_relative_to(ROOT):
+        raise RunError(
+            f"{results} lies outside of {ROOT}; put it in benchmarks/results, where it can be committed"
+        )
     source = results.resolve().relative_to(ROOT).as_posix()
     peer = fastest_int8_peer(report) or "no peer"
     return "\n".join(

@@ -61,6 +61,8 @@ def test_short_table_takes_the_best_of_each_and_compares_with_the_fastest_int8_p
         "openvino_fp32": result(9.0),
         "openvino_fp32_bf16_allowed": result(1.0),
         "openvino_binary": result(2.0),
+        "lce_binary": result(20.0, bytes=500),
+        "lce_binary_indirect": result(12.0, bytes=500),
         "bitskip_resnet14-w1a1-int8-int8.bitskip_avx2": result(1.5, bytes=12345),
         "bitskip_resnet14-w1a1-int8-int8.bitskip_avx512": result(1.25, bytes=12345),
         "bitskip_full-all-int8-int8_avx2": result(0.1),
@@ -71,6 +73,7 @@ def test_short_table_takes_the_best_of_each_and_compares_with_the_fastest_int8_p
         "| OpenVINO | int8 | 3.00 | 1.00 | 2,000 |",
         "| ONNX Runtime | int8 | 6.00 | 0.50 |  |",
         "| OpenVINO | fp32 | 9.00 | 0.33 |  |",
+        "| Larq Compute Engine | w1a1 | 12.00 | 0.25 | 500 |",
     ]
     with pytest.raises(RunError, match="none of the networks"):
         runtime_tables.short(report(other_engine=result(1.0)))
@@ -111,6 +114,12 @@ def test_readme_is_rewritten_between_its_marks(tmp_path: Path, monkeypatch: pyte
     readme.write_text("no marks here")
     with pytest.raises(RunError, match=r"README\.md has 0 parts between speed marks"):
         runtime_tables.write(source)
+
+
+def test_readme_takes_no_results_from_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(report(onnxruntime_int8=result(2.0))))
+    with pytest.raises(RunError, match=r"r\.json lies outside of .*; put it in benchmarks/results"):
+        runtime_tables.section(tmp_path / "r.json")
 
 
 def test_a_machine_without_peers_measures_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,10 +102,12 @@ def _litert(file: str, threads: int) -> Loaded:
     return Loaded(tuple(int(n) for n in given["shape"]), given["dtype"], run, version)
 
 
-def _lce(file: str, threads: int) -> Loaded:
+def _lce(file: str, threads: int, indirect: bool = False) -> Loaded:
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 
-    model = Interpreter(Path(file).read_bytes(), num_threads=threads, use_xnnpack=True)
+    model = Interpreter(
+        Path(file).read_bytes(), num_threads=threads, use_xnnpack=True, use_indirect_bgemm=indirect
+    )
 
     def run(x: Array) -> Array:
         logits: Array = model.interpreter.predict([x])[0]
