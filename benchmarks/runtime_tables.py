@@ -42,8 +42,8 @@ HEADING = """# The runtime beside its peers
 
 Written by `python benchmarks/runtime.py readme` from the results files beside this page. Networks of bitskip
 are named by model, activations and dense layers and are lowered from torch with random weights; `w1a1-none`
-and `hybrid-w1a1` are from synthetic.py. `lce` is Larq Compute Engine, `indirect` its kernels of that name, which
-are not its default.
+and `hybrid-w1a1` are from synthetic.py. `lce` is Larq Compute Engine, `indirect` its kernels of that name,
+which are not its default.
 
 """
 
@@ -178,7 +178,8 @@ def section(results: Path) -> str:
         [
             BEGIN.format(source=source),
             f"{conditions(report)}.",
-            f"Medians, all engines in turns in one run; `x int8`: how many times faster than {peer}.",
+            "`w1` has 1-bit weights, `w1a1` 1-bit activations too. Medians, all engines in turns in one run;",
+            f"`x int8`: how many times faster than {peer}.",
             "",
             short(report),
             END,
