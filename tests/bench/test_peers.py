@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,7 +104,9 @@ def test_worker_says_why_it_cannot(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no-such-engine does not run here: KeyError"):
         Worker("no-such-engine", exported / "fp32.onnx")
     with pytest.raises(RunError, match=r"ended without an answer: exit code 1, .*"):
-        Worker("onnxruntime", exported / "fp32.onnx", python="/bin/false")
+        Worker("onnxruntime", exported / "fp32.onnx", python=shutil.which("false") or "")
+    with pytest.raises(RunError, match=r"onnxruntime: cannot start .*nowhere: No such file"):
+        Worker("onnxruntime", exported / "fp32.onnx", python=str(tmp_path / "nowhere"))
     with Worker("onnxruntime", exported / "fp32.onnx") as worker:
         worker._process.kill()
         with pytest.raises(RunError, match="onnxruntime ended without an answer: exit code -9"):

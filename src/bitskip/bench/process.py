@@ -46,14 +46,18 @@ class Worker:
         # Pools of OpenMP and the BLAS larger than asked for would take turns with the other engines.
         quiet = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # what it says before it dies
-        self._process = subprocess.Popen(
-            [python, "-P", worker.__file__],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env={**os.environ, **quiet, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"},
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                [python, "-P", worker.__file__],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+                env={**os.environ, **quiet, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"},
+            )  # fmt: skip
+        except OSError as error:
+            self._errors.close()
+            raise RunError(f"{engine}: cannot start {python}: {error.strerror or error}") from None
         try:
             hello = self._ask({"engine": engine, "file": str(file), "threads": threads, **options}, patience)
-        except RunError:
+        except BaseException:
             self.close()
             raise
         self.version: str = hello["version"]
