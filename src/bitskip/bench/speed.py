@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from bitskip.bench.timing import Spread, Timer, alternate, timer
 from bitskip.errors import RunError
 from bitskip.program import Program
 from bitskip.runtime.native import NativeProgram
 
-__all__ = ["LayerTime", "Timing", "measure", "measure_layers"]
+__all__ = [
+    "ROUNDS",
+    "LayerTime",
+    "Timing",
+    "check_numbers",
+    "measure",
+    "measure_layers",
+    "native_timers",
+    "timing",
+]
 
-_ROUNDS = 5
+ROUNDS = 5  # turns of each
 
 
 @dataclass(frozen=True)
@@ -46,32 +55,36 @@ class LayerTime:
 def measure(
     program: Program, isas: tuple[str, ...], *, threads: int = 1, batch: int = 1, seconds: float = 1.0
 ) -> list[Timing]:
-    """Time whole inferences of random pictures.
-
-    The instruction sets take turns for `seconds / 5` each, five times over, so that a change of the machine's
-    speed meets all of them.
+    """Time whole inferences of random pictures, the instruction sets taking turns.
 
     Raises:
         RunError: if a number is out of range, or the machine lacks an instruction set.
     """
+    check_numbers(batch, seconds)
+    spreads = alternate(native_timers(program, isas, threads, batch), ROUNDS, seconds / ROUNDS)
+    return [timing(isa, threads, batch, spread) for isa, spread in spreads.items()]
+
+
+def check_numbers(batch: int, seconds: float) -> None:
+    """Raise RunError if a number is out of range."""
     if batch < 1 or not 0 < seconds <= 3600:
         raise RunError(f"batch is {batch} and seconds {seconds}, expected 1 or more and 0..3600")
+
+
+def native_timers(program: Program, isas: tuple[str, ...], threads: int, batch: int) -> dict[str, Timer]:
+    """Return a timer for each instruction set, all on the same random pictures."""
     shape = (batch, *program.input_shape)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    engines = {isa: NativeProgram(program, threads, isa) for isa in isas}
-    samples: dict[str, list[float]] = {isa: [] for isa in isas}
-    for _ in range(_ROUNDS):
-        for isa, engine in engines.items():
-            engine.run(images)
-            until = time.perf_counter() + seconds / _ROUNDS
-            while (start := time.perf_counter()) < until or not samples[isa]:
-                engine.run(images)
-                samples[isa].append((time.perf_counter() - start) * 1e3)
-    result = []
-    for isa, values in samples.items():
-        low, median, high = (float(v) for v in np.percentile(values, (10, 50, 90)))
-        result.append(Timing(isa, threads, batch, len(values), median, low, high))
-    return result
+
+    def one(engine: NativeProgram) -> Timer:
+        return timer(lambda: engine.run(images))
+
+    return {isa: one(NativeProgram(program, threads, isa)) for isa in isas}
+
+
+def timing(isa: str, threads: int, batch: int, spread: Spread) -> Timing:
+    """Return what was measured under the name of its instruction set."""
+    return Timing(isa, threads, batch, spread.n, spread.median_ms, spread.p10_ms, spread.p90_ms)
 
 
 def measure_layers(program: Program, isa: str, repeats: int = 200) -> list[LayerTime]:

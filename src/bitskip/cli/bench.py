@@ -1,13 +1,18 @@
-"""`bitskip bench`: how fast a packed model runs on this machine."""
+"""`bitskip bench`: how fast a packed model runs on this machine, alone or beside other engines."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitskip.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from bitskip.bench.peers import Comparison
+    from bitskip.bench.speed import LayerTime, Timing
 
 
 def register(app: typer.Typer) -> None:
@@ -25,15 +30,24 @@ def bench(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each instruction set.")] = 1.0,
     layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers",
+            help="Also time the same architecture in onnxruntime and OpenVINO (fp32, int8) and PyTorch, "
+            "where they are installed; needs torch and onnx.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time a packed model: medians of whole calls, and of each layer with `--layers`.
+    """Time a packed model: medians of whole calls; each layer with `--layers`, other engines with `--peers`.
 
     Examples:
 
     - `bitskip bench hybrid.bitskip`
     - `bitskip bench hybrid.bitskip --isa avx2 --layers`
     - `bitskip bench hybrid.bitskip --threads 2 --batch 8 --json`
+    - `bitskip bench hybrid.bitskip --peers`
     """
     from bitskip.bench.speed import measure, measure_layers
     from bitskip.program import Program
@@ -42,39 +56,113 @@ def bench(
     program = Program.load(file)
     found = available_isas()
     isas = tuple(isa or [name for name in found if name != "scalar"] or found)
-    timings = measure(program, isas, threads=threads, batch=batch, seconds=seconds)
+    comparison = None
+    if peers:
+        from bitskip.bench.peers import compare
+
+        comparison = compare(program, isas, threads=threads, batch=batch, seconds=seconds)
+        timings = comparison.timings
+    else:
+        timings = measure(program, isas, threads=threads, batch=batch, seconds=seconds)
     by_layer = {name: measure_layers(program, name) for name in isas} if layers else {}
     if as_json:
-        values = {
+        values: dict[str, Any] = {
             "file": file,
             "features": cpu_features(),
             "timings": [timing.to_dict() for timing in timings],
             "layers": {name: [vars(layer) for layer in times] for name, times in by_layer.items()},
         }
+        if comparison:
+            values |= _as_json(comparison)
         typer.echo(json.dumps(values, indent=2))
         return
+    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
+    title = f"{program.name}, {pictures} a call, threads: {threads}"
+    machine = f"this machine has {', '.join(cpu_features()) or 'no instruction set beyond scalar'}"
+    if comparison:
+        _print_comparison(title, machine, comparison, Path(file).stat().st_size)
+    else:
+        _print_timings(title, machine, timings)
+    for name, times in by_layer.items():
+        _print_layers(name, times)
+
+
+def _milliseconds(timed: Any) -> list[str]:
+    return [
+        f"{timed.median_ms:.3f}",
+        f"{timed.p10_ms:.3f} .. {timed.p90_ms:.3f}",
+        f"{timed.batch / timed.median_ms * 1e3:.0f}",
+    ]
+
+
+def _print_timings(title: str, machine: str, timings: list[Timing]) -> None:
     from bitskip.terminal import print_table
 
-    rows = [
-        [t.isa, f"{t.median_ms:.3f}", f"{t.p10_ms:.3f} .. {t.p90_ms:.3f}", f"{batch / t.median_ms * 1e3:.0f}"]
-        for t in timings
-    ]
-    pictures = "1 picture" if batch == 1 else f"{batch} pictures"
     print_table(
-        f"{program.name}, {pictures} a call, threads: {threads}",
+        title,
         ["instruction set", "median ms", "10% .. 90%", "pictures/s"],
-        rows,
+        [[timing.isa, *_milliseconds(timing)] for timing in timings],
         left_columns=(0,),
-        notes=[f"this machine has {', '.join(cpu_features()) or 'no instruction set beyond scalar'}"],
+        notes=[machine],
     )
-    for name, times in by_layer.items():
-        total = sum(layer.median_us for layer in times)
-        print_table(
-            f"layers on {name}, {total:.0f} us in all",
-            ["layer", "kernel", "median us", "share"],
+
+
+def _print_comparison(title: str, machine: str, comparison: Comparison, file_bytes: int) -> None:
+    from bitskip.terminal import number, print_table
+
+    timed: list[tuple[str, int, Any]] = [
+        *((f"bitskip {timing.isa}", file_bytes, timing) for timing in comparison.timings),
+        *((f"{peer.engine} {peer.precision}", peer.file_bytes, peer) for peer in comparison.peers),
+    ]
+
+    def ratio(median_ms: float, precision: str) -> str:
+        value = comparison.ratio(median_ms, precision)
+        return "" if value is None else f"{value:.2f}"
+
+    print_table(
+        title,
+        ["engine", "median ms", "10% .. 90%", "pictures/s", "x int8 peer", "x fp32 peer", "file bytes"],
+        [
             [
-                [layer.op, layer.kernel, f"{layer.median_us:.1f}", f"{layer.median_us / total:.1%}"]
-                for layer in times
-            ],
-            left_columns=(0, 1),
-        )
+                name,
+                *_milliseconds(t),
+                ratio(t.median_ms, "int8"),
+                ratio(t.median_ms, "fp32"),
+                number(size),
+            ]
+            for name, size, t in sorted(timed, key=lambda row: row[2].median_ms)
+        ],
+        left_columns=(0,),
+        notes=[
+            "peers run the same architecture with random fp32 weights, or that quantized to int8; "
+            "x: how many times faster than the fastest peer of that precision",
+            *(f"not measured: {reason}" for reason in comparison.missing),
+            machine,
+        ],
+    )
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    def ratios(median_ms: float) -> dict[str, float | None]:
+        return {precision: comparison.ratio(median_ms, precision) for precision in ("int8", "fp32")}
+
+    return {
+        "peers": [vars(peer) | {"times_faster_than": ratios(peer.median_ms)} for peer in comparison.peers],
+        "times_faster_than": {t.isa: ratios(t.median_ms) for t in comparison.timings},
+        "missing": comparison.missing,
+    }
+
+
+def _print_layers(isa: str, times: list[LayerTime]) -> None:
+    from bitskip.terminal import print_table
+
+    total = sum(layer.median_us for layer in times)
+    print_table(
+        f"layers on {isa}, {total:.0f} us in all",
+        ["layer", "kernel", "median us", "share"],
+        [
+            [layer.op, layer.kernel, f"{layer.median_us:.1f}", f"{layer.median_us / total:.1%}"]
+            for layer in times
+        ],
+        left_columns=(0, 1),
+    )

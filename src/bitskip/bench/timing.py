@@ -1,0 +1,48 @@
+"""Fair timing: whatever is compared takes turns, and a result is a median with its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from bitskip.bench.worker import time_calls
+
+__all__ = ["Spread", "Timer", "alternate", "timer"]
+
+Timer = Callable[[float], list[float]]  # given seconds, the milliseconds of each call made in them
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Milliseconds of a call: how many were timed, and how they lie."""
+
+    n: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    min_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def timer(call: Callable[[], object]) -> Timer:
+    """Return the timer of a call in this process."""
+    return lambda seconds: time_calls(call, seconds)
+
+
+def alternate(timers: Mapping[str, Timer], rounds: int, seconds: float) -> dict[str, Spread]:
+    """Time each for `seconds` in turns, `rounds` times, so that a change of the machine meets all of them."""
+    samples: dict[str, list[float]] = {name: [] for name in timers}
+    for _ in range(rounds):
+        for name, take in timers.items():
+            samples[name] += take(seconds)
+    result = {}
+    for name, values in samples.items():
+        low, median, high = (float(v) for v in np.percentile(values, (10, 50, 90)))
+        result[name] = Spread(len(values), median, low, high, min(values))
+    return result
