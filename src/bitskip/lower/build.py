@@ -8,8 +8,8 @@ from torch import nn
 from bitskip.errors import LoweringError
 from bitskip.lower.fx_graph import fx_graph
 from bitskip.lower.graph import Graph
-from bitskip.lower.resnet_graph import follows_its_spec, resnet_graph
-from bitskip.nn import ResNet
+from bitskip.lower.resnet_graph import resnet_graph
+from bitskip.nn import ResNet, follows_its_spec
 
 __all__ = ["build_graph"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from bitskip.errors import LoweringError
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
-from bitskip.lower.steps import BATCH, Recorder, Traced, refuse
+from bitskip.lower.steps import BATCH, Recorder, Traced
 from bitskip.lower.torch_layers import layer_handler
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS
 from bitskip.pruning.tracing import owner_of, trace_with
@@ -105,7 +105,10 @@ class _Reader:
             return node.args[0]
         if all(user.target is operator.eq or _asserts(user) for user in node.users):
             return None  # torch.fx checks in the graph that a defaulted argument has its default
-        return refuse(f"the network's forward takes a second input '{node.target}', expected pictures alone")
+        raise LoweringError(
+            f"the network's forward takes a second input '{node.target}', expected pictures alone; give it a "
+            "default or wrap the network"
+        )
 
     def attribute(self, path: str) -> Any:
         owner, _, name = path.rpartition(".")
@@ -117,7 +120,10 @@ class _Reader:
         value = self.resolve(node.args[0])
         if isinstance(value, Traced):
             return value
-        return refuse(f"the network returns a {type(value).__name__}, expected one tensor of logits")
+        raise LoweringError(
+            f"the network returns a {type(value).__name__}, expected one tensor of logits; wrap the "
+            "network so that it returns one"
+        )
 
     def resolve(self, argument: Any) -> Any:
         return fx.node.map_arg(argument, self.values.__getitem__)
@@ -136,7 +142,7 @@ class _Reader:
         if not _depends(arguments) and not _depends(named):
             return self.compute(node, module, arguments, named)
         if handler is None:
-            self.record.refuse("cannot be packed")
+            self.record.refuse_kind()
         try:
             return handler(self.record, *(() if module is None else (module,)), *arguments, **named)
         except (RuntimeError, TypeError, IndexError) as error:

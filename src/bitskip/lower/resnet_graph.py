@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bitskip.lower.folding import (
@@ -18,27 +17,11 @@ from bitskip.lower.folding import (
     scaling,
 )
 from bitskip.lower.graph import Graph, PoolNode, Shape
-from bitskip.nn import BinaryConv2d, LearnedThreshold, ResNet, build
+from bitskip.nn import BinaryConv2d, LearnedThreshold, ResNet
 from bitskip.nn.blocks import ResidualBlock, Shortcut
 from bitskip.spec import BlockSpec, LayerSpec
 
-__all__ = ["follows_its_spec", "resnet_graph"]
-
-
-def follows_its_spec(model: nn.Module) -> bool:
-    """Whether `model` is a network of bitskip whose modules are all those that its spec says."""
-    if not isinstance(model, ResNet):
-        return False
-    with torch.device("meta"):
-        expected = build(model.spec)
-    return _structure(model) == _structure(expected)
-
-
-def _structure(network: nn.Module) -> tuple[dict[str, type[nn.Module]], dict[str, torch.Size]]:
-    return (
-        {name: type(module) for name, module in network.named_modules()},
-        {name: value.shape for name, value in network.state_dict().items()},
-    )
+__all__ = ["resnet_graph"]
 
 
 def resnet_graph(model: ResNet) -> Graph:

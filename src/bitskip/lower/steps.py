@@ -26,20 +26,14 @@ __all__ = [
     "Recorder",
     "Step",
     "Traced",
-    "refuse",
 ]
 
 # Pictures that shapes are followed with: more than one, so that what mixes pictures is seen.
 BATCH = 2
 _PACKABLE = (
-    "a packed model is made of convolutions and linear layers (groups 1, no dilation), batch norms, ReLU, "
-    "PReLU and RPReLU, additions, max and average pools, and constants added or multiplied per channel"
+    "convolutions and linear layers (groups 1, no dilation), batch norms, ReLU, PReLU and RPReLU, additions, "
+    "max and average pools, and constants added or multiplied per channel"
 )
-
-
-def refuse(what: str) -> NoReturn:
-    """Raise the LoweringError for what a Program cannot express: `what`, then what it can."""
-    raise LoweringError(f"{what}; {_PACKABLE}")
 
 
 @dataclass(frozen=True)
@@ -136,8 +130,12 @@ class Recorder:
         self.precision = "fp32"
 
     def refuse(self, why: str) -> NoReturn:
-        """Raise the LoweringError of the present operation."""
-        refuse(f"{self.where} {why}")
+        """Raise the LoweringError of the present operation: `why` says what was got and expected."""
+        raise LoweringError(f"{self.where} {why}")
+
+    def refuse_kind(self, why: str = "has no counterpart") -> NoReturn:
+        """Raise the LoweringError of an operation that a Program does not have, saying what it has."""
+        self.refuse(f"{why}; a packed model is made of {_PACKABLE}")
 
     def value(self, picture: Shape, shape: tuple[int, ...]) -> Traced:
         """Return a new value."""

@@ -64,9 +64,9 @@ def convolve(
         record.refuse("has weights that depend on the picture")
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     if groups != 1:
-        record.refuse(f"has groups={groups}, expected 1 (no depthwise or grouped convolution)")
+        record.refuse_kind(f"has groups={groups}, expected 1")
     if _pair(dilation) != (1, 1):
-        record.refuse(f"has dilation={dilation}, expected 1")
+        record.refuse_kind(f"has dilation={dilation}, expected 1")
     if isinstance(padding, str):
         if padding == "same" and any(size % 2 == 0 for size in kernel):
             record.refuse(f"has padding='same' with an even kernel {kernel}, which pads one side more")
@@ -160,7 +160,7 @@ def _leaky_relu(record: Recorder, x: Traced, negative_slope: float = 0.01, inpla
 
 def _clamp(record: Recorder, x: Traced, min: Any = None, max: Any = None) -> Traced:
     if min != 0 or max is not None:
-        record.refuse(f"clamps to {min}..{max}, expected 0..None (ReLU)")
+        record.refuse_kind(f"clamps to {min}..{max}, expected 0..None (ReLU)")
     return relu(record, x)
 
 
@@ -246,7 +246,9 @@ def _mean(record: Recorder, x: Traced, dim: Any = None, keepdim: bool = False, *
     axes = axes if isinstance(axes, Sequence) else (axes,)
     found = {axis % 4 if isinstance(axis, int) else axis for axis in axes}
     if not x.is_picture or found != {2, 3} or any(value is not None for value in named.values()):
-        record.refuse(f"takes the mean over {dim} of shape {x.shape[1:]}, expected over height and width")
+        record.refuse(
+            f"takes the mean over {dim} of shape {('N', *x.shape[1:])}, expected over height and width"
+        )
     return record.pool(x, "global", (*x.shape[:2], 1, 1) if keepdim else x.shape[:2])
 
 
@@ -333,7 +335,7 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Traced]:
             second = _MUL(record, second, alpha) if isinstance(second, Traced) else second * alpha
         if isinstance(first, Traced) and isinstance(second, Traced):
             if operation is not operator.add:
-                record.refuse("combines two tensors of the network, expected an addition")
+                record.refuse_kind("combines two tensors of the network, expected an addition")
             return record.add(first, second)
         if isinstance(first, Traced):
             values = _terms(record, first, second)
@@ -345,7 +347,7 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Traced]:
         if operation is operator.sub:
             return record.affine(second, -torch.ones_like(values), values, function)
         if operation is operator.truediv:
-            record.refuse("divides by a tensor of the network, expected an addition")
+            record.refuse_kind("divides by a tensor of the network, expected an addition")
         return record.affine(second, *_as_terms(operation, values), function)
 
     return handler
