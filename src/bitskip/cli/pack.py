@@ -73,8 +73,8 @@ def pack(
 
     1-bit weights take 1 bit each, batch norms fold into the layers before them, and signs after batch norms
     become integer comparisons. With int8 activations, ranges come from training pictures; `bitskip eval` says
-    what that costs in accuracy. Other networks than bitskip's pack if they are made of convolutions and linear
-    layers, batch norms, ReLU, PReLU, additions and pools (docs/packing.md).
+    what that costs in accuracy. Other networks than bitskip's pack if they are made of convolutions and
+    linear layers, batch norms, ReLU, PReLU, additions and pools (docs/packing.md).
 
     Examples:
 
