@@ -66,8 +66,6 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     own = set(vars(model))
     try:
         return trace_with(model, _Layers(), ())
-    except LoweringError:
-        raise
     except Exception as error:  # whatever the module's own code raises when it meets torch.fx's proxies
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise LoweringError(
@@ -145,9 +143,9 @@ class _Reader:
             self.record.refuse_kind()
         try:
             return handler(self.record, *(() if module is None else (module,)), *arguments, **named)
-        except (RuntimeError, TypeError, IndexError) as error:
-            if isinstance(error, LoweringError):
-                raise
+        except LoweringError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
             self.record.refuse(f"cannot be packed as it is called ({' '.join(str(error).split())[:160]})")
 
     def compute(self, node: fx.Node, module: nn.Module | None, arguments: Any, named: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,7 @@ def _threshold(record: Recorder, layer: LearnedThreshold, x: Traced) -> Traced:
 def _rprelu(record: Recorder, layer: RPReLU, x: Traced) -> Traced:
     if not x.is_picture:
         record.refuse(f"reads shape {x.shape[1:]}, expected (channels, height, width)")
-    return record.activate(x, module_activation(layer), layer)
+    return record.activate(x, module_activation(layer), copy.deepcopy(layer).float().cpu())
 
 
 def _identity(record: Recorder, layer: nn.Module, x: Traced) -> Traced:
