@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitskip.nn import LearnedThreshold, ResNet, RPReLU, build
 from bitskip.spec import NetworkSpec
 
+Module = TypeVar("Module", bound=nn.Module)
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 
 def pictures(count: int, spec: NetworkSpec, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return random pictures (N, H, W, C) for `spec`."""
+    return pictures_of((count, spec.input_size, spec.input_size, spec.input_channels), seed)
+
+
+def pictures_of(shape: tuple[int, int, int, int], seed: int = 0) -> npt.NDArray[np.uint8]:
     """Return random pictures (N, H, W, C), smooth enough to differ from each other."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (count, 4, 4, spec.input_channels))
-    tiles = -(-spec.input_size // 4)
-    fine = coarse.repeat(tiles, 1).repeat(tiles, 2)[:, : spec.input_size, : spec.input_size]
+    count, height, width, channels = shape
+    coarse = rng.integers(0, 256, (count, 4, 4, channels))
+    fine = coarse.repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)[:, :height, :width]
     return np.clip(fine + rng.normal(0, 20, fine.shape), 0, 255).astype(np.uint8)
 
 
@@ -32,8 +42,13 @@ def random_network(spec: NetworkSpec, seed: int = 0) -> ResNet:
     """Build `spec` with random batch norms (statistics measured on pictures), thresholds and RPReLUs."""
     torch.manual_seed(seed)
     model = build(spec)
+    return randomised(model, lambda step: normalised(pictures(16, spec, seed=100 + step)))
+
+
+def randomised(model: Module, batch: Callable[[int], torch.Tensor]) -> Module:
+    """Give `model` random batch norms, thresholds and RPReLUs; statistics are those of four batches."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm) and module.affine:
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.3)
             # Some channels are turned over by a negative scale, and one is constant.
@@ -49,9 +64,9 @@ def random_network(spec: NetworkSpec, seed: int = 0) -> ResNet:
     with torch.no_grad():
         for step in range(4):
             for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):
                     module.momentum = 1 / (step + 1)
-            model(normalised(pictures(16, spec, seed=100 + step)))
+            model(batch(step))
     return model.eval()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from bitskip.cost import cost_of
 from bitskip.errors import LoweringError
 from bitskip.lower import lower
-from bitskip.lower.graph import build_graph
+from bitskip.lower.build import build_graph
 from bitskip.nn import binary_layers, build
 from bitskip.program import (
     Add,
@@ -289,7 +289,7 @@ def test_lowering_leaves_the_model_as_it_was() -> None:
 def test_lowering_says_what_is_wrong() -> None:
     spec = NETWORKS["binary"]
     model = random_network(spec)
-    with pytest.raises(LoweringError, match="Linear; only networks that bitskip"):
+    with pytest.raises(LoweringError, match="got a Linear without the size of its pictures"):
         lower(nn.Linear(2, 2))
     with pytest.raises(LoweringError, match="dense int8 needs int8 activations"):
         lower(model, MEAN, STD, dense="int8")

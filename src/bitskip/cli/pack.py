@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, interactive, read_images, say
+from bitskip.cli.options import DataOption, JsonOption, interactive, path_or_none, read_images, say
+
+_IMAGENET_MEAN, _IMAGENET_STD = "0.485,0.456,0.406", "0.229,0.224,0.225"
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +20,12 @@ def register(app: typer.Typer) -> None:
 
 def pack(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Folder of a finished run, or its weights.safetensors.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder of a finished run, pruned or not, or its weights.safetensors; or `torchvision:NAME` "
+            "or `timm:NAME` with --weights.",
+        ),
     ],
     out: Annotated[
         str | None,
@@ -34,40 +41,78 @@ def pack(
         int, typer.Option(help="Training pictures that set the int8 ranges, from --data.")
     ] = 512,
     data: DataOption = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="State dict of a torchvision or timm model: .safetensors, or .pt of tensors only.",
+            show_default=False,
+        ),
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height = width of a torchvision or timm model's pictures.  [default: the model's]",
+            show_default=False,
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="What a torchvision or timm model's pictures (0..1) were normalised with, with commas "
+            "between.  [default: ImageNet's]",
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviations, likewise.  [default: ImageNet's]", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fold a trained network into one file that runs without torch.
 
     1-bit weights take 1 bit each, batch norms fold into the layers before them, and signs after batch norms
     become integer comparisons. With int8 activations, ranges come from training pictures; `bitskip eval` says
-    what that costs in accuracy.
+    what that costs in accuracy. Other networks than bitskip's pack if they are made of convolutions and
+    linear layers, batch norms, ReLU, PReLU, additions and pools (docs/packing.md).
 
     Examples:
 
     - `bitskip pack runs/resnet14-hybrid-none-paper -o hybrid.bitskip`
     - `bitskip pack runs/my-run --activations int8 --dense int8 --calibration 1024 -o small.bitskip`
+    - `bitskip pack torchvision:resnet18 --weights resnet18.safetensors -o resnet18.bitskip`
     - `bitskip inspect hybrid.bitskip`
     """
     from bitskip.errors import LoweringError
     from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 
     ensure_torchvision_ops()
+    from bitskip.lower import lower
     from bitskip.lower.run import calibration_pictures, lower_run
     from bitskip.runtime.summary import summarise
-    from bitskip.training.run import load_run
+    from bitskip.study.model_sources import load_trained
 
-    pictures = None
+    if activations == "int8" and calibration < 1:
+        raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
+    loaded = load_trained(run, input_size=input_size, weights=path_or_none(weights))
+    options: dict[str, Any] = {"activations": activations, "dense": dense}
     if activations == "int8":
-        if calibration < 1:
-            raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
-        spec, _ = load_run(Path(run))
-        images = read_images(data, spec.input_size)
-        pictures = calibration_pictures(images, calibration)
-        if len(pictures) < calibration:
-            say(f"note: {images.name} has only {len(pictures)} training pictures for calibration")
+        images = read_images(data, loaded.input_shape[1])
+        options["calibration"] = calibration_pictures(images, calibration)
+        count = len(options["calibration"])
+        if count < calibration:
+            say(f"note: {images.name} has only {count} training pictures for calibration")
         if interactive():
-            say(f"calibrating on {len(pictures)} pictures of {images.name}")
-    program = lower_run(Path(run), activations=activations, dense=dense, calibration=pictures)
+            say(f"calibrating on {count} pictures of {images.name}")
+    options["input_shape"] = loaded.input_shape
+    if loaded.from_library:
+        options["name"] = loaded.name.partition(":")[2]
+        normalisation = (_numbers("--mean", mean or _IMAGENET_MEAN), _numbers("--std", std or _IMAGENET_STD))
+        program = lower(loaded.model, *normalisation, **options)
+    elif mean is not None or std is not None:
+        raise LoweringError(f"--mean and --std go with torchvision: and timm: models; '{run}' knows its own")
+    else:
+        program = lower_run(Path(run), model=loaded.model, **options)
     path = Path(out or f"{program.name}.bitskip")
     program.save(path)
     values = summarise(program, path.stat().st_size)
@@ -82,3 +127,12 @@ def pack(
         f"{path}: {byte_size(values['file_bytes'])}, peak activations "
         f"{byte_size(values['peak_activation_bytes'])}, activations {activations}, dense {dense}"
     )
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from bitskip.errors import LoweringError
+
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise LoweringError(f"{option} is '{text}', expected numbers with commas between them") from None

@@ -282,7 +282,8 @@ def prune(
     """Carry out a plan: additions and dead projections go, outputs equal those of closed gates.
 
     Without `--refit` the weights stay as they are and accuracy falls until the network is trained on
-    (`bitskip.pruning.recover`, docs/shortcuts.md). A pruned bitskip run stays one: every command takes it.
+    (`bitskip.pruning.recover`, docs/shortcuts.md). A pruned bitskip run stays one: every command takes it,
+    unless shortcuts were shortened; then `bitskip pack` does.
 
     Examples:
 

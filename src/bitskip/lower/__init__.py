@@ -11,8 +11,8 @@ from torch import nn
 
 from bitskip.errors import LoweringError
 from bitskip.lower.assemble import F32, Recipe, assemble, i8_values
+from bitskip.lower.build import build_graph
 from bitskip.lower.calibrate import find_quantizations
-from bitskip.lower.graph import build_graph
 from bitskip.program import Program
 
 __all__ = ["lower"]
@@ -23,6 +23,8 @@ def lower(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     *,
+    input_shape: tuple[int, int, int] | None = None,
+    name: str | None = None,
     activations: str = "fp32",
     dense: str = "fp32",
     calibration: npt.NDArray[np.uint8] | None = None,
@@ -32,9 +34,12 @@ def lower(
     """Return the inference plan of a trained network.
 
     Args:
-        model: from `bitskip.nn.build`, with trained weights.
+        model: trained; from `bitskip.nn.build`, or any module that torch.fx can trace and that is made of
+            what a Program has ops for (docs/packing.md).
         mean: of the training pictures scaled to 0..1, per channel; 0 if not given.
         std: likewise; 1 if not given.
+        input_shape: (C, H, W) of a picture; a network of bitskip knows its own.
+        name: of the program; that of the spec or of the module's class if not given.
         activations: `fp32` runs `w1` layers on real activations as in training; `int8` on calibrated int8.
         dense: what becomes of `fp32` layers: `fp32` keeps them, `int8` quantizes them too.
         calibration: uint8 training pictures (N, H, W, C), for int8.
@@ -42,20 +47,24 @@ def lower(
         progress: called with the calibration pictures done and in all.
 
     Raises:
-        LoweringError: if a layer cannot run at its declared precision with these options.
+        LoweringError: if the model does what a Program cannot express, or a layer cannot run at its declared
+            precision with these options.
     """
     for what, value in (("activations", activations), ("dense", dense)):
         if value not in ("fp32", "int8"):
             raise LoweringError(f"{what} is '{value}', expected fp32 or int8")
     if dense == "int8" and activations != "int8":
         raise LoweringError("dense int8 needs int8 activations too; use --activations int8 --dense int8")
-    graph = build_graph(model)
-    spec = graph.spec
+    graph = build_graph(model, input_shape, name)
     channels = graph.shapes[0][2]
     mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
     if len(mean) != channels or len(std) != channels:
         raise LoweringError(f"got {len(mean)} means and {len(std)} stds for pictures of {channels} channels")
-    labels: dict[str, Any] = {"name": spec.name, "spec": spec.to_dict(), "class_names": tuple(class_names)}
+    labels: dict[str, Any] = {
+        "name": graph.name,
+        "spec": None if graph.spec is None else graph.spec.to_dict(),
+        "class_names": tuple(class_names),
+    }
     recipe = Recipe(activations, dense)
     values = i8_values(graph, recipe)
     if not values:

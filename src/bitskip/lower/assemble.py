@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bitskip.bits import pack_signs
 from bitskip.errors import LoweringError
-from bitskip.lower.graph import ConvNode, Floats, Graph, PoolNode
+from bitskip.lower.graph import AddNode, AffineNode, ConvNode, Floats, Graph, PoolNode
 from bitskip.lower.plan import plan_buffers
 from bitskip.lower.thresholds import integer_thresholds
 from bitskip.program import (
+    Add,
+    Affine,
     AvgPool,
     Binarize,
     Conv2d,
@@ -44,6 +47,7 @@ from bitskip.program import (
 __all__ = ["Assembled", "Quantization", "Recipe", "arithmetic", "assemble", "i8_values"]
 
 _MAX_SHIFT = 40
+_I8_PRODUCT = 255 * 127  # largest |(q - zero_point) * w|
 _BIAS_BITS = 30
 
 
@@ -147,7 +151,7 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
         if isinstance(node, PoolNode):
             if node.kind == "global":
                 # The head reads sums of int8 as they are, so the division costs nothing.
-                if forms == [I8]:
+                if forms == [I8] and _read_as_sums(graph, node.output):
                     wanted[node.output] = [I32]
                     ask(node.input, I8)
                 else:
@@ -155,10 +159,24 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
             else:
                 ask(node.input, I8 if node.kind == "max" and forms == [I8] else F32)
             continue
+        if isinstance(node, AffineNode | AddNode):
+            ask(node.input, F32)
+            if isinstance(node, AddNode):
+                ask(node.residual, F32)
+            continue
         ask(node.input, _input_form(node, recipe))
         if node.residual is not None:
             ask(node.residual, I8 if _integer_epilogue_fits(node, forms, recipe) else F32)
     return wanted
+
+
+def _read_as_sums(graph: Graph, value: int) -> bool:
+    """Whether all readers of a global average pool take its i32 sums: int8 layers without a residual."""
+    return all(
+        isinstance(node, ConvNode) and node.precision not in ("w1", "w1a1") and node.residual is None
+        for node in graph.nodes
+        if value in (node.input, getattr(node, "residual", None))
+    )
 
 
 def _integer_epilogue_fits(node: ConvNode, forms: list[Form], recipe: Recipe) -> bool:
@@ -203,8 +221,10 @@ def assemble(
     for node in graph.nodes:
         if isinstance(node, ConvNode):
             writer.conv(node)
-        else:
+        elif isinstance(node, PoolNode):
             writer.pool(node)
+        else:
+            writer.pointwise(node)
     output = writer.done.held[graph.output, F32]
     tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, output)
     program = Program(
@@ -271,8 +291,8 @@ class _Writer:
             self.held(node.input, self.input_form(node)),
             weight_dtype=weight_dtype,
             weight=weight,
-            stride=(node.stride, node.stride),
-            padding=(node.padding, node.padding),
+            stride=node.stride,
+            padding=node.padding,
             pad_value=node.pad_value if source.dtype == "bits" else 0,
         )
         epilogue, written = self.epilogue(node, forms, source, scale)
@@ -297,6 +317,12 @@ class _Writer:
             return "w1", pack_signs(node.weight), _float32(factor)
         if source.dtype == "f32":
             return "f32", node.weight, _float32(factor)
+        taps = int(np.prod(node.weight.shape[1:]))
+        if source.dtype == "i8" and taps * _I8_PRODUCT >= 2**31:
+            raise LoweringError(
+                f"layer '{node.name}' sums {taps} products, expected at most {(2**31 - 1) // _I8_PRODUCT} in "
+                "int8; pack with --dense fp32"
+            )
         largest = np.abs(node.weight).max(axis=(1, 2, 3)).astype(np.float64)
         steps = np.where(largest > 0, largest / 127, 1.0)
         q = np.rint(node.weight / steps[:, None, None, None])
@@ -321,26 +347,31 @@ class _Writer:
         if _integer_epilogue_fits(node, forms, self.recipe) and source.dtype != "i32":
             assert scale is not None
             return self.integer(node, source, scale), forms
-        # f32 is needed where it is asked for, and where more is asked for than one op writes.
-        written = list(forms)
-        if len(forms) > 2 or len(bits) > 1:
-            written = [F32, *(form for form in forms if form != F32)][:2]
-        first_bits = next((form for form in written if form.dtype == "bits"), None)
-        epilogue = FloatEpilogue(
-            scale,
-            node.bias,
-            node.pre,
-            None if node.residual is None else self.held(node.residual, F32),
-            node.post,
-            None if first_bits is None else first_bits.threshold_array(),
-        )
-        return epilogue, written
+        written, threshold = _written(forms)
+        residual = None if node.residual is None else self.held(node.residual, F32)
+        return FloatEpilogue(scale, node.bias, node.pre, residual, node.post, threshold), written
+
+    def pointwise(self, node: AffineNode | AddNode) -> None:
+        """Write a batch norm, an activation or an addition that stands alone."""
+        forms = self.wanted[node.output]
+        written, threshold = _written(forms)
+        outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
+        read = self.held(node.input, F32)
+        if isinstance(node, AffineNode):
+            epilogue = FloatEpilogue(node.scale, node.bias, node.pre, threshold=threshold)
+            self.done.ops.append(Affine(node.name, read, outputs, epilogue))
+        else:
+            residual = self.held(node.residual, F32)
+            epilogue = FloatEpilogue(residual=residual, post=node.post, threshold=threshold)
+            self.done.ops.append(Add(node.name, read, outputs, epilogue))
+        self.convert(node.output, forms, node.name)
 
     def thresholds(
         self, node: ConvNode, form: Form
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]] | None:
         taps = int(np.prod(node.weight.shape[1:]))
-        threshold = form.threshold_array()
+        values = form.threshold_array()
+        threshold = None if values is None else torch.from_numpy(values)
         return integer_thresholds(lambda acc: node.run_tail(acc, threshold), len(node.weight), taps)
 
     def integer(self, node: ConvNode, source: Tensor, scale: Floats) -> IntegerEpilogue:
@@ -353,7 +384,8 @@ class _Writer:
         widest = 255 if source.dtype == "i8" else 1
         per_weight = 1 if node.precision in ("w1", "w1a1") else 127
         bound = int(np.prod(node.weight.shape[1:])) * widest * per_weight
-        factors, offsets = scale.astype(np.float64) / target, node.bias.astype(np.float64) / target
+        factors = scale.astype(np.float64) / target
+        offsets = 0 * factors if node.bias is None else node.bias.astype(np.float64) / target
         for shift in range(_MAX_SHIFT, 0, -1):
             m, b = np.rint(factors * 2.0**shift), offsets * 2.0**shift
             r = round(ratio * 2.0**shift)
@@ -379,7 +411,7 @@ class _Writer:
 
     def pool(self, node: PoolNode) -> None:
         forms = self.wanted[node.output]
-        window = ((node.kernel,) * 2, (node.stride,) * 2, (node.padding,) * 2)
+        window = (node.kernel, node.stride, node.padding)
         if node.kind == "global":
             form, source = (I32, I8) if forms == [I32] else (F32, F32)
             read = self.held(node.input, source)
@@ -392,8 +424,10 @@ class _Writer:
         else:
             read = self.held(node.input, F32)
             made = self.tensor(node.output, F32, node.name)
-            kind = MaxPool if node.kind == "max" else AvgPool
-            self.done.ops.append(kind(node.name, read, made, *window))
+            if node.kind == "max":
+                self.done.ops.append(MaxPool(node.name, read, made, *window))
+            else:
+                self.done.ops.append(AvgPool(node.name, read, made, *window, node.count_padding))
         self.convert(node.output, forms, node.name)
 
     def convert(self, value: int, forms: list[Form], name: str) -> None:
@@ -411,6 +445,18 @@ class _Writer:
                 self.done.ops.append(Quantize(name, read, made))
             else:
                 self.done.ops.append(Binarize(name, read, made, form.threshold_array()))
+
+
+def _written(forms: list[Form]) -> tuple[list[Form], Floats | None]:
+    """Return which of `forms` a float epilogue writes itself, and the threshold of its bits.
+
+    f32 is needed where it is asked for, and where more is asked for than one op writes.
+    """
+    written = list(forms)
+    if len(forms) > 2 or sum(form.dtype == "bits" for form in forms) > 1:
+        written = [F32, *(form for form in forms if form != F32)][:2]
+    bits = next((form for form in written if form.dtype == "bits"), None)
+    return written, None if bits is None else bits.threshold_array()
 
 
 def _float32(values: npt.NDArray[Any] | None) -> Floats | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
+from torch import nn
 
 from bitskip.data import ImageSet
 from bitskip.errors import FileFormatError, LoweringError
@@ -33,6 +34,9 @@ def calibration_pictures(images: ImageSet, count: int) -> npt.NDArray[np.uint8]:
 def lower_run(
     run: Path,
     *,
+    model: nn.Module | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    name: str | None = None,
     activations: str = "fp32",
     dense: str = "fp32",
     calibration: npt.NDArray[np.uint8] | None = None,
@@ -42,14 +46,18 @@ def lower_run(
 
     Args:
         run: its folder, or its `weights.safetensors`.
-        activations: see `bitskip.lower.lower`; so are the others.
+        model: its network, if that has been loaded: a pruned one may be no network of a spec.
+        input_shape: see `bitskip.lower.lower`; so are the others.
+        name: of the program.
+        activations: `fp32` or `int8`.
 
     Raises:
         RunError: if the folder holds no finished run.
         FileFormatError: if its weights cannot be read.
         LoweringError: if the network cannot run as asked for.
     """
-    _, model = load_run(run)
+    if model is None:
+        _, model = load_run(run)
     path = run / "weights.safetensors" if run.is_dir() else run
     with safe_open(path, framework="np") as stream:
         metadata = stream.metadata() or {}
@@ -62,6 +70,8 @@ def lower_run(
         model,
         mean,
         std,
+        input_shape=input_shape,
+        name=name,
         activations=activations,
         dense=dense,
         calibration=calibration,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitskip.nn.layers import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU, binary_layers
 from bitskip.nn.quantizers import QUANTIZERS, make_quantizer, set_progress, sign
-from bitskip.nn.resnet import ResNet, build
+from bitskip.nn.resnet import ResNet, build, follows_its_spec
 
 __all__ = [
     "QUANTIZERS",
@@ -16,6 +16,7 @@ __all__ = [
     "ResNet",
     "binary_layers",
     "build",
+    "follows_its_spec",
     "make_quantizer",
     "set_progress",
     "sign",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from bitskip.nn.blocks import ResidualBlock, make_activation, make_conv
 from bitskip.spec import BlockSpec, NetworkSpec
 
-__all__ = ["ResNet", "build"]
+__all__ = ["ResNet", "build", "follows_its_spec"]
 
 
 class Stem(nn.Module):
@@ -74,3 +75,22 @@ def build(spec: NetworkSpec, dropout: float = 0.0) -> ResNet:
         dropout: probability of dropping an activation between a block's convolutions, 0..1.
     """
     return ResNet(spec, dropout)
+
+
+def follows_its_spec(model: nn.Module) -> bool:
+    """Whether `model` is a network of bitskip whose modules are all those that its spec says.
+
+    A rewired one (`bitskip.pruning`) may hold blocks that no spec describes.
+    """
+    if not isinstance(model, ResNet):
+        return False
+    with torch.device("meta"):
+        expected = build(model.spec)
+    return _structure(model) == _structure(expected)
+
+
+def _structure(network: nn.Module) -> tuple[dict[str, type[nn.Module]], dict[str, torch.Size]]:
+    return (
+        {name: type(module) for name, module in network.named_modules()},
+        {name: value.shape for name, value in network.state_dict().items()},
+    )

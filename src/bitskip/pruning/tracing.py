@@ -31,6 +31,7 @@ __all__ = [
     "owner_of",
     "trace_block",
     "trace_deep",
+    "trace_with",
 ]
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -110,7 +111,7 @@ def trace_deep(model: nn.Module, inputs: int = 1) -> fx.GraphModule:
     """
     tracer = _Tracer()
     tracer.given[""] = optional_arguments(model, inputs, ())
-    graph_module = _trace(model, tracer, tracer.given[""])
+    graph_module = trace_with(model, tracer, tracer.given[""])
     graph_module.meta["given"] = tracer.given
     return graph_module
 
@@ -136,7 +137,7 @@ def trace_block(
     for training in (False, True):
         block.training = training
         try:
-            modes[training] = _trace(block, _Tracer(opened), given)
+            modes[training] = trace_with(block, _Tracer(opened), given)
         except Exception as error:
             raise PruningError(
                 f"block '{name}' ({type(block).__name__}) cannot be rewired: torch.fx cannot trace its "
@@ -159,7 +160,14 @@ def _restore_modes(graph_module: fx.GraphModule, block: nn.Module) -> None:
             module.training = modes[name]
 
 
-def _trace(model: nn.Module, tracer: _Tracer, given: Collection[str]) -> fx.GraphModule:
+def trace_with(model: nn.Module, tracer: fx.Tracer, given: Collection[str]) -> fx.GraphModule:
+    """Return the graph that `tracer` sees, in which what reads a tensor changed in place reads the change.
+
+    Args:
+        model: left as it is, but for constants that torch.fx keeps on it.
+        tracer: says which modules stay closed.
+        given: optional arguments of its forward that calls give; the others keep their defaults.
+    """
     concrete = {
         name: parameter.default
         for name, parameter in inspect.signature(model.forward).parameters.items()

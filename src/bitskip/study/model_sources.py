@@ -1,7 +1,7 @@
 """Models by name: bitskip's specs and runs, torchvision's and timm's networks, as torch modules.
 
 The one word that commands take for a model: a named spec, a spec's JSON file, a run's folder (or its
-`weights.safetensors`), `torchvision:NAME` or `timm:NAME`.
+`weights.safetensors`, pruned or not), `torchvision:NAME` or `timm:NAME`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.errors import FileFormatError, RunError, SpecError, nearest
-from bitskip.nn import build
+from bitskip.nn import binary_layers, build
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec, resolve_spec
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "load_trained"]
 
 _LIBRARIES = ("torchvision", "timm")
 
@@ -33,6 +33,12 @@ class LoadedModel:
     input_shape: tuple[int, int, int]  # channels, height, width
     trained: bool  # False: its weights are random
     run: Path | None = None  # the weights file of a bitskip run
+    source: str = ""  # what gives the architecture again, if anything: LIBRARY:NAME or a spec as JSON
+
+    @property
+    def from_library(self) -> bool:
+        """Whether it is a network of torchvision or timm, pruned or not."""
+        return self.name.partition(":")[0] in _LIBRARIES
 
     def example(self, batch: int = 1) -> Tensor:
         """Return a batch of random pictures that the model takes, the same every time."""
@@ -58,22 +64,74 @@ def load_model(source: str, *, input_size: int | None = None, weights: Path | No
         if weights is not None:
             _load_weights(model, weights)
         size = input_size or usual
-        return LoadedModel(source, model.eval(), (3, size, size), weights is not None)
+        return LoadedModel(source, model.eval(), (3, size, size), weights is not None, source=source)
     if weights is not None:
         raise SpecError(
             f"--weights goes with torchvision: and timm: models; give the run's folder, not '{source}'"
         )
     path = Path(source)
     if path.is_dir() or path.suffix == ".safetensors":
-        from bitskip.training import load_run
-
-        spec, model = load_run(path)
-        file = path / "weights.safetensors" if path.is_dir() else path
-        return LoadedModel(spec.name, model, _shape(spec, input_size), True, file)
+        return _run(path, input_size)
     spec = resolve_spec(source)
     if input_size is not None:
         spec = dataclasses.replace(spec, input_size=input_size)
-    return LoadedModel(spec.name, build(spec).eval(), _shape(spec, input_size), False)
+    return LoadedModel(
+        spec.name, build(spec).eval(), _shape(spec, input_size), False, source=spec.to_json()
+    )
+
+
+def load_trained(source: str, *, input_size: int | None = None, weights: Path | None = None) -> LoadedModel:
+    """Return the model that `source` names, as `load_model` does, if it is trained.
+
+    Raises:
+        RunError: if its weights are random; also what `load_model` raises.
+    """
+    if source.partition(":")[0] not in _LIBRARIES and not Path(source).exists():
+        raise RunError(
+            f"there is no run '{source}'; give the folder of a finished run, or torchvision:NAME or "
+            "timm:NAME with --weights"
+        )
+    loaded = load_model(source, input_size=input_size, weights=weights)
+    if not loaded.trained:
+        raise RunError(f"'{source}' has random weights; name the trained ones with --weights, or a run")
+    return loaded
+
+
+def _run(path: Path, input_size: int | None) -> LoadedModel:
+    """Return the network of a finished run, or of a pruned one that no spec describes."""
+    from bitskip.training import load_run
+
+    file = path / "weights.safetensors" if path.is_dir() else path
+    metadata = _metadata(file)
+    if "pruned_from" not in metadata:
+        spec, model = load_run(path)
+        return LoadedModel(spec.name, model, _shape(spec, input_size), True, file, spec.to_json())
+    from bitskip.pruning import load_pruned
+
+    source = metadata["pruned_from"]
+    size = input_size or int(metadata["input_size"])
+    original: nn.Module
+    if source.startswith("{"):
+        spec = NetworkSpec.from_json(source, str(file))
+        name, original, shape = spec.name, build(spec), _shape(spec, None)
+    else:
+        loaded = load_model(source)
+        name, original, shape = loaded.name, loaded.model, (3, size, size)
+    if metadata.get("standardise") == "true":
+        for layer in binary_layers(original).values():
+            layer.standardise = True
+    pruned = load_pruned(file.parent, original).eval()
+    return LoadedModel(f"{name}-pruned", pruned, shape, True, file)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stream:
+            return dict(stream.metadata() or {})
+    except Exception:  # load_run says what is wrong
+        return {}
 
 
 def _shape(spec: NetworkSpec, input_size: int | None) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """Pruning a loaded model with data: batches, refit without training, and what is left on disk.
 
 A pruned run of bitskip keeps the metadata of its weights, with the spec of what is left, so every command
-that takes a run's weights takes it.
+that takes a run's weights takes it. Where no spec says what is left (shortened shortcuts, other libraries'
+networks), the metadata says what was pruned, and `load_model` carries out the plan beside the weights.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
 from bitskip.errors import DataError
 from bitskip.files import write_json, write_text
-from bitskip.nn import ResNet
+from bitskip.nn import ResNet, follows_its_spec
 from bitskip.pruning import (
     Plan,
     Recovery,
@@ -129,16 +130,19 @@ def recover_loaded(
 def write_pruned(
     folder: Path, loaded: LoadedModel, pruned: nn.Module, plan: Plan, report: dict[str, Any]
 ) -> None:
-    """Write weights, plan and report; for a network of bitskip its spec too."""
+    """Write weights, plan and report; if a spec says what is left, that too."""
     metadata: dict[str, str] = {}
     if loaded.run is not None:
         from safetensors import safe_open
 
         with safe_open(loaded.run, framework="pt") as stream:
             metadata = dict(stream.metadata() or {})
-    metadata.pop("spec", None)
-    if isinstance(pruned, ResNet):
+    original = metadata.pop("spec", loaded.source)
+    metadata.pop("pruned_from", None)
+    if isinstance(pruned, ResNet) and follows_its_spec(pruned):
         metadata["spec"] = pruned.spec.to_json()
         write_text(folder / "spec.json", pruned.spec.to_json() + "\n")
+    elif original:
+        metadata |= {"pruned_from": original, "input_size": str(loaded.input_shape[1])}
     save_pruned(folder, pruned, plan, metadata)
     write_json(folder / "report.json", report)

@@ -370,6 +370,11 @@ def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
     path = folder / "weights.safetensors" if folder.is_dir() else folder
     with safe_open(path, framework="pt") as stream:
         metadata = stream.metadata() or {}
+    if "pruned_from" in metadata:
+        raise FileFormatError(
+            f"{path} holds a pruned network that no spec describes; `bitskip pack` and `bitskip shortcuts` "
+            "take it"
+        )
     if "spec" not in metadata:
         raise FileFormatError(f"{path} carries no network spec; was it written by bitskip?")
     spec = NetworkSpec.from_json(metadata["spec"], str(path))

@@ -1,0 +1,63 @@
+"""A trained module to the graph that is lowered: along its spec if it has one, else through torch.fx."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bitskip.errors import LoweringError
+from bitskip.lower.fx_graph import fx_graph
+from bitskip.lower.graph import Graph
+from bitskip.lower.resnet_graph import resnet_graph
+from bitskip.nn import ResNet, follows_its_spec
+
+__all__ = ["build_graph"]
+
+
+def build_graph(
+    model: nn.Module, input_shape: tuple[int, int, int] | None = None, name: str | None = None
+) -> Graph:
+    """Return the graph of a trained module, with its weights as they are now.
+
+    Args:
+        model: a network of `bitskip.nn.build`, or any module that torch.fx can trace.
+        input_shape: (C, H, W) of a picture; a network of bitskip knows its own.
+        name: of the graph; that of the spec or the module's class if not given.
+
+    Raises:
+        LoweringError: for what a Program cannot express, or weights that are not finite.
+    """
+    spec = model.spec if isinstance(model, ResNet) else None
+    if spec is not None:
+        own = (spec.input_channels, spec.input_size, spec.input_size)
+        if input_shape is not None and tuple(input_shape) != own:
+            raise LoweringError(
+                f"input_shape is {tuple(input_shape)}, but '{spec.name}' is a network for {own}; leave it out"
+            )
+        input_shape = own
+    if input_shape is None:
+        raise LoweringError(
+            f"got a {type(model).__name__} without the size of its pictures; give "
+            "input_shape=(channels, height, width)"
+        )
+    if len(input_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in input_shape):
+        raise LoweringError(f"input_shape is {input_shape}, expected (channels, height, width) in pixels")
+    for key, values in model.state_dict().items():
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            raise LoweringError(f"'{key}' holds values that are not finite; the network cannot be packed")
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            if isinstance(model, ResNet) and follows_its_spec(model):
+                graph = resnet_graph(model)
+                graph.name = name or graph.name
+                return graph
+            # A rewired network: what its spec says of the layers' precisions still holds.
+            layers = () if spec is None else spec.iter_layers()
+            precisions = {layer.name: layer.precision for layer in layers if layer.precision == "int8"}
+            default = type(model).__name__ if spec is None else f"{spec.name.removesuffix('-pruned')}-pruned"
+            return fx_graph(model, input_shape, name or default, precisions)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

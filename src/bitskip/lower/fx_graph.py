@@ -1,0 +1,185 @@
+"""The graph of any module that torch.fx can trace: traced, read step by step, then folded.
+
+Reading goes along torch.fx's graph with real values for everything that does not depend on the picture (so
+shapes, parameters and what is computed from them are known) and `Traced` values for the rest.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from bitskip.errors import LoweringError
+from bitskip.lower.fuse import fuse
+from bitskip.lower.graph import Graph
+from bitskip.lower.steps import BATCH, Recorder, Traced
+from bitskip.lower.torch_layers import layer_handler
+from bitskip.lower.torch_ops import FUNCTIONS, METHODS
+from bitskip.pruning.tracing import owner_of, trace_with
+
+__all__ = ["fx_graph"]
+
+
+def fx_graph(
+    model: nn.Module, input_shape: tuple[int, int, int], name: str, precisions: Mapping[str, str]
+) -> Graph:
+    """Return the graph of a module; call it in evaluation mode, without gradients.
+
+    Args:
+        model: maps (N, C, H, W) to logits (N, classes).
+        input_shape: (C, H, W) of a picture.
+        name: of the graph.
+        precisions: `int8` for the real layers, by path, that are declared so.
+
+    Raises:
+        LoweringError: if torch.fx cannot trace it, or it does what a Program has no op for.
+    """
+    graph_module = _trace(model)
+    record = Recorder(input_shape)
+    output = _Reader(graph_module, record, precisions).read()
+    height, width, _ = output.picture
+    if (height, width) != (1, 1):
+        raise LoweringError(
+            f"the network's output has the shape (N, {', '.join(map(str, output.shape[1:]))}), expected "
+            "logits (N, classes); only classifiers can be packed"
+        )
+    return Graph(name, None, fuse(record, output.value), record.shapes)
+
+
+class _Layers(fx.Tracer):
+    """Opens every module but the layers that are read as a whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return layer_handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
+def _trace(model: nn.Module) -> fx.GraphModule:
+    for path, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise LoweringError(
+                f"'{path}' ({type(module).__name__}) has forward hooks, which a packed model cannot run; "
+                "remove them (those of torch.nn.utils.prune with its `remove`) and pack again"
+            )
+    own = set(vars(model))
+    try:
+        return trace_with(model, _Layers(), ())
+    except Exception as error:  # whatever the module's own code raises when it meets torch.fx's proxies
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise LoweringError(
+            f"{type(model).__name__} cannot be packed: torch.fx cannot trace its forward ({reason}); make it "
+            "free of steps that depend on the values of tensors"
+        ) from None
+    finally:
+        for name in set(vars(model)) - own:  # torch.fx keeps the constants that it meets on the model itself
+            delattr(model, name)
+
+
+class _Reader:
+    def __init__(self, graph_module: fx.GraphModule, record: Recorder, precisions: Mapping[str, str]) -> None:
+        self.graph_module, self.record, self.precisions = graph_module, record, precisions
+        self.values: dict[fx.Node, Any] = {}
+
+    def read(self) -> Traced:
+        """Record every operation and return the network's output."""
+        for node in self.graph_module.graph.nodes:
+            if node.op == "output":
+                return self.output(node)
+            if node.op == "placeholder":
+                self.values[node] = self.placeholder(node)
+            elif node.op == "get_attr":
+                self.values[node] = self.attribute(str(node.target))
+            elif not _asserts(node):
+                self.values[node] = self.call(node)
+        raise AssertionError("a graph without an output")
+
+    def placeholder(self, node: fx.Node) -> Any:
+        if not self.values:
+            height, width, channels = self.record.shapes[0]
+            return Traced(0, self.record.shapes[0], (BATCH, channels, height, width))
+        if node.args:
+            return node.args[0]
+        if all(user.target is operator.eq or _asserts(user) for user in node.users):
+            return None  # torch.fx checks in the graph that a defaulted argument has its default
+        raise LoweringError(
+            f"the network's forward takes a second input '{node.target}', expected pictures alone; give it a "
+            "default or wrap the network"
+        )
+
+    def attribute(self, path: str) -> Any:
+        owner, _, name = path.rpartition(".")
+        value = getattr(self.graph_module.get_submodule(owner), name)
+        real = isinstance(value, Tensor) and value.is_floating_point()
+        return value.detach().float().cpu() if real else value
+
+    def output(self, node: fx.Node) -> Traced:
+        value = self.resolve(node.args[0])
+        if isinstance(value, Traced):
+            return value
+        raise LoweringError(
+            f"the network returns a {type(value).__name__}, expected one tensor of logits; wrap the "
+            "network so that it returns one"
+        )
+
+    def resolve(self, argument: Any) -> Any:
+        return fx.node.map_arg(argument, self.values.__getitem__)
+
+    def call(self, node: fx.Node) -> Any:
+        arguments, named = self.resolve(node.args), self.resolve(node.kwargs)
+        module = self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        self.describe(node, module)
+        handler: Any
+        if module is not None:
+            handler = layer_handler(module)
+        elif node.op == "call_method":
+            handler = METHODS.get(str(node.target))
+        else:
+            handler = FUNCTIONS.get(node.target)
+        if not _depends(arguments) and not _depends(named):
+            return self.compute(node, module, arguments, named)
+        if handler is None:
+            self.record.refuse_kind()
+        try:
+            return handler(self.record, *(() if module is None else (module,)), *arguments, **named)
+        except LoweringError:
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            self.record.refuse(f"cannot be packed as it is called ({' '.join(str(error).split())[:160]})")
+
+    def compute(self, node: fx.Node, module: nn.Module | None, arguments: Any, named: Any) -> Any:
+        """Return what a step that does not depend on the picture gives."""
+        if module is not None:
+            return module(*arguments, **named)
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **named)
+        assert callable(node.target)
+        return node.target(*arguments, **named)
+
+    def describe(self, node: fx.Node, module: nn.Module | None) -> None:
+        record = self.record
+        if module is not None:
+            record.name = str(node.target)
+            record.where = f"'{record.name}' ({type(module).__name__})"
+        else:
+            target = str(getattr(node.target, "__name__", node.target)).strip("_")
+            owner = owner_of(node).partition("@")[0]
+            record.name = f"{owner}.{target}" if owner else target
+            record.where = f"{target}() in '{owner}'" if owner else f"{target}() in the network's forward"
+        record.precision = self.precisions.get(record.name, "fp32")
+
+
+def _asserts(node: fx.Node) -> bool:
+    return "assert" in str(getattr(node.target, "__name__", ""))
+
+
+def _depends(values: Any) -> bool:
+    """Whether a Traced value is anywhere in a call's arguments."""
+    if isinstance(values, Traced):
+        return True
+    if isinstance(values, Mapping):
+        return any(map(_depends, values.values()))
+    if isinstance(values, slice):
+        return _depends((values.start, values.stop, values.step))
+    return isinstance(values, list | tuple) and any(map(_depends, values))

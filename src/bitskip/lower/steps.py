@@ -1,0 +1,201 @@
+"""What the torch.fx front end reads out of a model: one step an operation that a Program has.
+
+Tensors of the model are `Traced` values: a picture (C, H, W) under the shape that the model sees, which
+may be a flattened one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from torch import Tensor
+
+from bitskip.errors import LoweringError
+from bitskip.lower.graph import Pair, Shape
+from bitskip.program import Activation
+
+__all__ = [
+    "BATCH",
+    "ActivationStep",
+    "AddStep",
+    "AffineStep",
+    "ConvStep",
+    "PoolStep",
+    "Recorder",
+    "Step",
+    "Traced",
+]
+
+# Pictures that shapes are followed with: more than one, so that what mixes pictures is seen.
+BATCH = 2
+_PACKABLE = (
+    "convolutions and linear layers (groups 1, no dilation), batch norms, ReLU, PReLU and RPReLU, additions, "
+    "max and average pools, and constants added or multiplied per channel"
+)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A tensor that depends on the picture."""
+
+    value: int
+    picture: Shape  # H, W, C of one picture
+    shape: tuple[int, ...]  # as the model sees it, batch first
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the model sees (N, C, H, W)."""
+        height, width, channels = self.picture
+        return self.shape == (BATCH, channels, height, width)
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether its second dimension is the channels: a picture, or a vector made from 1x1 pixels."""
+        return self.is_picture or self.shape == (BATCH, self.picture[2])
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation."""
+
+    name: str
+    input: int
+    output: int
+
+
+@dataclass(eq=False)
+class ConvStep(Step):
+    """A convolution alone: bias and scale are steps of their own."""
+
+    precision: str
+    weight: Tensor  # (O, I, KH, KW)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    pad_value: int = 0
+
+
+@dataclass(eq=False)
+class AffineStep(Step):
+    """x*scale + bias per channel, and what training computes for it."""
+
+    scale: Tensor | None  # (C,)
+    bias: Tensor | None
+    function: Callable[[Tensor], Tensor]
+
+
+@dataclass(eq=False)
+class ActivationStep(Step):
+    """An activation, and what training computes for it."""
+
+    activation: Activation
+    function: Callable[[Tensor], Tensor]
+
+
+@dataclass(eq=False)
+class AddStep(Step):
+    """The sum of two values."""
+
+    other: int
+
+
+@dataclass(eq=False)
+class PoolStep(Step):
+    """A pool; fields as in `PoolNode`."""
+
+    kind: str
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    count_padding: bool = False
+
+
+class Recorder:
+    """Collects steps and numbers values.
+
+    Attributes:
+        steps: in the order they run.
+        shapes: (H, W, C) of each value.
+        name: of the operation that is being read.
+        where: the same for messages, with its kind.
+        precision: `fp32` or `int8`, as a real layer that is being read is declared.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int]) -> None:
+        channels, height, width = input_shape
+        self.steps: list[Step] = []
+        self.shapes: list[Shape] = [(height, width, channels)]
+        self.name = self.where = ""
+        self.precision = "fp32"
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise the LoweringError of the present operation: `why` says what was got and expected."""
+        raise LoweringError(f"{self.where} {why}")
+
+    def refuse_kind(self, why: str = "has no counterpart") -> NoReturn:
+        """Raise the LoweringError of an operation that a Program does not have, saying what it has."""
+        self.refuse(f"{why}; a packed model is made of {_PACKABLE}")
+
+    def value(self, picture: Shape, shape: tuple[int, ...]) -> Traced:
+        """Return a new value."""
+        self.shapes.append(picture)
+        return Traced(len(self.shapes) - 1, picture, shape)
+
+    def convolve(
+        self,
+        x: Traced,
+        weight: Tensor,
+        result: tuple[int, ...],
+        precision: str = "fp32",
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        pad_value: int = 0,
+    ) -> Traced:
+        """Record a convolution with the result's shape as the model sees it."""
+        height, width = result[2:] if len(result) == 4 else (1, 1)
+        y = self.value((height, width, result[1]), result)
+        self.steps.append(
+            ConvStep(self.name, x.value, y.value, precision, weight, stride, padding, pad_value)
+        )
+        return y
+
+    def affine(
+        self, x: Traced, scale: Tensor | None, bias: Tensor | None, function: Callable[[Tensor], Tensor]
+    ) -> Traced:
+        """Record x*scale + bias."""
+        y = self.value(x.picture, x.shape)
+        self.steps.append(AffineStep(self.name, x.value, y.value, scale, bias, function))
+        return y
+
+    def activate(self, x: Traced, activation: Activation, function: Callable[[Tensor], Tensor]) -> Traced:
+        """Record an activation."""
+        y = self.value(x.picture, x.shape)
+        self.steps.append(ActivationStep(self.name, x.value, y.value, activation, function))
+        return y
+
+    def add(self, x: Traced, other: Traced) -> Traced:
+        """Record an addition."""
+        if x.shape != other.shape or x.picture != other.picture:
+            self.refuse(f"adds {x.shape[1:]} and {other.shape[1:]}, expected equal shapes")
+        y = self.value(x.picture, x.shape)
+        self.steps.append(AddStep(self.name, x.value, y.value, other.value))
+        return y
+
+    def pool(
+        self,
+        x: Traced,
+        kind: str,
+        result: tuple[int, ...],
+        kernel: Pair = (1, 1),
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        count_padding: bool = False,
+    ) -> Traced:
+        """Record a pool with the result's shape as the model sees it."""
+        height, width = result[2:] if len(result) == 4 else (1, 1)
+        y = self.value((height, width, x.picture[2]), result)
+        self.steps.append(
+            PoolStep(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding)
+        )
+        return y

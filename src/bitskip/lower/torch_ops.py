@@ -1,0 +1,417 @@
+"""What torch's functions are as steps, each with torch's own arguments, beside the table of their names.
+
+A handler takes the recorder and the call's arguments; `Traced` arguments depend on the picture, all others
+are real values already.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitskip.lower.folding import array, batch_norm_terms
+from bitskip.lower.graph import Pair
+from bitskip.lower.steps import BATCH, Recorder, Traced
+from bitskip.program import Activation
+from bitskip.program_check import MAX_KERNEL
+
+__all__ = ["FUNCTIONS", "METHODS", "batch_norm", "convolve", "linear", "prelu", "relu", "shift"]
+
+
+def _pair(values: Any) -> Pair:
+    numbers = tuple(values) if isinstance(values, Sequence) else (values,) * 2
+    return (int(numbers[0]), int(numbers[-1]))
+
+
+def _shape_after(
+    operation: Callable[..., Tensor], x: Traced, *arguments: Any, **named: Any
+) -> tuple[int, ...]:
+    """Return the shape that torch gives the result, without computing it."""
+    return tuple(operation(torch.empty(x.shape, device="meta"), *arguments, **named).shape)
+
+
+def _need_picture(record: Recorder, x: Any) -> None:
+    if not isinstance(x, Traced):
+        record.refuse("has a constant input, expected the picture or what is made from it")
+    if not x.is_picture:
+        record.refuse(f"reads shape {x.shape[1:]}, expected (channels, height, width)")
+
+
+# -- layers -------------------------------------------------------------------------------------------
+
+
+def convolve(
+    record: Recorder,
+    x: Traced,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    precision: str = "fp32",
+    pad_value: int = 0,
+) -> Traced:
+    """`F.conv2d`, with its padding symmetric."""
+    _need_picture(record, x)
+    if not isinstance(weight, Tensor) or isinstance(bias, Traced):
+        record.refuse("has weights that depend on the picture")
+    kernel = (int(weight.shape[2]), int(weight.shape[3]))
+    if groups != 1:
+        record.refuse_kind(f"has groups={groups}, expected 1")
+    if _pair(dilation) != (1, 1):
+        record.refuse_kind(f"has dilation={dilation}, expected 1")
+    if isinstance(padding, str):
+        if padding == "same" and any(size % 2 == 0 for size in kernel):
+            record.refuse(f"has padding='same' with an even kernel {kernel}, which pads one side more")
+        padding = tuple(size // 2 for size in kernel) if padding == "same" else 0
+    stride, padding = _pair(stride), _pair(padding)
+    if max(kernel) > MAX_KERNEL or any(p >= k for p, k in zip(padding, kernel, strict=True)):
+        record.refuse(
+            f"has kernel {kernel} with padding {padding}, expected padding below the kernel and the kernel "
+            f"at most {MAX_KERNEL}"
+        )
+    result = _shape_after(F.conv2d, x, weight.to("meta"), None, stride, padding)
+    y = record.convolve(x, weight, result, precision, stride, padding, pad_value)
+    return y if bias is None else shift(record, y, bias)
+
+
+def linear(
+    record: Recorder, x: Traced, weight: Tensor, bias: Tensor | None = None, precision: str = "fp32"
+) -> Traced:
+    """`F.linear` of a vector: a convolution whose kernel is as large as the picture that was flattened."""
+    if not isinstance(x, Traced) or not isinstance(weight, Tensor) or isinstance(bias, Traced):
+        record.refuse("has weights that depend on the picture")
+    height, width, channels = x.picture
+    if x.shape != (BATCH, height * width * channels):
+        record.refuse(f"reads shape {x.shape[1:]}, expected a vector; flatten the picture before it")
+    if max(height, width) > MAX_KERNEL:
+        record.refuse(f"reads a picture of {height}x{width}, expected at most {MAX_KERNEL} a side")
+    kernels = weight.reshape(len(weight), channels, height, width)
+    y = record.convolve(x, kernels, (BATCH, len(weight)), precision)
+    return y if bias is None else shift(record, y, bias)
+
+
+def batch_norm(
+    record: Recorder,
+    x: Traced,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Traced:
+    """`F.batch_norm` in evaluation."""
+    if training or running_mean is None or running_var is None:
+        record.refuse("normalises by the statistics of the batch, expected running statistics")
+    _need_channels(record, x)
+    scale, offset = batch_norm_terms(running_mean, running_var, weight, bias, eps)
+
+    def function(values: Tensor) -> Tensor:
+        return F.batch_norm(values, running_mean, running_var, weight, bias, False, 0.0, eps)
+
+    return record.affine(x, scale, offset, function)
+
+
+def _need_channels(record: Recorder, x: Traced) -> None:
+    if not x.has_channels:
+        record.refuse(
+            f"has values per element of the shape {x.shape[1:]} made from a picture of "
+            f"{x.picture[0]}x{x.picture[1]} pixels, expected one a channel; put it before the flattening"
+        )
+
+
+def shift(record: Recorder, x: Traced, bias: Tensor) -> Traced:
+    """Addition of a bias a channel."""
+    values = bias.view(1, -1, 1, 1)
+    return record.affine(x, None, bias, lambda acc: acc + values)
+
+
+# -- activations --------------------------------------------------------------------------------------
+
+
+def relu(record: Recorder, x: Traced, inplace: bool = False) -> Traced:
+    """`F.relu`."""
+    return record.activate(x, Activation("relu"), F.relu)
+
+
+def prelu(record: Recorder, x: Traced, weight: Tensor) -> Traced:
+    """`F.prelu` with one slope, or one a channel."""
+    if weight.numel() > 1:
+        _need_channels(record, x)
+    slope = array(weight.reshape(-1).expand(x.picture[2]))
+    return record.activate(x, Activation("prelu", slope), lambda values: F.prelu(values, weight))
+
+
+def _leaky_relu(record: Recorder, x: Traced, negative_slope: float = 0.01, inplace: bool = False) -> Traced:
+    slope = array(torch.full((x.picture[2],), float(negative_slope)))
+    return record.activate(
+        x, Activation("prelu", slope), lambda values: F.leaky_relu(values, negative_slope)
+    )
+
+
+def _clamp(record: Recorder, x: Traced, min: Any = None, max: Any = None) -> Traced:
+    if min != 0 or max is not None:
+        record.refuse_kind(f"clamps to {min}..{max}, expected 0..None (ReLU)")
+    return relu(record, x)
+
+
+# -- pools --------------------------------------------------------------------------------------------
+
+
+def _max_pool(
+    record: Recorder,
+    x: Traced,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Traced:
+    _need_picture(record, x)
+    if _pair(dilation) != (1, 1) or return_indices:
+        record.refuse(f"has dilation={dilation}, return_indices={return_indices}, expected 1 and False")
+    kernel, padding = _pair(kernel_size), _pair(padding)
+    stride = _pair(stride) if stride else kernel
+    result = _shape_after(F.max_pool2d, x, kernel, stride, padding, ceil_mode=ceil_mode)
+    return record.pool(x, "max", result, kernel, stride, padding)
+
+
+def _avg_pool(
+    record: Recorder,
+    x: Traced,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Traced:
+    _need_picture(record, x)
+    kernel, padding = _pair(kernel_size), _pair(padding)
+    stride = _pair(stride) if stride else kernel
+    if divisor_override is not None:
+        record.refuse(f"has divisor_override={divisor_override}, expected None")
+    result = _shape_after(F.avg_pool2d, x, kernel, stride, padding, ceil_mode)
+    count_padding = count_include_pad and padding != (0, 0)
+    if count_padding and result != _shape_after(F.avg_pool2d, x, kernel, stride, padding, False):
+        record.refuse(
+            "has ceil_mode with count_include_pad and windows beyond the padding, expected one of the two"
+        )
+    if kernel == x.shape[2:] and padding == (0, 0):
+        return record.pool(x, "global", result)
+    return record.pool(x, "avg", result, kernel, stride, padding, count_padding)
+
+
+def _adaptive(record: Recorder, x: Traced, output_size: Any, average: bool) -> Traced:
+    _need_picture(record, x)
+    wanted = output_size if isinstance(output_size, Sequence) else (output_size,) * 2
+    size = x.shape[2:]
+    target = tuple(old if new is None else int(new) for new, old in zip(wanted, size, strict=True))
+    result = (*x.shape[:2], *target)
+    if average and target == (1, 1):
+        return record.pool(x, "global", result)
+    if target == size:
+        return x
+    if any(old % new for new, old in zip(target, size, strict=True)):
+        record.refuse(
+            f"pools {size[0]}x{size[1]} to {target[0]}x{target[1]}, expected a size that it divides evenly; "
+            "choose another input size"
+        )
+    kernel = (size[0] // target[0], size[1] // target[1])
+    return record.pool(x, "avg" if average else "max", result, kernel, kernel)
+
+
+def _adaptive_avg_pool(record: Recorder, x: Traced, output_size: Any) -> Traced:
+    return _adaptive(record, x, output_size, average=True)
+
+
+def _adaptive_max_pool(record: Recorder, x: Traced, output_size: Any, return_indices: bool = False) -> Traced:
+    if return_indices:
+        record.refuse("has return_indices=True, expected False")
+    return _adaptive(record, x, output_size, average=False)
+
+
+def _mean(record: Recorder, x: Traced, dim: Any = None, keepdim: bool = False, **named: Any) -> Traced:
+    axes = named.pop("axis", dim)
+    axes = axes if isinstance(axes, Sequence) else (axes,)
+    found = {axis % 4 if isinstance(axis, int) else axis for axis in axes}
+    if not x.is_picture or found != {2, 3} or any(value is not None for value in named.values()):
+        record.refuse(
+            f"takes the mean over {dim} of shape {('N', *x.shape[1:])}, expected over height and width"
+        )
+    return record.pool(x, "global", (*x.shape[:2], 1, 1) if keepdim else x.shape[:2])
+
+
+# -- shapes -------------------------------------------------------------------------------------------
+
+
+def _reshaped(name: str) -> Callable[..., Traced]:
+    def handler(record: Recorder, x: Traced, *arguments: Any, **named: Any) -> Traced:
+        shape = _shape_after(lambda values: getattr(values, name)(*arguments, **named), x)
+        if not shape or shape[0] != BATCH:
+            record.refuse(f"turns {('N', *x.shape[1:])} into a shape that mixes the pictures of a batch")
+        return Traced(x.value, x.picture, shape)
+
+    return handler
+
+
+def _same(record: Recorder, x: Traced, *arguments: Any, **named: Any) -> Traced:
+    for value in (*arguments, *named.values()):
+        if isinstance(value, torch.dtype) and value != torch.float32:
+            record.refuse(f"turns values into {value}, expected float32")
+    return x
+
+
+def _dropout(
+    record: Recorder, x: Traced, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Traced:
+    if training:
+        record.refuse("drops values in evaluation too; pass training=self.training")
+    return x
+
+
+def _size(record: Recorder, x: Traced, dim: int | None = None) -> Any:
+    return torch.Size(x.shape) if dim is None else x.shape[dim]
+
+
+def _dim(record: Recorder, x: Traced) -> int:
+    return len(x.shape)
+
+
+_ATTRIBUTES: dict[str, Callable[[Traced], Any]] = {
+    "shape": lambda x: torch.Size(x.shape),
+    "ndim": lambda x: len(x.shape),
+    "dtype": lambda x: torch.float32,
+    "device": lambda x: torch.device("cpu"),
+    "is_cuda": lambda x: False,
+}
+
+
+def _attribute(record: Recorder, x: Traced, name: str) -> Any:
+    if name not in _ATTRIBUTES:
+        record.refuse(f"reads .{name} of a tensor")
+    return _ATTRIBUTES[name](x)
+
+
+# -- arithmetic ---------------------------------------------------------------------------------------
+
+
+def _terms(record: Recorder, x: Traced, constant: Any) -> Tensor:
+    """Return a constant operand as one value a channel."""
+    if isinstance(constant, int | float):
+        return torch.full((x.picture[2],), float(constant))
+    if not isinstance(constant, Tensor):
+        record.refuse(f"has an operand of type {type(constant).__name__}, expected a number or tensor")
+    constant = constant.float()
+    if constant.numel() == 1:
+        single: Tensor = constant.reshape(1).expand(x.picture[2])
+        return single
+    shape = (1,) * (len(x.shape) - constant.dim()) + tuple(constant.shape)
+    channels = (1, x.picture[2], *(1,) * (len(x.shape) - 2))
+    if not x.has_channels or shape != channels:
+        record.refuse(
+            f"combines shape {x.shape[1:]} with a constant of shape {tuple(constant.shape)}, expected one "
+            "value a channel"
+        )
+    values: Tensor = constant.reshape(-1)
+    return values
+
+
+def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Traced]:
+    def handler(record: Recorder, first: Any, second: Any, *, alpha: float = 1, **named: Any) -> Traced:
+        if any(value is not None for value in named.values()):
+            record.refuse(f"is called with {', '.join(named)}, expected none")
+        if alpha != 1:
+            second = _MUL(record, second, alpha) if isinstance(second, Traced) else second * alpha
+        if isinstance(first, Traced) and isinstance(second, Traced):
+            if operation is not operator.add:
+                record.refuse_kind("combines two tensors of the network, expected an addition")
+            return record.add(first, second)
+        if isinstance(first, Traced):
+            values = _terms(record, first, second)
+            return record.affine(
+                first, *_as_terms(operation, values), functools.partial(_right, operation, _column(values))
+            )
+        values = _terms(record, second, first)
+        function = functools.partial(operation, _column(values))
+        if operation is operator.sub:
+            return record.affine(second, -torch.ones_like(values), values, function)
+        if operation is operator.truediv:
+            record.refuse_kind("divides by a tensor of the network, expected an addition")
+        return record.affine(second, *_as_terms(operation, values), function)
+
+    return handler
+
+
+def _as_terms(operation: Callable[[Any, Any], Any], values: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return scale and bias of x + values, x - values, x * values or x / values."""
+    if operation is operator.add:
+        return None, values
+    if operation is operator.sub:
+        return None, -values
+    return (values if operation is operator.mul else 1 / values.double()), None
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+def _right(operation: Callable[[Any, Any], Any], constant: Tensor, x: Tensor) -> Any:
+    return operation(x, constant)
+
+
+def _negated(record: Recorder, x: Traced) -> Traced:
+    return _MUL(record, x, -1.0)
+
+
+_ADD, _SUB, _MUL, _DIV = map(
+    _arithmetic, (operator.add, operator.sub, operator.mul, operator.truediv)
+)
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add), _ADD),
+    **dict.fromkeys((operator.sub, operator.isub, torch.sub), _SUB),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul), _MUL),
+    **dict.fromkeys((operator.truediv, operator.itruediv, torch.div), _DIV),
+    **dict.fromkeys((operator.neg, torch.neg), _negated),
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), relu),
+    **dict.fromkeys((F.prelu, torch.prelu), prelu),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky_relu),
+    **dict.fromkeys((torch.clamp, torch.clamp_min), _clamp),
+    **dict.fromkeys((F.conv2d, torch.conv2d), convolve),
+    F.linear: linear,
+    F.batch_norm: batch_norm,
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _max_pool),
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_avg_pool,
+    F.adaptive_max_pool2d: _adaptive_max_pool,
+    torch.mean: _mean,
+    **{getattr(torch, name): _reshaped(name) for name in ("flatten", "reshape", "squeeze", "unsqueeze")},
+    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
+    getattr: _attribute,
+}
+
+METHODS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("add", "add_", "__add__", "__iadd__", "__radd__"), _ADD),
+    **dict.fromkeys(("sub", "sub_", "__sub__"), _SUB),
+    **dict.fromkeys(("mul", "mul_", "__mul__", "__rmul__"), _MUL),
+    **dict.fromkeys(("div", "div_", "__truediv__"), _DIV),
+    "neg": _negated,
+    **dict.fromkeys(("relu", "relu_"), relu),
+    **dict.fromkeys(("clamp", "clamp_", "clamp_min", "clamp_min_"), _clamp),
+    "mean": _mean,
+    **{name: _reshaped(name) for name in ("flatten", "reshape", "view", "squeeze", "unsqueeze")},
+    **dict.fromkeys(("contiguous", "float", "to", "clone", "detach"), _same),
+    "size": _size,
+    "dim": _dim,
+}

@@ -1,0 +1,166 @@
+"""What a Program cannot express is refused by name, with what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from modules import Of, layer
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+
+from bitskip.errors import LoweringError
+from bitskip.lower import lower
+from bitskip.nn import BinaryConv2d, build, make_quantizer
+from bitskip.spec import named_spec
+
+PACKABLE = r"; a packed model is made of convolutions and linear layers .*"
+
+
+class SqueezeExcite(nn.Module):
+    """A gate a channel, made from the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.relu(self.fc(F.adaptive_avg_pool2d(x, 1)))
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return x + other
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.mean() > 0 else -x
+
+
+class Pair(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x
+
+
+def real_weights() -> nn.Module:
+    conv = BinaryConv2d(4, 4, 1)
+    conv.real_weights = True
+    return layer(conv)
+
+
+def pruned_weights() -> nn.Module:
+    return layer(prune.random_unstructured(nn.Conv2d(4, 4, 1), "weight", 0.5))
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "depthwise": (
+        lambda: layer(nn.Conv2d(4, 4, 3, groups=4)),
+        r"'1' \(Conv2d\) has groups=4, expected 1" + PACKABLE,
+    ),
+    "dilation": (lambda: layer(nn.Conv2d(4, 4, 3, dilation=2)), "has dilation=.*, expected 1"),
+    "reflection": (
+        lambda: layer(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
+        "has padding_mode='reflect', expected 'zeros'",
+    ),
+    "same": (
+        lambda: layer(nn.Conv2d(4, 4, 2, padding="same")),
+        r"padding='same' with an even kernel \(2, 2\)",
+    ),
+    "wide padding": (lambda: layer(nn.Conv2d(4, 4, 1, padding=1)), "expected padding below the kernel"),
+    "transposed": (
+        lambda: layer(nn.ConvTranspose2d(4, 4, 2)),
+        r"'1' \(ConvTranspose2d\) has no counterpart" + PACKABLE,
+    ),
+    "SiLU": (lambda: layer(nn.SiLU()), r"'1' \(SiLU\) has no counterpart" + PACKABLE),
+    "ReLU6": (lambda: layer(nn.ReLU6()), r"'1' \(ReLU6\) has no counterpart" + PACKABLE),
+    "clamp": (
+        lambda: Of(lambda x: x.clamp(0, 6)),
+        r"clamp\(\) in .* clamps to 0\.\.6, expected 0\.\.None \(ReLU\)" + PACKABLE,
+    ),
+    "squeeze-excite": (
+        lambda: layer(SqueezeExcite()),
+        r"mul\(\) in '1' combines two tensors of the network, expected an addition" + PACKABLE,
+    ),
+    "concatenation": (
+        lambda: Of(lambda x: torch.cat((x, x), 1), 8),
+        r"cat\(\) in the network's forward has no counterpart" + PACKABLE,
+    ),
+    "subtraction": (lambda: Of(lambda x: x - F.relu(x)), r"sub\(\) .* expected an addition" + PACKABLE),
+    "division": (lambda: Of(lambda x: 1 / x), r"truediv\(\) .* divides by a tensor of the network"),
+    "sign": (lambda: layer(make_quantizer("ste_sign")), "has no counterpart"),
+    "permutation": (lambda: Of(lambda x: x.permute(0, 1, 3, 2)), r"permute\(\) .* has no counterpart"),
+    "broadcast over pixels": (
+        lambda: Of(lambda x: x + torch.ones(12)),
+        r"constant of shape \(12,\), expected one value a channel",
+    ),
+    "unequal addition": (
+        lambda: Of(lambda x: x + F.adaptive_avg_pool2d(x, 1)),
+        r"adds \(4, 12, 12\) and \(4, 1, 1\), expected equal shapes",
+    ),
+    "half precision": (lambda: Of(lambda x: x.to(torch.float16)), "torch.float16, expected float32"),
+    "mixed pictures": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Reshaped(-1, 4)),
+        "mixes the pictures of a batch",
+    ),
+    "max pool with dilation": (lambda: layer(nn.MaxPool2d(2, dilation=2)), "dilation=2, return_indices"),
+    "divisor": (lambda: layer(nn.AvgPool2d(2, divisor_override=3)), "divisor_override=3, expected None"),
+    "beyond the padding": (
+        lambda: layer(nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
+        "has ceil_mode with count_include_pad and windows beyond the padding",
+    ),
+    "uneven adaptive": (lambda: layer(nn.AdaptiveAvgPool2d(7)), "12x12 to 7x7, expected .* divides evenly"),
+    "mean over width": (lambda: Of(lambda x: x.mean(3, keepdim=True)), "expected over height and width"),
+    "batch statistics": (
+        lambda: layer(nn.BatchNorm2d(4, track_running_stats=False)),
+        "normalises by the statistics of the batch",
+    ),
+    "norm of a flattened picture": (
+        lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 12 * 12), nn.Linear(3 * 12 * 12, 5)),
+        r"from a picture of 12x12 pixels, expected one a channel",
+    ),
+    "linear on channels last": (lambda: layer(nn.Linear(12, 12)), "expected a vector; flatten the picture"),
+    "dropping in evaluation": (lambda: Of(lambda x: F.dropout(x, 0.5)), "drops values in evaluation too"),
+    "latent weights": (real_weights, "'1' computes with its latent weights"),
+    "hooks": (pruned_weights, r"'1' \(Conv2d\) has forward hooks"),
+    "two inputs": (TwoInputs, "takes a second input 'other'"),
+    "control flow": (Branching, "torch.fx cannot trace its forward"),
+    "two outputs": (Pair, "returns a tuple, expected one tensor of logits"),
+    "feature map": (lambda: nn.Conv2d(3, 4, 3), r"shape \(N, 4, 10, 10\), expected logits"),
+}
+
+
+class Reshaped(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(self.shape)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(LoweringError, match=message):
+        lower(make(), input_shape=(3, 12, 12))
+
+
+def test_int8_sums_that_could_overflow() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 150 * 150, 5))
+    calibration = np.zeros((1, 150, 150, 3), np.uint8)
+    with pytest.raises(LoweringError, match="layer '1' sums 67500 products, expected at most 66311 in int8"):
+        lower(model, input_shape=(3, 150, 150), activations="int8", dense="int8", calibration=calibration)
+
+
+def test_input_shapes() -> None:
+    with pytest.raises(LoweringError, match=r"give input_shape=\(channels, height, width\)"):
+        lower(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
+    with pytest.raises(LoweringError, match="expected \\(channels, height, width\\) in pixels"):
+        lower(nn.Flatten(), input_shape=(3, 0, 8))
+    model = build(named_spec("resnet14-full-none-x0.0625"))
+    with pytest.raises(LoweringError, match=r"is a network for \(3, 32, 32\); leave it out"):
+        lower(model, input_shape=(3, 64, 64))
