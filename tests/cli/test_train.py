@@ -54,6 +54,7 @@ def test_compiled_training_gives_a_loadable_run(tmp_path: Path) -> None:
         (["train", "resnet14-hybird-none"], "unknown model 'resnet14-hybird-none'; did you mean"),
         (["train", "resnet14-full-all", "--set", "learning_rat=1"], "unknown key 'learning_rat'; did you"),
         (["train", "resnet14-full-all", "--set", "learning_rate=-1"], "learning_rate: "),
+        (["train", "resnet14-full-all", "--set", "latent=[1"], "--set latent: '[1' is no YAML value"),
         (["train", "resnet14-full-all", "--data", "nowhere"], "nowhere"),
         (["train", "broken.json", "--data", "mini"], "not valid JSON at line 1"),
         (["train", "resnet14-full-all", "--data", "mini", "--teacher", "nobody"], "nobody holds no weights"),
