@@ -175,3 +175,53 @@ def _verdict(values: dict[str, Any]) -> str:
 def _agrees(correct: int, card: int, images: int) -> bool:
     """Whether two counts are of one network: float sums in another order may turn a picture in a thousand."""
     return abs(correct - card) <= images // 1000
+
+
+@zoo.command("page")
+def page(
+    out: Annotated[str, typer.Option(help="Markdown page to write; the plot goes beside it as SVG.")],
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run's result.json or a study's results.json to show as well; repeat the option.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a page with accuracy against size: the zoo, the paper's nine and published networks.
+
+    It says which accuracy bars are met. Nothing is trained and torch is not needed.
+
+    Examples:
+
+    - `bitskip zoo page --out docs/accuracy.md`
+    - `bitskip zoo page --out accuracy.md --results runs/wide/result.json --results results/full/results.json`
+    """
+    from bitskip.report.accuracy import judge, ours_of_card, ours_of_file, write_accuracy
+    from bitskip.study.references import BARS
+    from bitskip.zoo import card_of, zoo_names
+
+    ours = [ours_of_card(card_of(name).to_dict()) for name in zoo_names()]
+    for path in results or []:
+        ours += ours_of_file(Path(path))
+    picture = write_accuracy(ours, Path(out))
+    verdicts = [judge(bar, ours) for bar in BARS]
+    if as_json:
+        bars = [
+            {
+                "network": verdict.bar.title,
+                "bar": verdict.bar.accuracy,
+                "state": verdict.state,
+                "accuracy": verdict.accuracy,
+                "seeds": verdict.seeds,
+            }
+            for verdict in verdicts
+        ]
+        typer.echo(json.dumps({"page": out, "plot": str(picture), "bars": bars}, indent=2))
+        return
+    for verdict in verdicts:
+        reached = "" if verdict.accuracy is None else f" ({verdict.accuracy:.2%})"
+        bar = "no bar" if verdict.bar.accuracy is None else f"{verdict.bar.accuracy:.1%}"
+        typer.echo(f"{verdict.bar.title}: {bar}, {verdict.state}{reached}")
+    typer.echo(f"page: {out}, plot: {picture}")
