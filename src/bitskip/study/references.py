@@ -18,8 +18,8 @@ SIZES_NOTE = (
     "Sizes of published ResNets are counted here, not printed by their authors: first convolution, "
     "classifier and batch norms at 32 bits, all convolutions between at the stated precision, 1x1 "
     "convolutions where the shape changes. What a method adds of its own (scales, thresholds, learned "
-    "activations) is not in the count. Several of these figures are the best epoch on the test set, after 400 to "
-    "2,000 epochs."
+    "activations) is not in the count. Several of these figures are the best epoch on the test set, after "
+    "400 to 2,000 epochs."
 )
 
 
