@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bitskip.data import ImageSet, load_mini
-from bitskip.errors import RecipeError, RunError, SpecError
+from bitskip.errors import InterruptedRunError, RecipeError, RunError, SpecError
 from bitskip.report.ablation import ablation_markdown, draw_ablation, write_ablation
 from bitskip.study.ablation import ARMS, Ablation, compare, plan_ablation, run_ablation, t_quantile_95
 
@@ -161,6 +161,19 @@ def test_an_ablation_resumes_with_more_arms_in_two_processes(corner: ImageSet, t
         run_ablation(_plan(batch_size=31), corner, tmp_path)
     with pytest.raises(RunError, match="jobs is 0"):
         run_ablation(_plan(), corner, tmp_path, jobs=0)
+
+
+def test_an_interrupted_ablation_says_how_to_go_on(
+    corner: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitskip.study import ablation
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise InterruptedRunError("interrupted; continue with --resume --out somewhere/inside")
+
+    monkeypatch.setattr(ablation, "train", stop)
+    with pytest.raises(RunError, match=f"^interrupted; the same command with --out {tmp_path} goes on$"):
+        run_ablation(_plan(), corner, tmp_path)
 
 
 # -- page, plot, command --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bitskip.data import ImageSet
-from bitskip.errors import RunError, nearest
+from bitskip.errors import InterruptedRunError, RunError, nearest
 from bitskip.files import read_json, require_writable, write_json
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.study.run import machine
@@ -217,10 +217,13 @@ def run_ablation(
     _check_same(out / "ablation.json", asked)
     hardware = hardware or Hardware(devices="1")
     done: dict[str, RunResult] = {}
-    for job, result in _results(plan.jobs, images, out, jobs, hardware):
-        done[job.folder] = result
-        write_json(out / "results.json", _summary(plan, asked, images, done))
-        on_run(len(done), len(plan.jobs), job, result)
+    try:
+        for job, result in _results(plan.jobs, images, out, jobs, hardware):
+            done[job.folder] = result
+            write_json(out / "results.json", _summary(plan, asked, images, done))
+            on_run(len(done), len(plan.jobs), job, result)
+    except (KeyboardInterrupt, InterruptedRunError):
+        raise InterruptedRunError(f"interrupted; the same command with --out {out} goes on") from None
     return _summary(plan, asked, images, done)
 
 
@@ -272,10 +275,10 @@ def _results(
             f"a training process died, perhaps for want of memory; the same command with --out {out} goes "
             "on, with fewer --jobs if it dies again"
         ) from None
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, InterruptedRunError):
         for child in multiprocessing.active_children():
-            child.terminate()
-        raise RunError(f"interrupted; the same command with --out {out} goes on") from None
+            child.kill()  # every epoch has left a checkpoint, written whole or not at all
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if threads is None:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from bitskip import __version__
 from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
-from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import build
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
@@ -297,9 +297,9 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
-        raise RunError(f"interrupted; continue with --resume --out {out}") from None
+        raise InterruptedRunError(f"interrupted; continue with --resume --out {out}") from None
     if trainer.interrupted:
-        raise RunError(f"interrupted; continue with --resume --out {out}")
+        raise InterruptedRunError(f"interrupted; continue with --resume --out {out}")
 
 
 @torch.no_grad()
