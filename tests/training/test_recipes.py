@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_wrong_key_in_an_override_for_another_model_is_named(tmp_path: Path) -
     path.write_text(yaml.safe_dump({"name": "x", "overrides": [{"models": "*-w1a1*", "set": {"emma": 0.9}}]}))
     with pytest.raises(RecipeError, match="mine.yaml': unknown key 'emma'; did you mean 'ema'"):
         load_recipe(str(path), "resnet14-full-all")
+
+
+def test_keys_in_the_docs_exist() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][1:]
+    keys = [key for row in rows for key in re.findall(r"`([a-z0-9_.]+)`", row[2]) if key != "bop"]
+    assert len(keys) >= 20
+    plain = load_recipe("modern").model_dump()
+    for key in keys:
+        value: object = plain
+        for part in key.split("."):
+            assert isinstance(value, dict)
+            assert part in value, key
+            value = value[part]
 
 
 def test_unknown_recipe_and_malformed_file(tmp_path: Path) -> None:
