@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from bitskip.errors import RecipeError
+from bitskip.spec import named_spec
 from bitskip.training import load_recipe, recipe_names
 
 
@@ -106,6 +108,20 @@ def test_a_wrong_key_in_an_override_for_another_model_is_named(tmp_path: Path) -
         load_recipe(str(path), "resnet14-full-all")
 
 
+def test_overrides_know_a_spec_by_its_layers(tmp_path: Path) -> None:
+    for model in ("resnet14-hybrid-all", "resnet14-binary-none", "resnet14-w1a1", "resnet14-full-all"):
+        named = load_recipe("modern", model)
+        mine = dataclasses.replace(named_spec(model), name="mine")
+        assert load_recipe("modern", mine) == load_recipe("modern", named_spec(model)) == named
+    one = {"stage2.block1.conv1": "w1"}
+    mostly_real = dataclasses.replace(named_spec("resnet14-full-all"), layer_precision=one)
+    assert load_recipe("modern", mostly_real).ema == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "x", "overrides": [{"precisions": "w2", "set": {"ema": 0.9}}]}))
+    with pytest.raises(RecipeError, match="unknown precision 'w2' in an override, expected some of fp32"):
+        load_recipe(str(path))
+
+
 def test_keys_in_the_docs_exist() -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][1:]
@@ -131,7 +147,7 @@ def test_unknown_recipe_and_malformed_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="must be a mapping"):
         load_recipe(str(path))
     path.write_text(yaml.safe_dump({"name": "x", "overrides": [{"models": "*"}]}))
-    with pytest.raises(RecipeError, match="needs exactly 'models' and 'set'"):
+    with pytest.raises(RecipeError, match="needs 'set' and one or both of"):
         load_recipe(str(path))
     with pytest.raises(RecipeError, match="cannot read recipe"):
         load_recipe(str(tmp_path / "nowhere.yaml"))

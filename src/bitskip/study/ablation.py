@@ -136,12 +136,12 @@ def plan_ablation(
     for model in dict.fromkeys(models):
         base = resolve_spec(model)
         spec = base.scaled(width)
-        plain = load_recipe(recipe, base.name, fixed)
+        plain = load_recipe(recipe, base, fixed)
         binary = any(layer.binary_parameters for layer in spec.iter_layers())
         own = teacher if binary else None
         chosen = []
         for name, arm in ARMS.items():
-            changed = load_recipe(recipe, base.name, {**fixed, **arm.changes})
+            changed = load_recipe(recipe, base, {**fixed, **arm.changes})
             idle = _idle(name, spec, plain, changed, binary, own)
             if name == WHOLE or (not idle and (not arms or name in arms)):
                 chosen.append((arm, changed))

@@ -1,8 +1,8 @@
 """Recipes: how a network is trained, as validated YAML.
 
-A recipe is one file; `overrides` change keys for the models whose name matches a pattern, so that one
-recipe serves every precision and says where it treats them differently. Epoch counts rescale the whole
-schedule, since everything in a recipe is a share of training.
+A recipe is one file; `overrides` change keys for the models whose name matches a pattern or that have a layer
+of a precision, so that one recipe serves every precision and says where it treats them differently. Epoch
+counts rescale the whole schedule, since everything in a recipe is a share of training.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitskip.errors import RecipeError, nearest
+from bitskip.spec import PRECISIONS, NetworkSpec
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -139,33 +140,47 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
-def load_recipe(recipe: str, model_name: str = "", changes: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    recipe: str, model: str | NetworkSpec = "", changes: dict[str, Any] | None = None
+) -> Recipe:
     """Read a recipe by name or path and settle it for one model.
 
     Args:
         recipe: a name in the package (`paper`, ...) or the path of a YAML file.
-        model_name: chooses among the recipe's overrides.
+        model: chooses among the recipe's overrides; a name alone has no precisions.
         changes: keys that take precedence, dotted for the inner ones (`latent.clip`).
 
     Raises:
         RecipeError: for an unknown recipe or key, or a value out of range.
     """
+    name, precisions = model, set[str]()
+    if isinstance(model, NetworkSpec):
+        name, precisions = model.name, {layer.precision for layer in model.iter_layers()}
     values = _read(recipe)
     overrides = values.pop("overrides", [])
     if not isinstance(overrides, list):
-        raise RecipeError(f"recipe '{recipe}': overrides must be a list of {{models, set}} entries")
+        raise RecipeError(f"recipe '{recipe}': overrides must be a list of entries")
     plain = copy.deepcopy(values)
     for entry in overrides:
-        if not isinstance(entry, dict) or set(entry) != {"models", "set"}:
+        allowed = {"models", "precisions", "set"}
+        if not isinstance(entry, dict) or "set" not in entry or len(entry) < 2 or not set(entry) <= allowed:
             raise RecipeError(
-                f"recipe '{recipe}': an override needs exactly 'models' and 'set', got {entry!r}"
+                f"recipe '{recipe}': an override needs 'set' and one or both of 'models' and 'precisions', "
+                f"got {entry!r}"
             )
         # A key that does not exist is an error whichever model is trained, so each override is tried.
         tried = copy.deepcopy(plain)
         _merge(tried, entry["set"])
         _settle(recipe, tried)
-        patterns = entry["models"] if isinstance(entry["models"], list) else [entry["models"]]
-        if any(fnmatch.fnmatchcase(model_name, str(pattern)) for pattern in patterns):
+        wanted = _listed(entry.get("precisions", []))
+        for precision in wanted:
+            if precision not in PRECISIONS:
+                raise RecipeError(
+                    f"recipe '{recipe}': unknown precision '{precision}' in an override, expected some of "
+                    f"{', '.join(PRECISIONS)}"
+                )
+        patterns = _listed(entry.get("models", []))
+        if precisions & set(wanted) or any(fnmatch.fnmatchcase(str(name), p) for p in patterns):
             _merge(values, entry["set"])
     for key, value in (changes or {}).items():
         nested: Any = value
@@ -173,6 +188,11 @@ def load_recipe(recipe: str, model_name: str = "", changes: dict[str, Any] | Non
             nested = {part: nested}
         _merge(values, nested)
     return _settle(recipe, values)
+
+
+def _listed(value: Any) -> list[str]:
+    """Return the words of a list, or of one word."""
+    return [str(word) for word in (value if isinstance(value, list) else [value])]
 
 
 def _settle(recipe: str, values: dict[str, Any]) -> Recipe:
