@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ablation_markdown", "ablation_tables", "draw_ablation", "write_ablation"]
 
+
 def write_ablation(values: Mapping[str, Any], folder: Path) -> Path:
     """Write `page.md` and `ablation.svg` into `folder`; returns the page's path.
 

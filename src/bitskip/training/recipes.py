@@ -140,9 +140,7 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
-def load_recipe(
-    recipe: str, model: str | NetworkSpec = "", changes: dict[str, Any] | None = None
-) -> Recipe:
+def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe by name or path and settle it for one model.
 
     Args:
