@@ -275,7 +275,7 @@ def _results(
             f"a training process died, perhaps for want of memory; the same command with --out {out} goes "
             "on, with fewer --jobs if it dies again"
         ) from None
-    except (KeyboardInterrupt, InterruptedRunError):
+    except BaseException:  # Ctrl-C, a run that failed, or nobody who takes the results any more
         for child in multiprocessing.active_children():
             child.kill()  # every epoch has left a checkpoint, written whole or not at all
         raise
