@@ -17,7 +17,7 @@ from bitskip.cost import cost_of
 from bitskip.files import write_bytes, write_json
 from bitskip.lower.run import calibration_pictures, lower_run
 from bitskip.runtime import Model
-from bitskip.runtime.accuracy import measure
+from bitskip.runtime.accuracy import measure_with_flip
 from bitskip.runtime.native import available_isas
 from bitskip.study.run import machine
 from bitskip.training import RunResult, load_run
@@ -39,7 +39,8 @@ def add(
     pictures = calibration_pictures(images, 512) if activations == "int8" else None
     program = lower_run(run, activations=activations, dense=dense, calibration=pictures)
     content = program.to_bytes()
-    accuracy = measure(Model(program, threads=2, engine="native"), images.test_images, images.test_labels)
+    model = Model(program, threads=2, engine="native")
+    accuracy, flipped = measure_with_flip(model, images.test_images, images.test_labels)
     speed = measure_speed(program, (available_isas()[-1],), seconds=5)[0]
     cost = cost_of(spec)
     name = name or f"{spec.name}-{activations}"
@@ -72,6 +73,7 @@ def add(
             "history": result.history,
         },
         latency={**speed.to_dict(), **machine()},
+        tta=flipped.to_dict("flip"),
     )
     write_bytes(models_folder() / f"{name}.bitskip", content)
     write_json(models_folder() / f"{name}.json", card.to_dict())

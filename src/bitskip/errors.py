@@ -13,6 +13,7 @@ __all__ = [
     "BitskipError",
     "DataError",
     "FileFormatError",
+    "InterruptedRunError",
     "LoweringError",
     "PruningError",
     "RecipeError",
@@ -54,6 +55,10 @@ class PruningError(BitskipError):
 
 class RunError(BitskipError):
     """A run that cannot start or go on: unwritable folder, nothing to resume, missing package."""
+
+
+class InterruptedRunError(RunError):
+    """A run that was stopped by Ctrl-C or a signal and can go on."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -142,6 +142,20 @@ def test_eval(packed: Path) -> None:
     assert "expected at least 1" in call("eval", packed, "--limit", "0", fails=DataError)
 
 
+def test_eval_reports_test_time_augmentation_beside_the_plain_figure(packed: Path) -> None:
+    words = ("eval", packed, "--data", "mini", "--limit", "50")
+    plain = json.loads(call(*words, "--json"))
+    both = json.loads(call(*words, "--tta", "flip", "--json"))
+    assert "tta" not in plain
+    assert both["hits"] == plain["hits"]
+    assert both["tta"]["kind"] == "flip"
+    assert both["tta"]["accuracy"] == both["tta"]["hits"] / 50
+    said = call(*words, "--tta", "flip")
+    assert f"{plain['accuracy']:.2%} of 50" in said
+    assert f"mirror image): {both['tta']['accuracy']:.2%} (95% interval" in said
+    assert "--tta is 'flop'" in call(*words, "--tta", "flop", fails=RunError)
+
+
 def test_eval_refuses_data_that_does_not_fit(tmp_path: Path) -> None:
     import dataclasses
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
+
+from bitskip.nn import build
+from bitskip.spec import named_spec
 
 
 def _bitskip(*words: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +61,7 @@ def test_compiled_training_gives_a_loadable_run(tmp_path: Path) -> None:
         (["train", "resnet14-hybird-none"], "unknown model 'resnet14-hybird-none'; did you mean"),
         (["train", "resnet14-full-all", "--set", "learning_rat=1"], "unknown key 'learning_rat'; did you"),
         (["train", "resnet14-full-all", "--set", "learning_rate=-1"], "learning_rate: "),
+        (["train", "resnet14-full-all", "--set", "latent=[1"], "--set latent: '[1' is no YAML value"),
         (["train", "resnet14-full-all", "--data", "nowhere"], "nowhere"),
         (["train", "broken.json", "--data", "mini"], "not valid JSON at line 1"),
         (["train", "resnet14-full-all", "--data", "mini", "--teacher", "nobody"], "nobody holds no weights"),
@@ -70,6 +78,21 @@ def test_bad_input_is_one_sentence(
     assert message in end.stderr
     assert len(end.stderr.strip().splitlines()) <= 2  # a notice about the data may stand before it
     assert "Traceback" not in end.stderr
+
+
+def test_a_teacher_of_another_class_count_is_one_sentence(
+    tmp_path: Path, bitskip: Callable[..., Any]
+) -> None:
+    spec = dataclasses.replace(named_spec("resnet14-full-none-x0.0625"), classes=3)
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    save_file(build(spec).state_dict(), teacher / "weights.safetensors", {"spec": spec.to_json()})
+    words = ("resnet14-hybrid-none", "--width", "0.0625", "--data", "mini", "--teacher", str(teacher))
+    for command in (("train", *words), ("ablate", *words, "--recipe", "modern")):
+        end = bitskip(*command, "--out", str(tmp_path / command[0]))
+        assert end.code == 2
+        (said,) = [line for line in end.err.splitlines() if line.startswith("bitskip: error: ")]
+        assert "has 3 classes, but 'resnet14-hybrid-none-x0.0625' has 10" in said
 
 
 def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import pytest
 
 import bitskip
 from bitskip.errors import DataError, FileFormatError, RunError
-from bitskip.runtime.accuracy import Accuracy, measure, wilson_interval
+from bitskip.runtime.accuracy import Accuracy, measure, measure_with_flip, wilson_interval
 from bitskip.runtime.model import Model
 from bitskip.runtime.reference import run_reference
 from programs import every_op
@@ -100,6 +101,27 @@ def test_accuracy_counts_hits(model: Model) -> None:
     assert (accuracy.hits, accuracy.images) == (130 - 13, 130)
     assert accuracy.share == pytest.approx(0.9)
     assert seen[-1] == (130, 130)
+
+
+class _Sides:
+    """Scores of class 0 are twice a picture's left column, those of class 1 its right column."""
+
+    def predict(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.stack([2.0 * pictures[:, 0, 0, 0], pictures[:, 0, -1, 0]], axis=1).astype(np.float32)
+
+
+def test_flip_averages_a_picture_with_its_mirror_image() -> None:
+    batch = np.zeros((130, 6, 5, 3), dtype=np.uint8)
+    batch[:, :, -1] = 200  # alone class 1; with its mirror image (200 + 0) beats (100 + 0)
+    labels = np.zeros(130, dtype=np.int64)
+    labels[:30] = 1
+    sides: Any = _Sides()
+    plain, flipped = measure_with_flip(sides, batch, labels)
+    assert plain == measure(sides, batch, labels) == Accuracy(30, 130)
+    assert flipped == Accuracy(100, 130)
+    values = plain.to_dict("none")
+    assert values["accuracy"] == values["hits"] / 130
+    assert values["interval_95"] == list(plain.interval)
 
 
 def test_wilson_interval() -> None:

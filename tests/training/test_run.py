@@ -96,6 +96,53 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, mini: ImageSet) -> 
         _train(tmp_path, mini, _recipe(epochs=1), seed=1, resume=True)
 
 
+def test_a_run_from_before_a_key_existed_goes_on(tmp_path: Path, mini: ImageSet) -> None:
+    first = _train(tmp_path, mini)
+    asked = json.loads((tmp_path / "run.json").read_text())
+    del asked["recipe"]["resolution"]
+    (tmp_path / "run.json").write_text(json.dumps(asked))
+    assert _train(tmp_path, mini, resume=True) == first
+    del asked["recipe"]
+    (tmp_path / "run.json").write_text(json.dumps(asked))
+    with pytest.raises(FileFormatError, match="run.json says of no run how it was started"):
+        _train(tmp_path, mini, resume=True)
+
+
+def test_averaged_weights_forget_the_random_start_within_few_steps(mini: ImageSet) -> None:
+    from bitskip.training.module import Classifier
+
+    recipe = _recipe(ema=0.995, epochs=2)
+    module = Classifier(torch.nn.Linear(1, 1, bias=False), recipe, _split(mini, recipe))
+    module._batches = 10 * [None]  # type: ignore[assignment]
+    assert module.average is not None
+    module.average.weight.fill_(0.0)
+    torch.nn.init.ones_(module.model.weight)
+    for step in range(20):
+        module._update_average(step / 20)
+    assert float(module.average.weight) > 0.99  # at 0.995 a step it would still be below 0.1
+    module.average.weight.fill_(0.0)
+    recipe_long = recipe.model_copy(update={"epochs": 10_000})
+    module.recipe = recipe_long
+    module._update_average(0.5)
+    assert float(module.average.weight) == pytest.approx(1 - 0.995)
+
+
+def test_pictures_of_an_epoch_have_the_recipes_size(tmp_path: Path, mini: ImageSet) -> None:
+    from bitskip.training.module import Classifier
+
+    seen: list[int] = []
+    step = Classifier.training_step
+
+    def note(self: Classifier, batch: tuple[torch.Tensor, torch.Tensor], index: int) -> None:
+        seen.append(batch[0].shape[-1])
+        step(self, batch, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", note)
+        _train(tmp_path, mini, _recipe(epochs=4, resolution=[[0.25, 16], [0.5, 24]], batch_size=225))
+    assert seen == [16, 24, 24, 32]
+
+
 def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
     teacher = tmp_path / "teacher"
     train(_spec("resnet14-full-all"), _recipe(), mini, teacher, progress_bar=False)

@@ -37,6 +37,10 @@ def test_a_card_describes_its_file(name: str) -> None:
     assert (card.parameters, card.binary_parameters) == (cost.parameters, cost.binary_parameters)
     assert card.effective_parameters == cost.effective_parameters
     assert card.test_accuracy == card.test_correct / card.test_images
+    if card.tta is not None:
+        assert card.tta["accuracy"] == card.tta["hits"] / card.test_images
+        interval = wilson_interval(card.tta["hits"], card.test_images)
+        assert card.tta["interval_95"] == pytest.approx(interval)
     assert card.interval == pytest.approx(wilson_interval(card.test_correct, card.test_images))
     program = Program.load(path)
     assert (program.activations, program.dense) == (card.activations, card.dense)
@@ -94,6 +98,87 @@ def test_a_damaged_file_is_refused(copied: Path, bitskip: Callable[..., Any]) ->
     (copied / "one.bitskip").unlink()
     with pytest.raises(FileFormatError, match="cannot read"):
         model_path("one")
+
+
+def test_a_truncated_file_is_refused_before_anything_is_evaluated(
+    copied: Path, bitskip: Callable[..., Any]
+) -> None:
+    path = copied / "one.bitskip"
+    path.write_bytes(path.read_bytes()[:100])
+    for words in (("eval",), ("eval", "one"), ("path", "one")):
+        end = bitskip("zoo", *words)
+        assert end.code == 2
+        assert "one.bitskip is damaged: 100 bytes" in end.err
+        assert len(end.err.strip().splitlines()) == 1
+
+
+def test_eval_of_all_models_says_when_the_pictures_are_others(
+    copied: Path, bitskip: Callable[..., Any]
+) -> None:
+    end = bitskip("zoo", "eval", "--data", "mini", "--tta", "flip")
+    assert end.code == 0
+    assert end.out.startswith("one: ")
+    assert "on other pictures than its card's" in end.out
+    assert "with mirror image" in end.out
+    (values,) = json.loads(bitskip("zoo", "eval", "--data", "mini", "--json").out)
+    assert (values["name"], values["test_images"], values["agrees"]) == ("one", 500, None)
+    assert f"one: {values['correct'] / 500:.2%} of 500" in end.out
+
+
+def test_a_model_that_misses_its_card_ends_with_1(
+    copied: Path, bitskip: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = json.loads((copied / "one.json").read_text())
+    found = json.loads(bitskip("zoo", "eval", "one", "--data", "mini", "--json").out)
+    as_found = values | {"data": found["data"], "test_images": 500, "test_correct": found["correct"]}
+    as_found.pop("tta", None)
+    (copied / "one.json").write_text(json.dumps(as_found))
+    end = bitskip("zoo", "eval", "--data", "mini")
+    assert (end.code, "as on its card" in end.out) == (0, True)
+    (copied / "one.json").write_text(json.dumps(as_found | {"test_correct": found["correct"] - 2}))
+    end = bitskip("zoo", "eval", "--data", "mini")
+    assert (end.code, "NOT as on its card" in end.out) == (1, True)
+
+
+def test_a_card_without_the_newer_key_is_read(copied: Path) -> None:
+    values = json.loads((copied / "one.json").read_text())
+    values.pop("tta", None)
+    (copied / "one.json").write_text(json.dumps(values))
+    assert card_of("one").tta is None
+    assert card_of("one").to_dict() == values
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"interval": "x"}, "interval is 'x', expected tuple"),
+        ({"interval": [0.1]}, "interval is .* expected tuple"),
+        ({"test_accuracy": "high"}, "test_accuracy is 'high', expected float"),
+        ({"epochs": True}, "epochs is True, expected int"),
+        ({"test_correct": 10**6}, "1000000 correct of 10000 pictures is no share"),
+        ({"tta": {"kind": "flip"}}, "tta lacks accuracy, hits, images, interval_95"),
+        ({"latency": {}}, "latency lacks median_ms"),
+        ({"colour": "blue"}, "no card of a zoo model.*colour"),
+        ({"sha256": None}, "sha256 is None, expected str"),
+    ],
+)
+def test_a_garbled_card_is_refused(
+    copied: Path, change: dict[str, Any], message: str, bitskip: Callable[..., Any]
+) -> None:
+    values = json.loads((copied / "one.json").read_text()) | change
+    (copied / "one.json").write_text(json.dumps(values))
+    with pytest.raises(FileFormatError, match=message):
+        card_of("one")
+    end = bitskip("zoo", "list")
+    assert end.code == 2
+    assert len(end.err.strip().splitlines()) == 1
+
+
+def test_a_truncated_card_is_refused(copied: Path) -> None:
+    text = (copied / "one.json").read_text()
+    (copied / "one.json").write_text(text[: len(text) // 2])
+    with pytest.raises(FileFormatError, match="one.json is not valid JSON"):
+        card_of("one")
 
 
 @pytest.mark.parametrize("content", ["[]", '{"bitskip_card": 1}', "no json"])

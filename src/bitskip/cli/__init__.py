@@ -14,6 +14,7 @@ import typer
 
 from bitskip import __version__
 from bitskip.cli import (
+    ablate,
     bench,
     count,
     draw,
@@ -66,6 +67,7 @@ count.register(app)
 draw.register(app)
 train.register(app)
 study.register(app)
+ablate.register(app)
 report.register(app)
 shortcuts.register(app)
 pack.register(app)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, interactive, read_images
+from bitskip.cli.options import DataOption, JsonOption, TtaOption, interactive, read_images, wants_flip
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +26,7 @@ def evaluate(
     engine: Annotated[
         str, typer.Option(help="auto, native, or reference (numpy, slow: the contract).")
     ] = "auto",
+    tta: TtaOption = "none",
     as_json: JsonOption = False,
 ) -> None:
     """Test a packed model on a data set's test pictures.
@@ -34,11 +35,13 @@ def evaluate(
 
     - `bitskip eval hybrid.bitskip --data cifar-10-batches-bin`
     - `bitskip eval hybrid.bitskip --limit 1000 --json`
+    - `bitskip eval hybrid.bitskip --tta flip`
     """
     from bitskip.errors import DataError
     from bitskip.runtime import load
-    from bitskip.runtime.accuracy import measure
+    from bitskip.runtime.accuracy import measure, measure_with_flip
 
+    flip = wants_flip(tta)
     model = load(file, threads=threads, engine=engine)
     height, width, _ = model.input_shape
     if limit is not None and limit < 1:
@@ -54,30 +57,36 @@ def evaluate(
             f"{images.name} has pictures of {images.image_size} pixels, but {file} takes {height}x{width}"
         )
     started = time.perf_counter()
-    accuracy = measure(model, images.test_images[:limit], images.test_labels[:limit], _show)
+    pictures, labels = images.test_images[:limit], images.test_labels[:limit]
+    if flip:
+        accuracy, flipped = measure_with_flip(model, pictures, labels, _show)
+    else:
+        accuracy = measure(model, pictures, labels, _show)
     seconds = time.perf_counter() - started
     low, high = accuracy.interval
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "model": model.program.name,
-                    "data": images.name,
-                    "accuracy": accuracy.share,
-                    "interval_95": [low, high],
-                    "hits": accuracy.hits,
-                    "images": accuracy.images,
-                    "engine": model.engine,
-                    "seconds": round(seconds, 3),
-                },
-                indent=2,
-            )
-        )
+        values = {
+            "model": model.program.name,
+            "data": images.name,
+            "accuracy": accuracy.share,
+            "interval_95": [low, high],
+            "hits": accuracy.hits,
+            "images": accuracy.images,
+            "engine": model.engine,
+            "seconds": round(seconds, 3),
+        }
+        typer.echo(json.dumps(values | ({"tta": flipped.to_dict("flip")} if flip else {}), indent=2))
         return
     typer.echo(
         f"{model.program.name}: {accuracy.share:.2%} of {accuracy.images:,} test pictures of {images.name} "
         f"(95% interval {low:.2%} to {high:.2%}), engine {model.engine}, {seconds:.1f} s"
     )
+    if flip:
+        low, high = flipped.interval
+        typer.echo(
+            f"  with test-time augmentation (mean of picture and mirror image): {flipped.share:.2%} "
+            f"(95% interval {low:.2%} to {high:.2%})"
+        )
 
 
 def _show(done: int, total: int) -> None:

@@ -33,6 +33,15 @@ CompileOption = Annotated[
         "--compile", help="Train through torch.compile: faster steps, slower start; needs a C++ compiler."
     ),
 ]
+TtaOption = Annotated[
+    str,
+    typer.Option(
+        "--tta",
+        metavar="none|flip",
+        help="Test-time augmentation. flip: report as well the accuracy of the mean logits of a picture and "
+        "its mirror image.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -75,6 +84,16 @@ def epoch_line(entry: dict[str, Any], epochs: int) -> str:
     return "  " + ", ".join(parts)
 
 
+def wants_flip(tta: str) -> bool:
+    """Read `--tta`."""
+    from bitskip.errors import RunError, nearest
+    from bitskip.runtime.accuracy import TTA
+
+    if tta not in TTA:
+        raise RunError(f"--tta is '{tta}', expected one of {', '.join(TTA)}{nearest(tta, TTA)}")
+    return tta == "flip"
+
+
 def parse_changes(changes: list[str]) -> dict[str, Any]:
     """Turn `key=value` words into recipe changes, each value read as YAML."""
     import yaml
@@ -86,7 +105,10 @@ def parse_changes(changes: list[str]) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         if not equals:
             raise RecipeError(f"--set takes key=value, got '{change}'")
-        parsed[key] = yaml.safe_load(value)
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {key}: '{value}' is no YAML value; quote or close it") from None
     return parsed
 
 

@@ -81,7 +81,7 @@ def train(
 
     base = resolve_spec(model)
     changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
-    settled = load_recipe(recipe, base.name, changes)
+    settled = load_recipe(recipe, base, changes)
     spec = base.scaled(width)
     images = read_images(data, spec.input_size)
     if spec.classes != images.classes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, read_images
+from bitskip.cli.options import DataOption, JsonOption, TtaOption, read_images, wants_flip
 
 if TYPE_CHECKING:
     from bitskip.zoo import Card
@@ -41,12 +42,16 @@ def list_models(as_json: JsonOption = False) -> None:
 
     print_table(
         "Models in the package",
-        ["name", "accuracy", "95 % interval", "file", "effective", "computes in", "ms", "recipe", "epochs"],
+        [
+            *("name", "accuracy", "95 % interval", "with TTA", "file", "effective", "computes in", "ms"),
+            *("recipe", "epochs"),
+        ],
         [
             [
                 card.name,
                 f"{card.test_accuracy:.2%}",
                 f"{card.interval[0]:.1%} to {card.interval[1]:.1%}",
+                "" if card.tta is None else f"{card.tta['accuracy']:.2%}",
                 byte_size(card.file_bytes),
                 number(card.effective_parameters),
                 card.activations,
@@ -56,8 +61,9 @@ def list_models(as_json: JsonOption = False) -> None:
             ]
             for card in cards
         ],
-        left_columns=(0, 5, 7),
+        left_columns=(0, 6, 8),
         notes=[
+            "with TTA: mean of a picture and its mirror image (`bitskip zoo eval NAME --tta flip`)",
             "ms: median of one picture on one thread, on the machine that its card names",
             "try one: bitskip run $(bitskip zoo path NAME) IMAGE",
         ],
@@ -81,54 +87,141 @@ def path(name: Annotated[str, typer.Argument(help="A name of `bitskip zoo list`.
 
 @zoo.command("eval")
 def evaluate(
-    name: Annotated[str, typer.Argument(help="A name of `bitskip zoo list`.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Names of `bitskip zoo list`; all if not given."),
+    ] = None,
     data: DataOption = None,
     threads: Annotated[int, typer.Option(help="Threads of the native engine.")] = 1,
+    tta: TtaOption = "none",
     as_json: JsonOption = False,
 ) -> None:
-    """Test a model on the whole test set and compare with its card; exit code 1 if they differ.
+    """Test models on the whole test set and compare with their cards; exit code 1 if one differs.
+
+    With `--json` one name gives an object, several or none give a list.
 
     Examples:
 
-    - `bitskip zoo eval NAME`
+    - `bitskip zoo eval` (every model of the package)
     - `bitskip zoo eval NAME --data DIR --json`
+    - `bitskip zoo eval NAME --tta flip`
     """
+    from bitskip.zoo import model_path, zoo_names
+
+    flip = wants_flip(tta)
+    paths = {name: model_path(name) for name in names or zoo_names()}  # all are sound before the first is run
+    found = []
+    for name, path in paths.items():
+        found.append(_evaluate(name, path, data, threads, flip))
+        if not as_json:
+            typer.echo(_verdict(found[-1]))
+    if as_json:
+        typer.echo(json.dumps(found[0] if names and len(names) == 1 else found, indent=2))
+    if any(values["agrees"] is False for values in found):
+        raise typer.Exit(1)
+
+
+def _evaluate(name: str, path: Path, data: str | None, threads: int, flip: bool) -> dict[str, Any]:
+    from bitskip.errors import DataError
     from bitskip.runtime import load
-    from bitskip.runtime.accuracy import measure
-    from bitskip.zoo import card_of, model_path
+    from bitskip.runtime.accuracy import measure, measure_with_flip
+    from bitskip.zoo import card_of
 
     card = card_of(name)
-    model = load(model_path(name), threads=threads)
+    model = load(path, threads=threads)
     images = read_images(data, model.input_shape[0])
-    found = measure(model, images.test_images, images.test_labels)
-    same_pictures = len(images.test_images) == card.test_images and images.name == card.data
-    agrees = _agrees(found.hits, card.test_correct, card.test_images) if same_pictures else None
-    if as_json:
-        values = {
-            "name": name,
-            "data": images.name,
-            "test_images": found.images,
-            "correct": found.hits,
-            "test_accuracy": found.share,
-            "interval": list(found.interval),
-            "card": card.test_accuracy,
-            "agrees": agrees,
-            "engine": model.engine,
-        }
-        typer.echo(json.dumps(values, indent=2))
-    else:
-        low, high = found.interval
-        typer.echo(
-            f"{name}: {found.share:.2%} of {found.images:,} pictures of {images.name} "
-            f"({low:.2%} to {high:.2%}), {_VERDICTS[agrees]} ({card.test_accuracy:.2%})"
+    if images.classes != model.program.classes or images.test_images.shape[1:] != model.input_shape:
+        raise DataError(
+            f"{images.name} has {images.classes} classes and pictures of {images.image_size} pixels, which "
+            f"do not fit {name}; name the data set that it was trained on ({card.data}) with --data"
         )
-    if agrees is False:
-        raise typer.Exit(1)
+    augmented = None
+    if flip:
+        plain, augmented = measure_with_flip(model, images.test_images, images.test_labels)
+    else:
+        plain = measure(model, images.test_images, images.test_labels)
+    same_pictures = len(images.test_images) == card.test_images and images.name == card.data
+    agrees = _agrees(plain.hits, card.test_correct, card.test_images) if same_pictures else None
+    if agrees and augmented is not None and card.tta is not None:
+        agrees = _agrees(augmented.hits, card.tta["hits"], card.test_images)
+    return {
+        "name": name,
+        "data": images.name,
+        "test_images": plain.images,
+        "correct": plain.hits,
+        "test_accuracy": plain.share,
+        "interval": list(plain.interval),
+        "card": card.test_accuracy,
+        "agrees": agrees,
+        "engine": model.engine,
+    } | ({} if augmented is None else {"tta": augmented.to_dict("flip")})
 
 
 _VERDICTS = {True: "as on its card", False: "NOT as on its card", None: "on other pictures than its card's"}
 
 
+def _verdict(values: dict[str, Any]) -> str:
+    low, high = values["interval"]
+    text = (
+        f"{values['name']}: {values['test_accuracy']:.2%} of {values['test_images']:,} pictures of "
+        f"{values['data']} ({low:.2%} to {high:.2%}), {_VERDICTS[values['agrees']]} ({values['card']:.2%})"
+    )
+    if "tta" in values:
+        low, high = values["tta"]["interval_95"]
+        text += f"; with mirror image {values['tta']['accuracy']:.2%} ({low:.2%} to {high:.2%})"
+    return text
+
+
 def _agrees(correct: int, card: int, images: int) -> bool:
     """Whether two counts are of one network: float sums in another order may turn a picture in a thousand."""
     return abs(correct - card) <= images // 1000
+
+
+@zoo.command("page")
+def page(
+    out: Annotated[str, typer.Option(help="Markdown page to write; the plot goes beside it as SVG.")],
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run's result.json or a study's results.json to show as well; repeat the option.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a page with accuracy against size: the zoo, the paper's nine and published networks.
+
+    It says which accuracy bars are met. Nothing is trained and torch is not needed.
+
+    Examples:
+
+    - `bitskip zoo page --out docs/accuracy.md`
+    - `bitskip zoo page --out accuracy.md --results runs/wide/result.json --results results/full/results.json`
+    """
+    from bitskip.report.accuracy import judge, ours_of_card, ours_of_file, write_accuracy
+    from bitskip.study.references import BARS
+    from bitskip.zoo import card_of, zoo_names
+
+    ours = [ours_of_card(card_of(name).to_dict()) for name in zoo_names()]
+    for path in results or []:
+        ours += ours_of_file(Path(path))
+    picture = write_accuracy(ours, Path(out))
+    verdicts = [judge(bar, ours) for bar in BARS]
+    if as_json:
+        bars = [
+            {
+                "network": verdict.bar.title,
+                "bar": verdict.bar.accuracy,
+                "state": verdict.state,
+                "accuracy": verdict.accuracy,
+                "seeds": verdict.seeds,
+            }
+            for verdict in verdicts
+        ]
+        typer.echo(json.dumps({"page": out, "plot": str(picture), "bars": bars}, indent=2))
+        return
+    for verdict in verdicts:
+        reached = "" if verdict.accuracy is None else f" ({verdict.accuracy:.2%})"
+        bar = "no bar" if verdict.bar.accuracy is None else f"{verdict.bar.accuracy:.1%}"
+        typer.echo(f"{verdict.bar.title}: {bar}, {verdict.state}{reached}")
+    typer.echo(f"page: {out}, plot: {picture}")

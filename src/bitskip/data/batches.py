@@ -99,7 +99,7 @@ class Batches:
         device: where the data lies and the batches are made.
         rank: this process's number.
         world_size: number of processes.
-        size: height = width of the yielded pictures, if they are to be scaled down.
+        size: height = width of the yielded pictures, if they are to be scaled down; never up.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Batches:
         if self.augmentation is not None and self.augmentation.cutout:
             self._cut_out(x, self.augmentation.cutout, generator)
         x = x.permute(0, 3, 1, 2)  # (B, C, H, W), channels_last
-        if self.size is not None and self.size != self.height:
+        if self.size is not None and self.size < self.height:
             x = torch.nn.functional.interpolate(
                 x, size=self.size, mode="bilinear", antialias=True, align_corners=False
             )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bitskip.report.labels import Rectangle, place_labels
 from bitskip.report.runs import Treatment, grid_rows, mean_curve, measured, other_models, treatments
+from bitskip.report.scatter import Label, thousands, write_labels
 from bitskip.report.style import COLOURS, INK, MUTED, SURFACE, figure_style, new_figure
 from bitskip.report.wording import NOT_RUN
 from bitskip.study.paper import POLICIES, POLICY_NAMES, PRECISION_NAMES, TABLES, PaperTable, policies_of
@@ -170,7 +170,7 @@ def draw_accuracy(results: Results) -> Figure:
         accuracies = [point.accuracy for point in points]
         room = max(0.08 * (max(accuracies) - min(accuracies)), 2)
         axes.set_ylim(max(min(accuracies) - room, 0), min(max(accuracies) + room, 101))
-        _thousands(axes)
+        thousands(axes)
         axes.set_xlabel("effective 32-bit parameters (log scale)")
         axes.set_ylabel("test accuracy, %")
         width = results.study.width
@@ -203,63 +203,12 @@ def draw_accuracy(results: Results) -> Figure:
             )
         figure.legend(handles=handles, loc="upper center", ncols=5, columnspacing=1.4, handletextpad=0.2)
         figure.tight_layout(rect=(0, 0, 1, 0.94))
-        _label(figure, axes, points)
-    return figure
-
-
-def _thousands(axes: Axes) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    def words(value: float, _position: int | None = None) -> str:
-        return f"{value / 1e6:g} million" if value >= 1e6 else f"{value:,.0f}"
-
-    axes.xaxis.set_major_formatter(FuncFormatter(words))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _label(figure: Figure, axes: Axes, points: Sequence[_Point]) -> None:
-    """Write each point's label where it covers nothing, with a line to the point if it stands far away."""
-    texts = [
-        axes.annotate(
-            point.label,
-            (point.effective, point.accuracy),
-            fontsize=8,
-            color=point.colour,
-            fontstyle="normal" if point.ours else "italic",
-            annotation_clip=False,
+        write_labels(
+            figure,
+            axes,
+            [Label(p.effective, p.accuracy, p.label, p.colour, italic=not p.ours) for p in points],
         )
-        for point in points
-    ]
-    figure.canvas.draw()
-    renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    unit = figure.dpi / 72
-    pixels = [tuple(map(float, axes.transData.transform((p.effective, p.accuracy)))) for p in points]
-    boxes = [text.get_window_extent(renderer) for text in texts]
-    frame = axes.get_window_extent(renderer)
-    places = place_labels(
-        [(x, y) for x, y in pixels],
-        [(box.width + 2 * unit, box.height) for box in boxes],
-        Rectangle(frame.x0 + 2, frame.y0 + 2, frame.x1, frame.y1),
-        point_radius=4.5 * unit,
-        unit=unit,
-    )
-    for text, place, point, (x, y) in zip(texts, places, points, pixels, strict=True):
-        centre = ((place.left + place.right) / 2, (place.bottom + place.top) / 2)
-        x_data, y_data = map(float, axes.transData.inverted().transform(centre))
-        text.set_position((x_data, y_data))
-        text.set_horizontalalignment("center")
-        text.set_verticalalignment("center")
-        near = (min(max(x, place.left), place.right), min(max(y, place.bottom), place.top))
-        if math.dist((x, y), near) > 12 * unit:
-            near_data = axes.transData.inverted().transform(near)
-            axes.plot(
-                [point.effective, near_data[0]],
-                [point.accuracy, near_data[1]],
-                color=point.colour,
-                linewidth=0.7,
-                alpha=0.7,
-                zorder=1,
-            )
+    return figure
 
 
 def draw_puzzle(results: Results) -> Figure:

@@ -142,7 +142,7 @@ def plan_study(
                         model=base.name,
                         spec=full.scaled(width),
                         full_width=full,
-                        recipe=load_recipe(recipe, base.name, changes),
+                        recipe=load_recipe(recipe, full, changes),
                         seed=seed,
                         estimator=weight_quantizer,
                         l2=l2,

@@ -138,8 +138,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         self._signs = {name: layer.latent().detach() >= 0 for name, layer in self._layers.items()}
         if self._batches is not None:  # its generator has not begun: Lightning only calls iter() before this
             self._batches.set_epoch(self.current_epoch)
-            small = self.current_epoch < self.recipe.low_resolution * self.recipe.epochs
-            self._batches.size = self.recipe.low_resolution_size if small else None
+            self._batches.size = self.recipe.picture_size(self.current_epoch / self.recipe.epochs)
         teacher = self._teacher[0]
         if teacher is not None:
             teacher.to(self.device).eval()
@@ -163,7 +162,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             optimizer.step()
         for layer in self._layers.values():
             layer.clip_latent_(self.recipe.latent.clip)
-        self._update_average()
+        self._update_average(progress)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
             self._sums += torch.stack(
@@ -197,13 +196,16 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         return loss
 
     @torch.no_grad()
-    def _update_average(self) -> None:
+    def _update_average(self, progress: float) -> None:
+        """Move the averaged weights on: in the first steps faster, so that the random start is forgotten."""
         if self.average is None:
             return
+        step = round(progress * self.recipe.epochs * len(self._batches or []))
+        decay = min(self.recipe.ema, (1 + step) / (10 + step))
         pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
         for mean, value in pairs:
             if mean.is_floating_point():
-                mean.lerp_(value, 1 - self.recipe.ema)
+                mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
 

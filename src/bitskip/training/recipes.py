@@ -1,26 +1,29 @@
 """Recipes: how a network is trained, as validated YAML.
 
-A recipe is one file; `overrides` change keys for the models whose name matches a pattern, so that one
-recipe serves every precision and says where it treats them differently. Epoch counts rescale the whole
-schedule, since everything in a recipe is a share of training.
+A recipe is one file; `overrides` change keys for the models whose name matches a pattern or that have a layer
+of a precision, so that one recipe serves every precision and says where it treats them differently. Epoch
+counts rescale the whole schedule, since everything in a recipe is a share of training.
 """
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitskip.errors import RecipeError, nearest
+from bitskip.spec import PRECISIONS, NetworkSpec
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 _Strict = ConfigDict(extra="forbid", frozen=True)
-Share = Field(ge=0, le=1)
+Share = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Field(ge=8)]
 
 
 class AugmentationSettings(BaseModel):
@@ -89,6 +92,11 @@ class Recipe(BaseModel):
     )
     low_resolution: float = Field(0.0, description="first share of training on smaller pictures", ge=0, le=1)
     low_resolution_size: int = Field(24, ge=8, description="their size, in pixels")
+    resolution: tuple[tuple[Share, Pixels], ...] = Field(
+        (),
+        description="smaller pictures in several steps: [share of training, pixels] one after another, the "
+        "rest at full size; takes the place of low_resolution",
+    )
     real_weights: float = Field(
         0.0, description="first share of training with real instead of 1-bit weights (two steps)", ge=0, le=1
     )
@@ -99,9 +107,25 @@ class Recipe(BaseModel):
     latent: LatentSettings = LatentSettings()
     distillation: DistillationSettings = DistillationSettings()
 
+    @model_validator(mode="after")
+    def _check_resolution(self) -> Recipe:
+        total = sum(share for share, _ in self.resolution)
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of resolution add up to {total:g}, expected at most 1")
+        return self
+
+    def picture_size(self, progress: float) -> int | None:
+        """Return the size of training pictures at `progress` (0..1 of training), or None for their own."""
+        end = 0.0
+        for share, pixels in self.resolution or ((self.low_resolution, self.low_resolution_size),):
+            end += share
+            if progress < end - 1e-9:  # 0.1 + 0.2 is no more than 0.3
+                return pixels
+        return None
+
     def to_yaml(self) -> str:
         """Return the recipe as YAML that `load_recipe` reads."""
-        text: str = yaml.safe_dump(self.model_dump(), sort_keys=False)
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text
 
 
@@ -116,34 +140,60 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
-def load_recipe(recipe: str, model_name: str = "", changes: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe by name or path and settle it for one model.
 
     Args:
         recipe: a name in the package (`paper`, ...) or the path of a YAML file.
-        model_name: chooses among the recipe's overrides.
+        model: chooses among the recipe's overrides; a name alone has no precisions.
         changes: keys that take precedence, dotted for the inner ones (`latent.clip`).
 
     Raises:
         RecipeError: for an unknown recipe or key, or a value out of range.
     """
+    name, precisions = model, set[str]()
+    if isinstance(model, NetworkSpec):
+        name, precisions = model.name, {layer.precision for layer in model.iter_layers()}
     values = _read(recipe)
     overrides = values.pop("overrides", [])
     if not isinstance(overrides, list):
-        raise RecipeError(f"recipe '{recipe}': overrides must be a list of {{models, set}} entries")
+        raise RecipeError(f"recipe '{recipe}': overrides must be a list of entries")
+    plain = copy.deepcopy(values)
     for entry in overrides:
-        if not isinstance(entry, dict) or set(entry) != {"models", "set"}:
+        allowed = {"models", "precisions", "set"}
+        if not isinstance(entry, dict) or "set" not in entry or len(entry) < 2 or not set(entry) <= allowed:
             raise RecipeError(
-                f"recipe '{recipe}': an override needs exactly 'models' and 'set', got {entry!r}"
+                f"recipe '{recipe}': an override needs 'set' and one or both of 'models' and 'precisions', "
+                f"got {entry!r}"
             )
-        patterns = entry["models"] if isinstance(entry["models"], list) else [entry["models"]]
-        if any(fnmatch.fnmatchcase(model_name, str(pattern)) for pattern in patterns):
+        # A key that does not exist is an error whichever model is trained, so each override is tried.
+        tried = copy.deepcopy(plain)
+        _merge(tried, entry["set"])
+        _settle(recipe, tried)
+        wanted = _listed(entry.get("precisions", []))
+        for precision in wanted:
+            if precision not in PRECISIONS:
+                raise RecipeError(
+                    f"recipe '{recipe}': unknown precision '{precision}' in an override, expected some of "
+                    f"{', '.join(PRECISIONS)}"
+                )
+        patterns = _listed(entry.get("models", []))
+        if precisions & set(wanted) or any(fnmatch.fnmatchcase(str(name), p) for p in patterns):
             _merge(values, entry["set"])
     for key, value in (changes or {}).items():
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
         _merge(values, nested)
+    return _settle(recipe, values)
+
+
+def _listed(value: Any) -> list[str]:
+    """Return the words of a list, or of one word."""
+    return [str(word) for word in (value if isinstance(value, list) else [value])]
+
+
+def _settle(recipe: str, values: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -186,6 +236,8 @@ def _merge(values: dict[str, Any], update: Any) -> None:
 
 def _first(error: ValidationError) -> str:
     problem = error.errors()[0]
+    if problem["type"] == "value_error":  # from a validator of our own: a sentence as it is
+        return str(problem["ctx"]["error"])
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         inner: Any = Recipe

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from bitskip import __version__
 from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
-from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import build
 from bitskip.nn.narrow import is_narrow, onednn_where_safe
@@ -131,7 +132,7 @@ def train(
     require_writable(out)
     asked = {
         "spec": spec.to_dict(),
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.model_dump(mode="json"),
         "seed": seed,
         "data": images.name,
         "train_images": len(images.train_images),
@@ -217,6 +218,11 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
     if not resume and (checkpoint.is_file() or (out / "result.json").is_file()):
         raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
     known = read_json(before)
+    # Keys that recipes have got since the run began stand at what they did before: nothing.
+    try:
+        known["recipe"] = Recipe.model_validate(known["recipe"]).model_dump(mode="json")
+    except (ValidationError, KeyError, TypeError):
+        raise FileFormatError(f"{before} says of no run how it was started; choose another --out") from None
     if resume and known != asked:
         differing = ", ".join(sorted(k for k in asked if known.get(k) != asked[k]))
         raise RunError(
@@ -275,9 +281,9 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
-        raise RunError(f"interrupted; continue with --resume --out {out}") from None
+        raise InterruptedRunError(f"interrupted; continue with --resume --out {out}") from None
     if trainer.interrupted:
-        raise RunError(f"interrupted; continue with --resume --out {out}")
+        raise InterruptedRunError(f"interrupted; continue with --resume --out {out}")
 
 
 @torch.no_grad()

@@ -47,23 +47,70 @@ class Card:
     teacher: str | None = None  # network it was distilled from
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seconds, arithmetic, versions
     latency: Mapping[str, Any] | None = None  # median milliseconds a picture, engine, threads, machine
+    tta: Mapping[str, Any] | None = None  # figures with test-time augmentation, and of which kind
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as JSON-serialisable values."""
         values = dataclasses.asdict(self)
         values["interval"] = list(self.interval)
+        if self.tta is None:
+            del values["tta"]
         return {"bitskip_card": 1, **values}
 
     @classmethod
     def from_dict(cls, values: object, source: str) -> Card:
-        """Read a card; raises FileFormatError if a key is missing or unknown."""
+        """Read a card; raises FileFormatError if a key is missing, unknown or of the wrong kind."""
         if not isinstance(values, dict) or values.get("bitskip_card") != 1:
-            raise FileFormatError(f"{source}: expected a card of a zoo model of this version")
+            raise FileFormatError(
+                f"{source}: expected a card of a zoo model of this version; reinstall bitskip"
+            )
         rest = {key: value for key, value in values.items() if key != "bitskip_card"}
+        for field in dataclasses.fields(cls):
+            if field.name in rest:
+                value = rest[field.name]
+                if not _fits(value, str(field.type)):
+                    raise FileFormatError(
+                        f"{source}: {field.name} is {value!r}, expected {field.type}; reinstall bitskip"
+                    )
+            elif field.default is field.default_factory is dataclasses.MISSING:
+                raise FileFormatError(f"{source}: key '{field.name}' is missing; reinstall bitskip")
         try:
-            return cls(**{**rest, "interval": tuple(rest["interval"])})
-        except (TypeError, KeyError) as error:
+            card = cls(**{**rest, "interval": tuple(rest["interval"])})
+        except TypeError as error:
             raise FileFormatError(f"{source} is no card of a zoo model: {error}") from None
+        if not 0 <= card.test_correct <= card.test_images or card.test_images == 0:
+            raise FileFormatError(
+                f"{source}: {card.test_correct} correct of {card.test_images} pictures is no share; "
+                "reinstall bitskip"
+            )
+        for name, keys in _INNER_KEYS.items():
+            inner = getattr(card, name)
+            if inner is not None and not keys <= set(inner):
+                raise FileFormatError(
+                    f"{source}: {name} lacks {', '.join(sorted(keys - set(inner)))}; reinstall bitskip"
+                )
+        return card
+
+
+_INNER_KEYS = {"latency": {"median_ms"}, "tta": {"kind", "accuracy", "interval_95", "hits", "images"}}
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a JSON value is of a field's kind: the annotation of a field of `Card`, as text."""
+    if kind.endswith(" | None"):
+        return value is None or _fits(value, kind.removesuffix(" | None"))
+    if isinstance(value, bool):
+        return False
+    match kind:
+        case "str":
+            return isinstance(value, str)
+        case "int":
+            return isinstance(value, int) and value >= 0
+        case "float":
+            return isinstance(value, int | float) and value >= 0
+        case "tuple[float, float]":
+            return isinstance(value, list) and len(value) == 2 and all(_fits(v, "float") for v in value)
+    return isinstance(value, dict)
 
 
 def models_folder() -> Path:

@@ -1,0 +1,418 @@
+"""Accuracy against size: ours beside the paper's nine networks and published ones, as a page and a plot.
+
+A function of the zoo's cards and of results files; nothing is trained and torch is not needed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitskip.cost import cost_of
+from bitskip.errors import FileFormatError, SpecError
+from bitskip.files import read_json, write_text
+from bitskip.report.accuracy_chart import Point, draw_sizes
+from bitskip.report.markdown import markdown_table
+from bitskip.report.style import svg_text
+from bitskip.report.tables import Column, TextTable
+from bitskip.report.wording import UNKNOWN, count, per_cent, points, relative
+from bitskip.runtime.accuracy import wilson_interval
+from bitskip.spec import NetworkSpec, named_spec
+from bitskip.study.paper import TABLE3_NOTE, TABLES
+from bitskip.study.references import BARS, REFERENCES, SIZES_NOTE, Bar
+from bitskip.study.results import Results
+
+__all__ = ["Ours", "Verdict", "accuracy_markdown", "judge", "ours_of_card", "ours_of_file", "write_accuracy"]
+
+_WHOLE_TEST_SET = ("CIFAR-10", 10_000)
+MET, MISSED, NOT_YET, TRAINED = "met", "missed", "not yet run", "trained"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One of our networks: a model of the zoo or a finished run. Accuracies are shares, 0 to 1."""
+
+    name: str
+    model: str  # the network's name, with its width
+    recipe: str
+    epochs: int
+    seed: int
+    data: str
+    test_images: int
+    accuracy: float  # of the packed file, else of the trained network
+    trained_accuracy: float  # of the trained network after the last epoch
+    interval: tuple[float, float]  # 95 % interval of `accuracy`
+    effective_parameters: float
+    bits: str  # fp32, w1 or w1a1: the fewest that a layer has
+    activations: str = "fp32"  # what the file computes in
+    file_bytes: int | None = None  # None: not packed
+    tta_accuracy: float | None = None
+    tta_interval: tuple[float, float] | None = None
+
+
+def ours_of_card(card: Mapping[str, Any]) -> Ours:
+    """Return what the card of a zoo model (`Card.to_dict()`) says."""
+    tta = card.get("tta")
+    return Ours(
+        name=card["name"],
+        model=card["model"],
+        recipe=card["recipe"],
+        epochs=card["epochs"],
+        seed=card["seed"],
+        data=card["data"],
+        test_images=card["test_images"],
+        accuracy=card["test_accuracy"],
+        trained_accuracy=card["trained_accuracy"],
+        interval=(card["interval"][0], card["interval"][1]),
+        effective_parameters=card["effective_parameters"],
+        bits=_bits_of_card(card),
+        activations=card["activations"],
+        file_bytes=card["file_bytes"],
+        tta_accuracy=None if tta is None else tta["accuracy"],
+        tta_interval=None if tta is None else (tta["interval_95"][0], tta["interval_95"][1]),
+    )
+
+
+def _bits_of_card(card: Mapping[str, Any]) -> str:
+    try:
+        return _bits(named_spec(card["model"]))
+    except SpecError:  # trained from a spec file, whose name says nothing
+        return "w1" if card["binary_parameters"] else "fp32"
+
+
+def _bits(spec: NetworkSpec) -> str:
+    found = {layer.precision for layer in spec.iter_layers()}
+    return next((bits for bits in ("w1a1", "w1") if bits in found), "fp32")
+
+
+def ours_of_file(path: Path) -> list[Ours]:
+    """Return the runs in a study's results file, or the one of a run's `result.json`.
+
+    Raises:
+        FileFormatError: if it is neither, or a run's folder lacks its `spec.json`.
+    """
+    values = read_json(path)
+    if isinstance(values, dict) and "bitskip_results" in values:
+        return _of_study(Results.from_dict(values, str(path)))
+    try:
+        spec = NetworkSpec.from_dict(read_json(path.parent / "spec.json"), str(path.parent / "spec.json"))
+        own = {key: values[key] for key in ("recipe", "epochs", "seed", "data", "test_images")}
+        return [_trained(spec, spec.name, float(values["test_accuracy"]), **own)]
+    except (KeyError, TypeError, ValueError):
+        raise FileFormatError(
+            f"{path} is neither a study's results file nor a run's result.json; name one of the two"
+        ) from None
+
+
+def _of_study(results: Results) -> list[Ours]:
+    data = results.study.data
+    found = []
+    for row in results.rows:
+        spec = named_spec(row.model).scaled(row.width)
+        name = spec.name
+        if row.estimator != "ste_sign" or row.l2 is not None:
+            name += f" ({row.estimator}" + ("" if row.l2 is None else f", L2 {row.l2:g}") + ")"
+        found.append(
+            _trained(
+                spec,
+                name,
+                row.test_accuracy,
+                recipe=row.recipe,
+                epochs=row.epochs,
+                seed=row.seed,
+                data=data.name,
+                test_images=data.test_images,
+            )
+        )
+    return found
+
+
+def _trained(spec: NetworkSpec, name: str, accuracy: float, **own: Any) -> Ours:
+    cost = cost_of(spec)
+    return Ours(
+        name=name,
+        model=name,
+        accuracy=accuracy,
+        trained_accuracy=accuracy,
+        interval=wilson_interval(round(accuracy * own["test_images"]), own["test_images"]),
+        effective_parameters=cost.effective_parameters or 0,
+        bits=_bits(spec),
+        **own,
+    )
+
+
+# -- the bars ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A bar and what has been reached: the best recipe and length, as the mean over its seeds."""
+
+    bar: Bar
+    state: str  # met, missed, not yet run, or trained where there is no bar
+    accuracy: float | None = None
+    seeds: int = 0
+    model: str = ""
+    recipe: str = ""
+    epochs: int = 0
+
+
+def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
+    """Compare a bar with the last-epoch accuracies on the whole test set, without augmentation."""
+    groups: dict[tuple[str, str, int], dict[int, float]] = {}
+    for one in ours:
+        if (one.data, one.test_images) != _WHOLE_TEST_SET:
+            continue
+        if bar.model is not None and one.model != bar.model:
+            continue
+        if bar.most_effective_parameters is not None and (
+            one.effective_parameters > bar.most_effective_parameters
+        ):
+            continue
+        if bar.most_epochs is not None and one.epochs > bar.most_epochs:
+            continue
+        # One run may have been packed more than once: by seed, so that it counts once.
+        groups.setdefault((one.model, one.recipe, one.epochs), {})[one.seed] = one.trained_accuracy
+    if not groups:
+        return Verdict(bar, NOT_YET)
+    means = {key: statistics.fmean(seeds.values()) for key, seeds in groups.items()}
+    best = max(means, key=lambda key: (means[key], key))
+    state = TRAINED if bar.accuracy is None else MET if means[best] >= bar.accuracy else MISSED
+    return Verdict(bar, state, means[best], len(groups[best]), *best)
+
+
+def _bars_table(ours: Sequence[Ours]) -> TextTable:
+    rows = []
+    for verdict in (judge(bar, ours) for bar in BARS):
+        bar, reached = verdict.bar, verdict.accuracy
+        rows.append(
+            (
+                bar.title + (f" ({verdict.model})" if reached is not None and bar.model is None else ""),
+                "" if bar.accuracy is None else per_cent(bar.accuracy),
+                "" if bar.most_epochs is None else str(bar.most_epochs),
+                verdict.state,
+                "" if reached is None else per_cent(reached),
+                "" if reached is None or bar.accuracy is None else points(reached - bar.accuracy),
+                "" if reached is None else f"{verdict.recipe}, {verdict.epochs}",
+                "" if reached is None else str(verdict.seeds),
+            )
+        )
+    return TextTable(
+        "Bars",
+        (
+            Column("network", text=True),
+            Column("bar, %"),
+            Column("epochs at most"),
+            Column("", text=True),
+            Column("reached, %"),
+            Column("difference, points"),
+            Column("recipe, epochs", text=True),
+            Column("seeds"),
+        ),
+        tuple(rows),
+        (
+            "Whole CIFAR-10 test set, last epoch of the trained network, no test-time augmentation. Where "
+            "several recipes or lengths were run, the best of them, as the mean over its seeds.",
+        ),
+    )
+
+
+# -- the other tables --------------------------------------------------------------------------------
+
+
+def _ours_table(ours: Sequence[Ours]) -> TextTable:
+    rows = [
+        (
+            one.name,
+            per_cent(one.accuracy),
+            _range(one.interval),
+            "" if one.tta_accuracy is None else per_cent(one.tta_accuracy),
+            "" if one.tta_interval is None else _range(one.tta_interval),
+            per_cent(one.trained_accuracy),
+            one.activations if one.file_bytes is not None else "not packed",
+            count(one.effective_parameters),
+            "" if one.file_bytes is None else count(one.file_bytes),
+            one.recipe,
+            str(one.epochs),
+            str(one.seed),
+            one.data,
+        )
+        for one in ours
+    ]
+    return TextTable(
+        "Ours",
+        (
+            Column("network", text=True),
+            Column("accuracy, %"),
+            Column("95% interval"),
+            Column("with TTA, %"),
+            Column("95% interval of that"),
+            Column("trained network, %"),
+            Column("activations", text=True),
+            Column("effective parameters"),
+            Column("file, bytes"),
+            Column("recipe", text=True),
+            Column("epochs"),
+            Column("seed"),
+            Column("data", text=True),
+        ),
+        tuple(rows),
+        (
+            "Accuracy is the packed file's on the whole test set (the trained network's where it is not "
+            "packed); 'trained network' is that of the last epoch before packing. TTA is test-time "
+            "augmentation: the mean over a picture and its mirror image, where it was measured; it stands "
+            "in no other table and not in the plot. Intervals are Wilson's, of the test pictures alone: "
+            "another seed differs by more than they say.",
+        ),
+    )
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{per_cent(interval[0])} to {per_cent(interval[1])}"
+
+
+def _paper_table() -> TextTable:
+    rows = []
+    for table in TABLES:
+        for row in table.rows:
+            computed = cost_of(named_spec(row.model)).effective_parameters or 0
+            rows.append(
+                (
+                    row.model,
+                    row.printed_accuracy,
+                    row.printed_effective_parameters,
+                    count(computed),
+                    relative(computed, row.effective_parameters),
+                )
+            )
+    return TextTable(
+        "The paper's nine",
+        (
+            Column("network", text=True),
+            Column("accuracy, %"),
+            Column("effective parameters, as printed"),
+            Column("computed"),
+            Column("computed less printed"),
+        ),
+        tuple(rows),
+        ("The paper's accuracies are the best epoch of 100.", TABLE3_NOTE),
+    )
+
+
+def _references_table() -> TextTable:
+    rows = []
+    for reference in REFERENCES:
+        spec = reference.spec()
+        cost = None if spec is None else cost_of(spec)
+        effective = reference.effective_parameters if cost is None else cost.effective_parameters
+        rows.append(
+            (
+                reference.method,
+                reference.network,
+                reference.bits,
+                reference.printed_accuracy,
+                UNKNOWN if cost is None else count(cost.parameters),
+                count(effective),
+                count(reference.file_bytes if cost is None else cost.weight_bytes),
+                "published" if reference.file_bytes is not None else "weights" if cost is not None else "",
+                reference.source + (f" ({reference.remark})" if reference.remark else ""),
+            )
+        )
+    return TextTable(
+        "Published",
+        (
+            Column("method", text=True),
+            Column("network", text=True),
+            Column("precision", text=True),
+            Column("accuracy, %"),
+            Column("parameters"),
+            Column("effective parameters"),
+            Column("bytes"),
+            Column("of", text=True),
+            Column("source", text=True),
+        ),
+        tuple(rows),
+        (SIZES_NOTE, f"'{UNKNOWN}': not published and not counted here; such a point is not in the plot."),
+    )
+
+
+# -- the page ----------------------------------------------------------------------------------------
+
+
+def _chart_points(ours: Sequence[Ours]) -> list[Point]:
+    found = [
+        Point(
+            _short(one.name),
+            "ours",
+            one.bits,
+            100 * one.accuracy,
+            one.effective_parameters,
+            one.file_bytes,
+        )
+        for one in ours
+        if (one.data, one.test_images) == _WHOLE_TEST_SET
+    ]
+    for table in TABLES:
+        for row in table.rows:
+            cost = cost_of(named_spec(row.model))
+            bits = "w1" if cost.binary_parameters else "fp32"
+            label, accuracy = _short(row.model), round(100 * row.accuracy, 2)
+            computed = cost.effective_parameters or 0
+            # Printed figures are cut off after four digits: what is left of that is no difference.
+            differs = abs(row.effective_parameters / computed - 1) > 1e-3
+            printed = Point("" if differs else label, "paper", bits, accuracy, row.effective_parameters, None)
+            where = computed if differs else None
+            found += [printed, Point(label, "computed", bits, accuracy, where, cost.weight_bytes)]
+    for reference in REFERENCES:
+        spec = reference.spec()
+        given = None if spec is None else cost_of(spec)
+        effective = reference.effective_parameters if given is None else given.effective_parameters
+        size = reference.file_bytes if given is None else given.weight_bytes
+        kind = reference.network if spec is not None else "MLPerf Tiny"
+        # Of each network at each precision the best and the worst are named; the table has them all.
+        peers = [r.accuracy for r in REFERENCES if (r.network, r.bits) == (reference.network, reference.bits)]
+        label = reference.method if reference.accuracy in (min(peers), max(peers)) else ""
+        found.append(Point(label, kind, reference.bits, float(reference.printed_accuracy), effective, size))
+    return [point for point in found if point.effective is not None or point.size is not None]
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("resnet14-")
+
+
+def accuracy_markdown(ours: Sequence[Ours], picture: str) -> str:
+    """Return the page; `picture` is the plot's file name beside it."""
+    met = [judge(bar, ours).state for bar in BARS if bar.accuracy is not None]
+    left_out = [one.name for one in ours if (one.data, one.test_images) != _WHOLE_TEST_SET]
+    parts = [
+        "# Accuracy against size\n",
+        "Generated by `bitskip zoo page`; figures of ours come from the zoo's cards and from results files "
+        "that commands wrote. Ours are last-epoch figures on the whole test set, by which no epoch "
+        "was chosen; the paper's, and several of the published ones, are the best epoch on the test set.\n",
+        f"Of {len(met)} bars {met.count(MET)} are met, {met.count(MISSED)} missed and "
+        f"{met.count(NOT_YET)} not yet run.\n",
+        f"![Test accuracy against effective parameters and against bytes]({picture})\n",
+        "The vertical axis is the logarithm of the error, so that equal steps halve it. Of the published "
+        "figures of one network the best and the worst are named; the table below has them all. Bytes are "
+        "those of the packed file for ours, as published for MLPerf Tiny, and of the weights alone for the "
+        "others.\n",
+    ]
+    if left_out:
+        parts.append("Not in the plot, since not of the whole of CIFAR-10: " + ", ".join(left_out) + ".\n")
+    tables = (_bars_table(ours), _ours_table(ours), _paper_table(), _references_table())
+    return "\n".join(parts + [markdown_table(table) for table in tables])
+
+
+def write_accuracy(ours: Sequence[Ours], page: Path) -> Path:
+    """Write the page and, beside it under the same name, the plot as SVG; return the plot's path.
+
+    Raises:
+        RunError: if they cannot be written, or matplotlib is missing.
+    """
+    picture = page.with_suffix(".svg")
+    write_text(picture, svg_text(draw_sizes(_chart_points(ours))))
+    write_text(page, accuracy_markdown(ours, picture.name))
+    return picture

@@ -1,0 +1,410 @@
+"""What each part of a recipe buys: the recipe whole, and again with one part switched at a time.
+
+Every model is trained with every arm and seed, each run in a folder of its own that resumes from its last
+epoch. An arm's difference to the whole recipe is taken seed by seed (runs of one seed start from the same
+weights and see the pictures in the same order), with the 95% t-interval of the mean of those differences.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import statistics
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from bitskip.data import ImageSet
+from bitskip.errors import InterruptedRunError, RunError, nearest
+from bitskip.files import read_json, require_writable, write_json
+from bitskip.spec import NetworkSpec, resolve_spec
+from bitskip.study.run import machine
+from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
+from bitskip.training.run import versions
+
+__all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation", "t_quantile_95"]
+
+FORMAT_VERSION = 1
+WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One change to the recipe."""
+
+    name: str
+    what: str  # what the change does, for the page
+    changes: Mapping[str, Any] = field(default_factory=dict)  # recipe keys, dotted
+    teacher: bool = True  # whether a teacher, if there is one, is used
+    warm_start: bool = True  # the same for the weights to start from
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm(WHOLE, "the recipe as it is"),
+        Arm("whitening", "stem starts at random", {"whitening": False}),
+        Arm("zero_gamma", "last batch norm of a block starts at 0", {"zero_gamma": True}),
+        Arm("cosine", "cosine rate instead of triangular", {"schedule": "cosine"}),
+        Arm("constant", "constant rate", {"schedule": "constant", "warmup": 0.0}),
+        Arm("weight_decay", "no weight decay", {"weight_decay": 0.0}),
+        Arm("label_smoothing", "no label smoothing", {"label_smoothing": 0.0}),
+        Arm("alternating_flip", "random instead of alternating flip", {"augmentation.flip": "random"}),
+        Arm("flip", "no flip", {"augmentation.flip": "none"}),
+        Arm("translate", "no random shift", {"augmentation.crop": 0}),
+        Arm("cutout", "no cutout", {"augmentation.cutout": 0}),
+        Arm("low_resolution", "full pictures throughout", {"low_resolution": 0.0, "resolution": []}),
+        Arm("ema", "last weights instead of averaged ones", {"ema": 0.0}),
+        Arm("reestimate", "batch norm's running statistics", {"reestimate_batches": 0}),
+        Arm("two_steps", "1-bit weights from the first step", {"real_weights": 0.0}),
+        Arm("distillation", "labels alone, no teacher", {"distillation.weight": 0.0}, teacher=False),
+        Arm("warm_start", "starts at random, not from the teacher", warm_start=False),
+        Arm("standardise", "latent weights not standardised", {"latent.standardise": False}),
+        Arm("freeze", "signs never frozen", {"latent.freeze": 0.0}),
+    )
+}
+_NEEDS_BINARY = ("two_steps", "standardise", "freeze")
+_NEEDS_TEACHER = ("distillation", "warm_start")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a model under an arm with a seed."""
+
+    model: str  # name of the spec that is trained
+    spec: NetworkSpec
+    arm: Arm
+    recipe: Recipe
+    seed: int
+    teacher: Path | None
+    warm_start: Path | None
+
+    @property
+    def folder(self) -> str:
+        """Where it runs, below the ablation's folder."""
+        return f"{self.model}/{self.arm.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is to be run."""
+
+    jobs: tuple[Job, ...]
+    asked: Mapping[str, Any]  # what must stay the same when it is resumed
+
+
+def plan_ablation(
+    models: Sequence[str],
+    *,
+    arms: Sequence[str] = (),
+    width: float = 0.25,
+    epochs: int = 10,
+    seeds: int = 3,
+    recipe: str = "modern",
+    teacher: Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Ablation:
+    """Settle what an ablation will run.
+
+    Args:
+        models: names or spec files.
+        arms: names from `ARMS` besides the whole recipe; none for all that change something for the model.
+        width: factor on every width.
+        epochs: epochs of each run.
+        seeds: runs of each arm, with seeds 0, 1, ...
+        recipe: recipe's name or file.
+        teacher: folder of a finished full-precision run: models with 1-bit weights are distilled from it and
+            start from its weights.
+        changes: recipe keys that differ from the recipe in every arm, the whole one too.
+
+    Raises:
+        RunError: for an unknown arm, one that changes nothing, or one that needs a teacher.
+        SpecError, RecipeError: for a model or a recipe that does not exist.
+    """
+    if seeds < 1:
+        raise RunError(f"seeds is {seeds}, expected at least 1")
+    for name in arms:
+        if name not in ARMS:
+            raise RunError(f"unknown arm '{name}', expected some of {', '.join(ARMS)}{nearest(name, ARMS)}")
+    fixed = {**(changes or {}), "epochs": epochs}
+    jobs: list[Job] = []
+    for model in dict.fromkeys(models):
+        base = resolve_spec(model)
+        spec = base.scaled(width)
+        plain = load_recipe(recipe, base, fixed)
+        binary = any(layer.binary_parameters for layer in spec.iter_layers())
+        own = teacher if binary else None
+        chosen = []
+        for name, arm in ARMS.items():
+            changed = load_recipe(recipe, base, {**fixed, **arm.changes})
+            idle = _idle(name, spec, plain, changed, binary, own)
+            if name == WHOLE or (not idle and (not arms or name in arms)):
+                chosen.append((arm, changed))
+            elif name in arms:
+                raise RunError(f"arm '{name}' changes nothing for '{base.name}': {idle}")
+        jobs += [
+            Job(
+                spec.name,
+                spec,
+                arm,
+                changed,
+                seed,
+                own if arm.teacher else None,
+                own if arm.warm_start else None,
+            )
+            for seed in range(seeds)
+            for arm, changed in chosen
+        ]
+    asked = {
+        "recipe": recipe,
+        "width": width,
+        "epochs": epochs,
+        "changes": dict(changes or {}),
+        "teacher": None if teacher is None else teacher.name,
+    }
+    return Ablation(tuple(jobs), asked)
+
+
+def _idle(
+    name: str, spec: NetworkSpec, plain: Recipe, changed: Recipe, binary: bool, teacher: Path | None
+) -> str:
+    """Say why an arm would train the very same network; nothing if it would not."""
+    if name in _NEEDS_TEACHER:
+        if not binary:
+            return "it has no 1-bit weights, and only such models are given a teacher"
+        return "" if teacher is not None else "there is no teacher; name a finished run with --teacher"
+    if name in _NEEDS_BINARY and not binary:
+        return "it has no 1-bit weights"
+    if name == "zero_gamma" and (
+        spec.style != "standard" or not any(block.shortcut for block in spec.iter_blocks())
+    ):
+        return "only blocks of style 'standard' with a shortcut can start at 0"
+    return "" if changed != plain else "the recipe has it so already"
+
+
+def run_ablation(
+    plan: Ablation,
+    images: ImageSet,
+    out: Path,
+    *,
+    jobs: int = 1,
+    hardware: Hardware | None = None,
+    on_run: Callable[[int, int, Job, RunResult], None] = lambda index, count, job, result: None,
+) -> dict[str, Any]:
+    """Run what is still missing of `plan` in `out` and return all results; also writes `results.json`.
+
+    Args:
+        plan: from `plan_ablation`.
+        images: the data set.
+        out: the ablation's folder.
+        jobs: runs at a time, each a process with one thread if there is more than one. On CPUs narrow
+            networks train faster so than one after another on all threads.
+        hardware: devices and arithmetic.
+        on_run: called after each run with how many are done, how many there are, the run and its result.
+
+    Raises:
+        RunError: if `out` holds another ablation or cannot be written, or it was interrupted.
+    """
+    if jobs < 1:
+        raise RunError(f"jobs is {jobs}, expected at least 1")
+    require_writable(out)
+    asked = {**plan.asked, "data": images.name, "train_images": len(images.train_images)}
+    _check_same(out / "ablation.json", asked)
+    hardware = hardware or Hardware(devices="1")
+    done: dict[str, RunResult] = {}
+    try:
+        for job, result in _results(plan.jobs, images, out, jobs, hardware):
+            done[job.folder] = result
+            write_json(out / "results.json", _summary(plan, asked, images, done))
+            on_run(len(done), len(plan.jobs), job, result)
+    except (KeyboardInterrupt, InterruptedRunError):
+        raise InterruptedRunError(f"interrupted; the same command with --out {out} goes on") from None
+    return _summary(plan, asked, images, done)
+
+
+def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
+    """Models, arms and seeds may be added to an ablation; all else must stay."""
+    if path.is_file():
+        known = read_json(path)
+        differing = [key for key in asked if not isinstance(known, dict) or known.get(key) != asked[key]]
+        if differing:
+            raise RunError(
+                f"{path.parent} holds an ablation with another {', '.join(differing)}; "
+                f"use the settings in {path}, or another --out"
+            )
+    write_json(path, dict(asked))
+
+
+# -- running ------------------------------------------------------------------------------------------
+
+
+def _results(
+    todo: Sequence[Job], images: ImageSet, out: Path, jobs: int, hardware: Hardware
+) -> Iterable[tuple[Job, RunResult]]:
+    """Yield each run with its result: those that are finished at once, the others as they end."""
+    missing = []
+    for job in todo:
+        if (out / job.folder / "result.json").is_file():
+            yield job, _run(job, images, out, hardware)  # checks that it is the run asked for
+        else:
+            missing.append(job)
+    if jobs == 1 or len(missing) < 2:
+        for job in missing:
+            yield job, _run(job, images, out, hardware)
+        return
+    # Spawned, so that each process sizes its thread pools by the variable.
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pool = ProcessPoolExecutor(
+        min(jobs, len(missing)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(images, out, hardware),
+    )
+    try:
+        waiting = {pool.submit(_run_in_worker, job): job for job in missing}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+    except BrokenExecutor:
+        raise RunError(
+            f"a training process died, perhaps for want of memory; the same command with --out {out} goes "
+            "on, with fewer --jobs if it dies again"
+        ) from None
+    except BaseException:  # Ctrl-C, a run that failed, or nobody who takes the results any more
+        for child in multiprocessing.active_children():
+            child.kill()  # every epoch has left a checkpoint, written whole or not at all
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
+
+
+def _run(job: Job, images: ImageSet, out: Path, hardware: Hardware) -> RunResult:
+    return train(
+        job.spec,
+        job.recipe,
+        images,
+        out / job.folder,
+        seed=job.seed,
+        resume=True,
+        hardware=hardware,
+        teacher=job.teacher,
+        warm_start=job.warm_start,
+        progress_bar=False,
+    )
+
+
+_of_worker: dict[str, Any] = {}  # what every run of a worker process needs; sent once, not once a run
+
+
+def _start_worker(images: ImageSet, out: Path, hardware: Hardware) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _of_worker.update(images=images, out=out, hardware=hardware)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # However the parent ends, its workers end with it; a run loses at most the epoch it is in.
+    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _run_in_worker(job: Job) -> RunResult:
+    return _run(job, **_of_worker)
+
+
+# -- what was found -----------------------------------------------------------------------------------
+
+
+def _summary(
+    plan: Ablation, asked: Mapping[str, Any], images: ImageSet, done: Mapping[str, RunResult]
+) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for model in dict.fromkeys(job.model for job in plan.jobs):
+        found: dict[str, dict[int, RunResult]] = {}
+        for job in plan.jobs:
+            if job.model == model and job.folder in done:
+                found.setdefault(job.arm.name, {})[job.seed] = done[job.folder]
+        whole = {seed: result.test_accuracy for seed, result in found.get(WHOLE, {}).items()}
+        for arm in ARMS.values():
+            if arm.name in found:
+                results = found[arm.name]
+                accuracies = {seed: result.test_accuracy for seed, result in sorted(results.items())}
+                rows.append(
+                    {
+                        "model": model,
+                        "arm": arm.name,
+                        "what": arm.what,
+                        "changes": dict(arm.changes),
+                        "accuracies": {str(seed): value for seed, value in accuracies.items()},
+                        **compare(accuracies, {} if arm.name == WHOLE else whole),
+                        "seconds": round(statistics.fmean(r.seconds for r in results.values()), 1),
+                        "arithmetic": sorted({result.precision for result in results.values()}),
+                    }
+                )
+    return {
+        "bitskip_ablation": FORMAT_VERSION,
+        **asked,
+        "test_images": len(images.test_images),
+        "runs_done": len(done),
+        "runs": len(plan.jobs),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+    }
+
+
+def compare(accuracies: Mapping[int, float], whole: Mapping[int, float]) -> dict[str, Any]:
+    """Return mean, deviation and, against `whole`, the mean difference over the seeds that both have.
+
+    `interval_95` is difference +/- t x deviation of the differences / sqrt(n), Student's t with n - 1 degrees
+    of freedom; None for fewer than two common seeds. Accuracies are shares, by seed.
+    """
+    values = list(accuracies.values())
+    differences = [accuracies[seed] - whole[seed] for seed in accuracies if seed in whole]
+    interval = None
+    if len(differences) > 1:
+        mean = statistics.fmean(differences)
+        error = statistics.stdev(differences) / math.sqrt(len(differences))
+        reach = t_quantile_95(len(differences) - 1) * error
+        interval = [mean - reach, mean + reach]
+    return {
+        "n": len(values),
+        "mean": statistics.fmean(values),
+        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "difference": statistics.fmean(differences) if differences else None,
+        "interval_95": interval,
+    }
+
+
+def t_quantile_95(freedom: int) -> float:
+    """Return the t within which 95% of Student's distribution lie; `freedom` is whole and at least 1."""
+    low, high = 0.0, 13.0  # 12.71 for one degree of freedom is the largest
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _share_within(middle, freedom) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _share_within(t: float, freedom: int) -> float:
+    """Return P(|T| <= t): the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine2 = math.sin(angle), math.cos(angle) ** 2
+    if freedom % 2:
+        term, total = math.cos(angle), 0.0
+        for k in range(1, freedom - 1, 2):
+            total += term
+            term *= cosine2 * (k + 1) / (k + 2)
+        return 2 / math.pi * (angle + sine * total)
+    term, total = 1.0, 0.0
+    for k in range(0, freedom - 1, 2):
+        total += term
+        term *= cosine2 * (k + 1) / (k + 2)
+    return sine * total
