@@ -59,7 +59,7 @@ class RecoverySettings:
             )
         if self.max_accuracy_drop is not None and self.interval != int(self.interval):
             raise PruningError(
-                f"a limit on the accuracy drop is judged at the end of epochs; interval is {self.interval:g}, "
+                f"a limit on the accuracy drop is judged after whole epochs; interval is {self.interval:g}, "
                 "expected a whole number"
             )
 
