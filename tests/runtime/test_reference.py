@@ -311,6 +311,6 @@ def test_batches_and_single_pictures_agree() -> None:
     reference = Reference(program)
     together = reference.run(batch)
     apart = np.concatenate([reference.run(batch[n : n + 1]) for n in range(5)])
-    # The BLAS of a machine may add a batch in another order; what that rounds away is of the largest sum's size.
+    # A machine's BLAS may add a batch in another order; what that rounds away is of the largest sum's size.
     np.testing.assert_allclose(together, apart, rtol=1e-6, atol=1e-6 * float(np.abs(together).max()))
     assert unpack_signs(pack_signs(np.ones((1, 3))), 3).tolist() == [[1, 1, 1]]
