@@ -4,7 +4,7 @@
     python benchmarks/shortcut_recovery.py runs/teacher --out runs/recovery --epochs 60 \
         --scratch none=runs/none --scratch middle=runs/middle
 
-Stopped at any moment, the same command goes on. Results: `results.json` and `page.md` in the folder.
+Stopped at any moment, the same command goes on. The folder gets results.json, page.md and recovery.svg.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 
 from bitskip.cli.options import epoch_line, read_images, say
 from bitskip.errors import BitskipError
+from bitskip.report.recovery import write_recovery
 from bitskip.study.recovery import ARMS, TARGETS, Experiment, run_experiment
 
 
@@ -54,13 +55,14 @@ def main(
         looked_up = {
             name: Path(folder) for name, _, folder in (word.partition("=") for word in scratch or ())
         }
-        run_experiment(
+        values = run_experiment(
             teacher, read_images(data), out, experiment, scratch=looked_up, on_arm=on_arm, on_epoch=on_epoch
         )
+        page = write_recovery(values, out)
     except BitskipError as error:
         say(f"error: {error}")
         raise typer.Exit(2) from None
-    typer.echo((out / "page.md").read_text())
+    typer.echo(page.read_text())
 
 
 if __name__ == "__main__":

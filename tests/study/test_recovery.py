@@ -11,8 +11,9 @@ import pytest
 
 from bitskip.data import ImageSet, load_mini
 from bitskip.errors import DataError, RunError
+from bitskip.report.recovery import write_recovery
 from bitskip.spec import named_spec
-from bitskip.study.recovery import Experiment, recovery_page, run_experiment
+from bitskip.study.recovery import Experiment, run_experiment
 from bitskip.training import Hardware, load_recipe, load_run, train
 
 EXPERIMENT = Experiment(targets=("none",), arms=("continued", "refit", "gradual"), epochs=6, batch_size=50)
@@ -79,10 +80,14 @@ def test_an_experiment_resumes_and_says_what_it_found(
     assert list(rows) == [("all", "continued"), ("none", "refit"), ("none", "gradual"), ("none", "scratch")]
     assert len(rows["none", "gradual"]["history"]) == 6
     assert json.loads((tmp_path / "results.json").read_text()) == values
-    page = (tmp_path / "page.md").read_text()
-    assert page == recovery_page(values)
+    page = write_recovery(values, tmp_path).read_text()
     assert "| none | gradual | 6 |" in page
     assert "| all | continued | 6 |" in page
+    picture = (tmp_path / "recovery.svg").read_text()
+    assert "recovery.svg" in page
+    assert "none: gradual" in picture
+    gradual = 100 * (rows["none", "gradual"]["test_accuracy"] - values["teacher_test_accuracy"])
+    assert f"{gradual:+.2f}" in picture
     spec, _ = load_run(tmp_path / "none" / "gradual")
     assert spec.name == "resnet14-full-none-x0.0625"
     gains = {gain["name"]: gain for gain in values["gains"]["none"]}

@@ -23,7 +23,7 @@ from torch import nn
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.errors import RunError, nearest
-from bitskip.files import read_json, require_writable, write_json, write_text
+from bitskip.files import read_json, require_writable, write_json
 from bitskip.lower import lower
 from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
 from bitskip.pruning.report import Gain, take_turns
@@ -35,12 +35,11 @@ from bitskip.study.run import machine
 from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.run import versions
 
-__all__ = ["ARMS", "TARGETS", "Experiment", "recovery_page", "run_experiment"]
+__all__ = ["ARMS", "TARGETS", "Experiment", "run_experiment"]
 
 FORMAT_VERSION = 2
 TARGETS = ("middle", "none")
 ARMS = ("continued", "refit", "one_shot", "gradual", "one_shot_labels", "gradual_labels")
-BARS = {"middle": 0.5, "none": 1.0}  # points below the teacher that count as met
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def run_experiment(
     on_arm: Callable[[str, str, bool], None] = lambda target, arm, done: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> dict[str, Any]:
-    """Run what is still missing in `out`, and return all results; also writes `results.json` and `page.md`.
+    """Run what is still missing in `out`, and return all results; also writes `results.json`.
 
     Args:
         teacher: folder of a finished run with all shortcuts.
@@ -154,7 +153,6 @@ def run_experiment(
         "gains": gains,
     }
     write_json(out / "results.json", values)
-    write_text(out / "page.md", recovery_page(values))
     return values
 
 
@@ -260,62 +258,3 @@ def _from_scratch(target: str, folder: Path, plan: Plan) -> dict[str, Any]:
         "seconds": result.seconds,
         "history": [],
     }
-
-
-def recovery_page(values: Mapping[str, Any]) -> str:
-    """Return the Markdown page of an experiment's results."""
-    teacher = values["teacher_test_accuracy"]
-    settings = values["settings"]
-    lines = [
-        f"# Taking the shortcuts from {values['teacher']}",
-        "",
-        f"Generated from `results.json`: {values['data']}, {values['train_images']:,} training pictures, "
-        f"{values['test_images']:,} test pictures, seed {settings['seed']}, "
-        f"Adam at {settings['learning_rate']:g}, {settings['precision']}, "
-        f"{values['machine'].get('cpu', 'unknown processor')}, torch {values['versions']['torch']}.",
-        "",
-        f"The teacher, with all shortcuts, has {teacher:.2%} on the test set. The bar is "
-        + " and ".join(f"{bar:g} points below it for `{target}`" for target, bar in BARS.items())
-        + ".",
-        "",
-        "| shortcuts | how | epochs | test accuracy | to the teacher | to it trained on | bar |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    control = next((row["test_accuracy"] for row in values["rows"] if row["arm"] == "continued"), None)
-    for row in values["rows"]:
-        points = 100 * (row["test_accuracy"] - teacher)
-        bar = BARS.get(row["target"])
-        met = "" if bar is None else "met" if points >= -bar else "missed"
-        lines.append(
-            f"| {row['target']} | {row['arm']} | {row['epochs']} | {row['test_accuracy']:.2%} | "
-            f"{points:+.2f} | {_points(row['test_accuracy'], control)} | {met} |"
-        )
-    for target in BARS:
-        gains: list[dict[str, Any]] = values["gains"].get(target, [])
-        if not gains:
-            continue
-        lines += [
-            "",
-            f"What `{target}` buys:",
-            "",
-            "| | before | after | change | |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [_gain_line(gain) for gain in gains]
-    return "\n".join(lines) + "\n"
-
-
-def _points(accuracy: float, reference: float | None) -> str:
-    return "" if reference is None else f"{100 * (accuracy - reference):+.2f}"
-
-
-def _gain_line(gain: Mapping[str, Any]) -> str:
-    def show(value: float | None) -> str:
-        if value is None:
-            return "?"
-        return f"{value * 1000:.2f} ms" if gain["unit"] == "seconds" else f"{value:,.0f}"
-
-    change = "" if gain["change"] is None else f"{gain['change']:+.1%}"
-    unit = ", bytes" if gain["unit"] == "bytes" else ""
-    before, after = show(gain["before"]), show(gain["after"])
-    return f"| {gain['name']}{unit} | {before} | {after} | {change} | {gain['remark']} |"
