@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitskip.files import write_text
-from bitskip.report.style import COLOURS, INK, MUTED, figure_style, new_figure, svg_text
+from bitskip.report.style import COLOURS, INK, MUTED, SURFACE, figure_style, new_figure, svg_text
 from bitskip.runtime.accuracy import wilson_interval
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw_recovery(values: Mapping[str, Any]) -> Figure:
             axes.plot(shown, place, "o", color=colour, markersize=6, zorder=3)
             axes.annotate(
                 f"{shown:+.2f}", (shown, place), (0, 6), textcoords="offset points", ha="center",
-                color=INK, fontsize=8,
+                color=INK, fontsize=8, bbox={"facecolor": SURFACE, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
         axes.axvline(0, color=MUTED, linewidth=1)
         names = [f"{row['target']}: {row['arm'].replace('_', ' ')}" for row in reversed(rows)]
