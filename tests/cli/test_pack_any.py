@@ -107,6 +107,12 @@ def test_a_run_with_shortened_shortcuts(tmp_path: Path, bitskip: Command) -> Non
     np.testing.assert_allclose(load(out).predict(images), expected, atol=1e-4 * np.abs(expected).max())
     with pytest.raises(FileFormatError, match="holds a pruned network that no spec describes"):
         load_run(tmp_path / "pruned")
+    again = str(tmp_path / "again.json")
+    bitskip("shortcuts", "plan", str(tmp_path / "pruned"), "--keep", "all", "--out", again)
+    refused = bitskip("shortcuts", "prune", str(tmp_path / "pruned"), again, "--out", str(tmp_path / "twice"))
+    assert refused.code != 0
+    assert "is pruned already" in refused.err
+    assert not (tmp_path / "twice").exists()
 
 
 def test_a_pruned_library_model(weights: Path, tmp_path: Path, bitskip: Command) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
-from bitskip.errors import DataError
+from bitskip.errors import DataError, PruningError
 from bitskip.files import write_json, write_text
 from bitskip.nn import ResNet, follows_its_spec
 from bitskip.pruning import (
@@ -73,7 +73,11 @@ def prune_loaded(
     """Carry out a plan; with training and held-out batches also refit, and measure the accuracy of each step.
 
     Returns the pruned model and accuracies (0..1) on the held-out pictures by step; empty without batches.
+
+    Raises:
+        PruningError: if the plan is for another model, or what it leaves could not be loaded again.
     """
+    _check_source(loaded)
     if sets is None:
         return remove_shortcuts(loaded.model, plan), {}
     plan.check(loaded.model)
@@ -109,7 +113,11 @@ def recover_loaded(
         seed: of order and augmentation.
         folder: where the state is kept, and resumed from.
         on_epoch: called after each epoch with its history entry.
+
+    Raises:
+        PruningError: if the plan is for another model, or what it leaves could not be loaded again.
     """
+    _check_source(loaded)
     training, held_out = sets
     training.seed = seed
     torch.manual_seed(seed)
@@ -125,6 +133,15 @@ def recover_loaded(
         folder=folder,
         on_epoch=on_epoch,
     )
+
+
+def _check_source(loaded: LoadedModel) -> None:
+    """A second plan upon one that no spec describes would have no architecture to start from."""
+    if not loaded.source:
+        raise PruningError(
+            f"{loaded.run} is pruned already, and no spec describes what is left; prune the original by one "
+            "plan for all its shortcuts"
+        )
 
 
 def write_pruned(
