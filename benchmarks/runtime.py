@@ -34,7 +34,7 @@ from bitskip.bench.speed import measure_layers, native_timers
 from bitskip.bench.timing import Timer, alternate
 from bitskip.errors import BitskipError
 from bitskip.files import read_json, write_json
-from bitskip.program import Program
+from bitskip.program import Conv2d, Program
 from bitskip.runtime.native import available_isas, cpu_features
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -88,6 +88,23 @@ def two_threads(
     }
 
 
+def layers(program: Program, isa: str) -> list[dict[str, Any]]:
+    """Time every operation by itself; `macs` are a picture's multiply-accumulates in it."""
+    macs: dict[str, int] = {}
+    for op in program.ops:
+        if isinstance(op, Conv2d):
+            height, width, channels = program.tensors[op.outputs[0]].shape
+            inputs = program.tensors[op.input].shape[2]
+            macs[op.name] = height * width * channels * op.kernel[0] * op.kernel[1] * inputs
+    return [
+        {
+            "op": layer.op, "kernel": layer.kernel, "median_us": round(layer.median_us, 2),
+            "macs": macs.get(layer.op, 0),
+        }
+        for layer in measure_layers(program, isa)
+    ]  # fmt: skip
+
+
 @app.command()
 def measure(
     directory: Path,
@@ -128,11 +145,7 @@ def measure(
         "results": {name: {"bytes": sizes[name], **spread.to_dict()} for name, spread in found.items()},
         "batch": BATCH, "two_threads": scaling,
         "layers": {
-            f"{name} {chosen}": [
-                {"op": layer.op, "kernel": layer.kernel, "median_us": round(layer.median_us, 2)}
-                for layer in measure_layers(resnet14(name), chosen)
-            ]
-            for name in PROFILED for chosen in isas
+            f"{name} {chosen}": layers(resnet14(name), chosen) for name in PROFILED for chosen in isas
         },
     }  # fmt: skip
     typer.echo(runtime_tables.full(report))

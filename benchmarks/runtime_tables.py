@@ -93,7 +93,7 @@ def rows(cells: Iterable[Iterable[str]]) -> str:
 
 
 def full(report: Report) -> str:
-    """Return everything of a report but its layers, fastest first."""
+    """Return everything of a report: engines, fastest first, threads, layers."""
     peer = fastest_int8_peer(report)
     lines = [
         conditions(report),
@@ -126,9 +126,31 @@ def full(report: Report) -> str:
                 for name, r in report["two_threads"].items()
             ),
         ]  # fmt: skip
+    for name, layers in report.get("layers", {}).items():
+        lines += by_layer(name, layers)
     if report["missing"]:
         lines += ["", *(f"- not measured: {reason}" for reason in report["missing"])]
     return "\n".join(lines) + "\n"
+
+
+def by_layer(name: str, layers: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table of layers; none for results of a time when their MACs were not kept."""
+    if "macs" not in layers[0]:
+        return []
+    return [
+        "",
+        f"Layers of {name}, one picture, one thread:",
+        "",
+        "| layer | kernel | median us | MACs a ns |",
+        "|---|---|--:|--:|",
+        rows(
+            (
+                layer["op"], layer["kernel"], f"{layer['median_us']:.1f}",
+                f"{layer['macs'] / layer['median_us'] / 1e3:.0f}" if layer["macs"] else "",
+            )
+            for layer in layers
+        ),
+    ]  # fmt: skip
 
 
 def short(report: Report) -> str:

@@ -156,6 +156,13 @@ def test_a_machine_without_peers_measures_the_rest(tmp_path: Path, monkeypatch: 
     assert set(made["layers"]) == {
         f"w1a1-none {name}" for name in runtime.available_isas() if name != "scalar"
     }
+    rows = next(iter(made["layers"].values()))
+    outer = 3 * 64 * 3 * 3 * 32 * 32 + 256 * 10
+    stages = [64 * 64 * 3 * 3 * 32 * 32 * 4]
+    stages += [(64 + 3 * 128) * 128 * 3 * 3 * 16 * 16, (128 + 3 * 256) * 256 * 3 * 3 * 8 * 8]
+    assert sum(row["macs"] for row in rows) == outer + sum(stages)
+    busy = next(row for row in rows if row["macs"])
+    assert f"| {busy['op']} | {busy['kernel']} | {busy['median_us']:.1f} |" in runtime_tables.full(made)
     assert {"commit", "cpu", "features", "versions", "load_average", "settings", "date"} <= set(made)
     assert made["versions"]["onnxruntime"] == importlib.metadata.version("onnxruntime")
 
