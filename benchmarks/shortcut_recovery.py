@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from bitskip.cli.options import epoch_line, read_images, say
-from bitskip.errors import BitskipError
+from bitskip.errors import BitskipError, RunError
 from bitskip.report.recovery import write_recovery
 from bitskip.study.recovery import ARMS, TARGETS, Experiment, run_experiment
 
@@ -55,6 +55,9 @@ def main(
         looked_up = {
             name: Path(folder) for name, _, folder in (word.partition("=") for word in scratch or ())
         }
+        for name in looked_up:
+            if name not in TARGETS:
+                raise RunError(f"--scratch names '{name}', expected TARGET=FOLDER, of {', '.join(TARGETS)}")
         values = run_experiment(
             teacher, read_images(data), out, experiment, scratch=looked_up, on_arm=on_arm, on_epoch=on_epoch
         )

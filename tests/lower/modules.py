@@ -143,6 +143,30 @@ class Signs(nn.Module):
 # -- what a Program cannot express ------------------------------------------------------------------------
 
 
+class InPlaceFunctions(nn.Module):
+    """Functions that change their argument, which is read again afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (nn.Conv2d(c, 6, 3, padding=1) for c in (3, 6, 6))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        F.relu_(x)
+        y = self.one(x)
+        torch.relu_(y)
+        return self.head((self.two(y) + y + x).mean((2, 3)))
+
+
+def conv_after_global_pool() -> nn.Module:
+    """A 3x3 convolution of one pixel, its padding around it."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 3, padding=1),
+        nn.Flatten(), nn.Linear(4, 5),
+    )  # fmt: skip
+
+
 class Of(nn.Module):
     """A stem, one function, and a head."""
 

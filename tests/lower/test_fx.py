@@ -79,6 +79,8 @@ USERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "pre-activation": (modules.PreActivation, 12),
     "additions": (modules.Additions, 9),
     "functional": (modules.Functional, 10),
+    "in-place functions": (modules.InPlaceFunctions, 9),
+    "after a global pool": (modules.conv_after_global_pool, 8),
     "flat": (modules.flat_classifier, 11),
     "pools": (modules.Pools, 12),
     "signs": (modules.Signs, 12),
@@ -100,7 +102,9 @@ def test_fp32_agrees_with_torch(name: str) -> None:
         np.testing.assert_allclose(got, expected, rtol=0, atol=bound)
 
 
-@pytest.mark.parametrize("name", ["mlperf-resnet8", "pre-activation", "additions", "flat", "pools"])
+@pytest.mark.parametrize(
+    "name", ["mlperf-resnet8", "pre-activation", "additions", "flat", "pools", "after a global pool"]
+)
 def test_int8_is_close(name: str) -> None:
     make, side = (LIBRARY | USERS)[name]
     model = random_module(make, side)

@@ -56,6 +56,13 @@ def pruned_weights() -> nn.Module:
     return layer(prune.random_unstructured(nn.Conv2d(4, 4, 1), "weight", 0.5))
 
 
+def replaced_forward() -> nn.Module:
+    conv = nn.Conv2d(4, 4, 1)
+    own = conv.forward
+    conv.forward = lambda x: own(x) * 3  # type: ignore[method-assign]
+    return layer(conv)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "depthwise": (
         lambda: layer(nn.Conv2d(4, 4, 3, groups=4)),
@@ -126,6 +133,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "dropping in evaluation": (lambda: Of(lambda x: F.dropout(x, 0.5)), "drops values in evaluation too"),
     "latent weights": (real_weights, "'1' computes with its latent weights"),
     "hooks": (pruned_weights, r"'1' \(Conv2d\) has forward hooks"),
+    "replaced forward": (replaced_forward, r"'1' \(Conv2d\) has had its forward replaced"),
+    "nothing": (nn.Identity, "does nothing with its picture"),
     "two inputs": (TwoInputs, "takes a second input 'other'"),
     "control flow": (Branching, "torch.fx cannot trace its forward"),
     "two outputs": (Pair, "returns a tuple, expected one tensor of logits"),

@@ -288,6 +288,14 @@ def test_gate_values(settings: RecoverySettings, epochs_done: float, expected: l
     assert schedule.values(epochs_done)["b"] == 1.0
 
 
+@pytest.mark.parametrize(("gates", "epochs"), [(6, 5), (6, 10), (3, 10), (7, 20)])
+def test_fades_that_fill_all_epochs_end_closed(gates: int, epochs: int) -> None:
+    names = tuple(f"gate{number}" for number in range(gates))
+    settings = RecoverySettings("gradual", epochs=epochs, interval=epochs / gates, fade=epochs / gates)
+    settings.check(gates)
+    assert set(GateSchedule(settings, names).values(epochs).values()) == {0.0}
+
+
 def test_the_rate_falls_once_all_gates_are_closed() -> None:
     schedule = GateSchedule(RecoverySettings("gradual", epochs=10, interval=2, fade=1), ("a", "b"))
     assert [schedule.rate_factor(t) for t in (0, 3)] == [1, 1]

@@ -13,7 +13,7 @@ import made_up
 import pytest
 
 from bitskip.cost import cost_of
-from bitskip.errors import FileFormatError
+from bitskip.errors import FileFormatError, RunError
 from bitskip.files import write_json
 from bitskip.report.accuracy import (
     MET,
@@ -192,3 +192,9 @@ def test_command_writes_the_zoos_page(tmp_path: Path, bitskip: Callable[..., Any
     end = bitskip("zoo", "page", "--out", str(out), "--results", str(tmp_path / "nothing.json"))
     assert end.code == 2
     assert "cannot read" in end.err
+
+
+def test_the_page_does_not_take_the_plots_name(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a name such as accuracy.md"):
+        write_accuracy([], tmp_path / "page.svg")
+    assert not list(tmp_path.iterdir())

@@ -85,6 +85,7 @@ def test_each_arm_changes_what_it_says_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"changes": {"epochs": 5}}, RunError, "'epochs' is set by --epochs"),
         ({"arms": ["whitenin"]}, RunError, "unknown arm 'whitenin'.*did you mean 'whitening'"),
         ({"arms": ["ema"]}, RunError, "'ema' changes nothing for 'resnet14-binary-none': the recipe has it"),
         ({"arms": ["distillation"]}, RunError, "there is no teacher; name a finished run with --teacher"),

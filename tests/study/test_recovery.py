@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from bitskip.data import ImageSet, load_mini
-from bitskip.errors import DataError, RunError
-from bitskip.report.recovery import write_recovery
+from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.files import read_json
+from bitskip.report.recovery import recovery_markdown, write_recovery
 from bitskip.spec import named_spec
 from bitskip.study.recovery import Experiment, run_experiment
 from bitskip.training import Hardware, load_recipe, load_run, train
 
+RESULTS = Path(__file__).parents[2] / "results" / "shortcuts"
 EXPERIMENT = Experiment(targets=("none",), arms=("continued", "refit", "gradual"), epochs=6, batch_size=50)
 
 
@@ -94,6 +96,23 @@ def test_an_experiment_resumes_and_says_what_it_found(
     assert (gains["shortcuts"]["before"], gains["shortcuts"]["after"]) == (6, 0)
     assert gains["peak activations, naive"]["change"] == pytest.approx(-1 / 3)
     assert gains["time of a picture, packed int8"]["after"] > 0
+
+
+def test_a_bar_met_exactly_is_met_and_other_formats_are_refused() -> None:
+    row = {"target": "middle", "arm": "one_shot", "epochs": 4, "test_accuracy": 0.8417}
+    values = {
+        "bitskip_shortcut_recovery": 2, "teacher": "t", "teacher_test_accuracy": 0.8467, "data": "d",
+        "train_images": 1, "test_images": 10_000, "machine": {}, "versions": {"torch": "2"}, "rows": [row],
+        "settings": {"seed": 0, "learning_rate": 1e-3, "precision": "32-true"}, "gains": {},
+    }  # fmt: skip
+    assert "| -0.50 |  | met |" in recovery_markdown(values, "recovery.svg")
+    with pytest.raises(FileFormatError, match="got results of format 1, expected .* format 2"):
+        recovery_markdown(values | {"bitskip_shortcut_recovery": 1}, "recovery.svg")
+
+
+@pytest.mark.parametrize("page", sorted(RESULTS.glob("*/page.md")), ids=lambda page: page.parent.name)
+def test_committed_pages_say_what_their_results_say(page: Path) -> None:
+    assert page.read_text() == recovery_markdown(read_json(page.parent / "results.json"), "recovery.svg")
 
 
 def test_what_does_not_fit_is_refused(runs: dict[str, Path], corner: ImageSet, tmp_path: Path) -> None:

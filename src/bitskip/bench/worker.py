@@ -121,7 +121,7 @@ def _pytorch(file: str, threads: int) -> Loaded:
     import torch
 
     torch.set_num_threads(threads)
-    extra: dict[str, Any] = {"shape": ""}  # as `bitskip.bench.peers.export` wrote it
+    extra: dict[str, Any] = {"shape": ""}  # as `bitskip.bench.export` wrote it
     read: Any = torch.jit.load
     model = torch.jit.freeze(read(file, _extra_files=extra).eval())
     shape = tuple(int(n) for n in extra["shape"].split(b","))

@@ -171,9 +171,12 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
 
 
 def _read_as_sums(graph: Graph, value: int) -> bool:
-    """Whether all readers of a global average pool take its i32 sums: int8 layers without a residual."""
+    """Whether all readers of a global average pool take its i32 sums: 1x1 int8 layers, no residual."""
     return all(
-        isinstance(node, ConvNode) and node.precision not in ("w1", "w1a1") and node.residual is None
+        isinstance(node, ConvNode)
+        and node.precision not in ("w1", "w1a1")
+        and node.residual is None
+        and node.weight.shape[1:3] == (1, 1)
         for node in graph.nodes
         if value in (node.input, getattr(node, "residual", None))
     )

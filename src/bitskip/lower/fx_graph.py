@@ -40,6 +40,8 @@ def fx_graph(
     graph_module = _trace(model)
     record = Recorder(input_shape)
     output = _Reader(graph_module, record, precisions).read()
+    if not record.steps:
+        raise LoweringError("the network does nothing with its picture; only classifiers can be packed")
     height, width, _ = output.picture
     if (height, width) != (1, 1):
         raise LoweringError(
@@ -62,6 +64,11 @@ def _trace(model: nn.Module) -> fx.GraphModule:
             raise LoweringError(
                 f"'{path}' ({type(module).__name__}) has forward hooks, which a packed model cannot run; "
                 "remove them (those of torch.nn.utils.prune with its `remove`) and pack again"
+            )
+        if "forward" in vars(module):
+            raise LoweringError(
+                f"'{path}' ({type(module).__name__}) has had its forward replaced, which cannot be "
+                "packed; put the step into a class of its own"
             )
     own = set(vars(model))
     try:

@@ -23,6 +23,8 @@ Handler = Callable[[Recorder, Any, Traced], Traced]
 
 def layer_handler(layer: nn.Module) -> Handler | None:
     """Return what reads `layer`, or None if it is no known layer; a forward of its own makes it none."""
+    if "forward" in vars(layer):
+        return None
     for kind, handler in _LAYERS.items():
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
             same = getattr(type(layer), "_conv_forward", None) is getattr(kind, "_conv_forward", None)

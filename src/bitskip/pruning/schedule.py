@@ -105,7 +105,8 @@ class GateSchedule:
         start = at * settings.interval if settings.schedule == "gradual" else 0
         if settings.fade == 0:
             return 1.0 if epochs_done < start else 0.0
-        return min(1.0, max(0.0, 1.0 - (epochs_done - start) / settings.fade))
+        value = 1.0 - (epochs_done - start) / settings.fade
+        return min(1.0, value) if value > 1e-6 else 0.0  # parts of an epoch do not add up exactly
 
     def starting(self, epoch: int) -> str | None:
         """Return the gate whose fade begins with this epoch (from 0), in the gradual schedule."""

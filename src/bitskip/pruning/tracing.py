@@ -208,7 +208,9 @@ def _is_inplace(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         target = str(node.target)
         return target.endswith("_") and not target.endswith("__")
     if node.op == "call_function":
-        return node.target in _INPLACE_FUNCTIONS or node.kwargs.get("inplace") is True
+        name = getattr(node.target, "__name__", "")
+        named_so = name.endswith("_") and not name.endswith("__")  # torch.relu_
+        return named_so or node.target in _INPLACE_FUNCTIONS or node.kwargs.get("inplace") is True
     return False
 
 

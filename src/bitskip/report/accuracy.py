@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitskip.cost import cost_of
-from bitskip.errors import FileFormatError, SpecError
+from bitskip.errors import FileFormatError, RunError, SpecError
 from bitskip.files import read_json, write_text
 from bitskip.report.accuracy_chart import Point, draw_sizes
 from bitskip.report.markdown import markdown_table
@@ -412,6 +412,8 @@ def write_accuracy(ours: Sequence[Ours], page: Path) -> Path:
     Raises:
         RunError: if they cannot be written, or matplotlib is missing.
     """
+    if page.suffix == ".svg":
+        raise RunError(f"got {page} for the page, expected a name such as accuracy.md: the plot takes .svg")
     picture = page.with_suffix(".svg")
     write_text(picture, svg_text(draw_sizes(_chart_points(ours))))
     write_text(page, accuracy_markdown(ours, picture.name))

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitskip.errors import FileFormatError
 from bitskip.files import write_text
 from bitskip.report.style import COLOURS, INK, MUTED, SURFACE, figure_style, new_figure, svg_text
 from bitskip.runtime.accuracy import wilson_interval
+from bitskip.study.results import RECOVERY_FORMAT_VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +60,16 @@ def draw_recovery(values: Mapping[str, Any]) -> Figure:
 
 
 def recovery_markdown(values: Mapping[str, Any], picture: str) -> str:
-    """Return the page; `picture` is the plot's file name beside it."""
+    """Return the page; `picture` is the plot's file name beside it.
+
+    Raises:
+        FileFormatError: for results of another format.
+    """
+    if values.get("bitskip_shortcut_recovery") != RECOVERY_FORMAT_VERSION:
+        raise FileFormatError(
+            f"got results of format {values.get('bitskip_shortcut_recovery')}, expected recovery results of "
+            f"format {RECOVERY_FORMAT_VERSION}; run the experiment again"
+        )
     teacher = values["teacher_test_accuracy"]
     settings = values["settings"]
     lines = [
@@ -82,7 +93,7 @@ def recovery_markdown(values: Mapping[str, Any], picture: str) -> str:
     for row in values["rows"]:
         points = 100 * (row["test_accuracy"] - teacher)
         bar = BARS.get(row["target"])
-        met = "" if bar is None else "met" if points >= -bar else "missed"
+        met = "" if bar is None else "met" if round(points, 6) >= -bar else "missed"
         lines.append(
             f"| {row['target']} | {row['arm']} | {row['epochs']} | {row['test_accuracy']:.2%} | "
             f"{points:+.2f} | {_points(row['test_accuracy'], control)} | {met} |"

@@ -1,8 +1,8 @@
 """What each part of a recipe buys: the recipe whole, and again with one part switched at a time.
 
 Every model is trained with every arm and seed, each run in a folder of its own that resumes from its last
-epoch. An arm's difference to the whole recipe is taken seed by seed (runs of one seed start from the same
-weights and see the pictures in the same order), with the 95% t-interval of the mean of those differences.
+epoch. An arm's difference to the whole recipe is taken seed by seed (runs of one seed draw the same random
+numbers, as far as the switched part leaves them), with the 95% t-interval of the mean of those differences.
 """
 
 from __future__ import annotations
@@ -131,6 +131,8 @@ def plan_ablation(
     for name in arms:
         if name not in ARMS:
             raise RunError(f"unknown arm '{name}', expected some of {', '.join(ARMS)}{nearest(name, ARMS)}")
+    if "epochs" in (changes or {}):
+        raise RunError("the recipe's key 'epochs' is set by --epochs, not by --set")
     fixed = {**(changes or {}), "epochs": epochs}
     jobs: list[Job] = []
     for model in dict.fromkeys(models):

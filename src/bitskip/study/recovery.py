@@ -31,13 +31,13 @@ from bitskip.runtime.native import NativeProgram, available_isas
 from bitskip.spec import NetworkSpec
 from bitskip.study.model_sources import LoadedModel, load_model
 from bitskip.study.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
+from bitskip.study.results import RECOVERY_FORMAT_VERSION
 from bitskip.study.run import machine
 from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.run import versions
 
 __all__ = ["ARMS", "TARGETS", "Experiment", "run_experiment"]
 
-FORMAT_VERSION = 2
 TARGETS = ("middle", "none")
 ARMS = ("continued", "refit", "one_shot", "gradual", "one_shot_labels", "gradual_labels")
 
@@ -143,7 +143,7 @@ def run_experiment(
             _, pruned = load_run(out / target / arms[0])
             gains[target] = [gain.to_dict() for gain in _gains(loaded, pruned)]
     values = {
-        "bitskip_shortcut_recovery": FORMAT_VERSION,
+        "bitskip_shortcut_recovery": RECOVERY_FORMAT_VERSION,
         **asked,
         "teacher_test_accuracy": accuracy,
         "test_images": len(images.test_images),
