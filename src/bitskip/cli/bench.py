@@ -112,7 +112,7 @@ def _print_comparison(title: str, machine: str, comparison: Comparison, file_byt
 
     timed: list[tuple[str, int, Any]] = [
         *((f"bitskip {timing.isa}", file_bytes, timing) for timing in comparison.timings),
-        *((f"{peer.engine} {peer.precision}", peer.file_bytes, peer) for peer in comparison.peers),
+        *((peer.name, peer.file_bytes, peer) for peer in comparison.peers),
     ]
 
     def ratio(median_ms: float, precision: str) -> str:

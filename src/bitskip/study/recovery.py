@@ -214,7 +214,8 @@ def _run_arm(
 def _gains(loaded: LoadedModel, pruned: nn.Module) -> list[Gain]:
     """Return what the target buys, with the time of a picture on this package's runtime, one thread."""
     gains = compare(loaded.model, pruned, loaded.example(), timed=True)
-    picture = np.random.default_rng(0).integers(0, 256, (1, *_hwc(loaded.input_shape))).astype(np.uint8)
+    channels, height, width = loaded.input_shape
+    picture = np.random.default_rng(0).integers(0, 256, (1, height, width, channels)).astype(np.uint8)
     for kind in ("fp32", "int8"):
         engines = [
             NativeProgram(lower(model, activations=kind, dense=kind, calibration=picture), threads=1)
@@ -225,11 +226,6 @@ def _gains(loaded: LoadedModel, pruned: nn.Module) -> list[Gain]:
         remark = f"native runtime, {available_isas()[-1]}, one thread, median"
         gains.append(Gain(f"time of a picture, packed {kind}", "seconds", before, after, remark))
     return gains
-
-
-def _hwc(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    channels, height, width = shape
-    return height, width, channels
 
 
 def _pairs(experiment: Experiment, scratch: Mapping[str, Path]) -> list[tuple[str, str]]:
