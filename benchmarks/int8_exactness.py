@@ -23,9 +23,9 @@ import typer
 
 from bitskip.bench import worker
 from bitskip.files import write_json
+from bitskip.machine import machine
 from bitskip.program import Conv2d, FloatEpilogue, Program, QuantizeInput, Tensor
 from bitskip.runtime.native import NativeProgram, available_isas, cpu_features
-from bitskip.study.run import machine
 
 CHANNELS, OUTPUTS, KERNEL = 64, 32, 3
 EXACT = 255 * 127 * CHANNELS * KERNEL * KERNEL

@@ -20,8 +20,8 @@ from bitskip.cli.options import read_images, say
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.files import write_json
 from bitskip.lower.run import calibration_pictures, lower_run
+from bitskip.machine import machine
 from bitskip.runtime import Model
-from bitskip.study.run import machine
 from bitskip.training import load_run
 from bitskip.training.run import versions
 

@@ -51,7 +51,7 @@ def prepare(directory: Path) -> None:
         typer.echo("what failed above is left out by `measure`; run `prepare` again to try again")
 
 
-def machine() -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """Return what a result depends on beside the code."""
     cpu = [
         line.split(":", 1)[1].strip()
@@ -127,7 +127,7 @@ def measure(
         for chosen, take in native_timers(program, isas, threads, 1).items():
             timers[f"bitskip {name} {chosen}"] = take
             sizes[f"bitskip {name} {chosen}"] = len(program.to_bytes())
-    start = machine()
+    start = conditions()
     with ExitStack() as stack:
         workers, missing = runtime_peers.start(directory, threads, stack)
         for name, (worker, size) in workers.items():

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from bitskip.cli.options import read_images, say
 from bitskip.data.batches import Augmentation, Batches, Normalisation
 from bitskip.files import write_json
+from bitskip.machine import machine
 from bitskip.nn import build
 from bitskip.spec import resolve_spec
-from bitskip.study.run import machine
 from bitskip.training import Hardware, load_recipe, train
 from bitskip.training.optim import make_optimizers
 from bitskip.training.run import versions
@@ -88,9 +88,7 @@ def measure(
         seconds["bare"].append(_timed(bare))
         seconds["lightning"].append(lightning())
         say(f"repeat {repeat + 1}/{repeats}")
-    per_step = {
-        name: [1000 * value / len(batches) for value in values] for name, values in seconds.items()
-    }
+    per_step = {name: [1000 * value / len(batches) for value in values] for name, values in seconds.items()}
     result = {
         "benchmark": "training_speed",
         "date": datetime.date.today().isoformat(),

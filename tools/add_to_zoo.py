@@ -1,6 +1,6 @@
 """Pack a finished run into the zoo of the package, with its card.
 
-    python tools/add_to_zoo.py runs/resnet14-binary-all --activations fp32 --command "bitskip train ..."
+python tools/add_to_zoo.py runs/resnet14-binary-all --activations fp32 --command "bitskip train ..."
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from bitskip.cli.options import read_images, say
 from bitskip.cost import cost_of
 from bitskip.files import write_bytes, write_json
 from bitskip.lower.run import calibration_pictures, lower_run
+from bitskip.machine import machine
 from bitskip.runtime import Model
 from bitskip.runtime.accuracy import measure_with_flip
 from bitskip.runtime.native import available_isas
-from bitskip.study.run import machine
 from bitskip.training import RunResult, load_run
 from bitskip.zoo.catalog import Card, models_folder
 
@@ -66,6 +66,8 @@ def add(
         effective_parameters=cost.effective_parameters or 0,
         command=command,
         teacher=result.teacher,
+        warm_start=result.warm_start,
+        changes=result.changes,
         training={
             "seconds": result.seconds,
             "arithmetic": result.precision,

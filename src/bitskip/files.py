@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bitskip.errors import FileFormatError, RunError
 
-__all__ = ["read_json", "require_writable", "write_bytes", "write_json", "write_text"]
+__all__ = ["keep_settings", "read_json", "require_writable", "write_bytes", "write_json", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -61,3 +62,20 @@ def require_writable(folder: Path) -> None:
         raise RunError(
             f"cannot write to {folder}: {error.strerror or error}; choose another folder with --out"
         ) from None
+
+
+def keep_settings(path: Path, asked: Mapping[str, Any], what: str) -> None:
+    """Write what a folder's work was asked for, or compare with what it was; `what` names the work in errors.
+
+    Raises:
+        RunError: if the folder holds work that was asked for otherwise, naming the keys that differ.
+    """
+    if path.is_file():
+        known = read_json(path)
+        differing = [key for key in asked if not isinstance(known, dict) or known.get(key) != asked[key]]
+        if differing:
+            raise RunError(
+                f"{path.parent} holds {what} with another {', '.join(differing)}; "
+                f"use the settings in {path}, or another --out"
+            )
+    write_json(path, dict(asked))

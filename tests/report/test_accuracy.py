@@ -131,6 +131,10 @@ def test_a_bar_takes_the_mean_over_seeds_and_a_run_packed_twice_counts_once() ->
     verdict = judge(bar, [high, dataclasses.replace(high, activations="fp32"), low])
     assert (verdict.state, verdict.seeds) == (MISSED, 2)
     assert verdict.accuracy == pytest.approx(0.915)
+    # Another treatment is another way of training, not another seed of the same.
+    taught = _ours(seed=4, trained_accuracy=0.925, treatment="teacher")
+    verdict = judge(bar, [high, low, taught])
+    assert (verdict.treatment, verdict.seeds, verdict.accuracy) == ("teacher", 1, 0.925)
     longer = _ours(epochs=20, trained_accuracy=0.921)
     assert (judge(bar, [high, low, longer]).epochs, judge(bar, [longer]).state) == (20, MET)
 
@@ -154,10 +158,12 @@ def test_results_files_and_runs_are_read(tmp_path: Path) -> None:
     assert one.interval == wilson_interval(6600, 10_000)
     run = tmp_path / "run"
     values = {"recipe": "modern", "epochs": 9, "seed": 1, "data": "CIFAR-10", "test_images": 10_000}
-    write_json(run / "result.json", values | {"test_accuracy": 0.8})
+    values |= {"teacher": "t", "warm_start": "w", "changes": {"latent.clip": 1.0}, "test_accuracy": 0.8}
+    write_json(run / "result.json", values)
     write_json(run / "spec.json", named_spec("resnet14-w1a1").to_dict())
     (two,) = ours_of_file(run / "result.json")
     assert (two.name, two.bits, two.file_bytes, two.seed) == ("resnet14-w1a1", "w1a1", None, 1)
+    assert two.treatment == "teacher, warm start, latent.clip=1.0"
     write_json(run / "result.json", {"test_accuracy": 0.8})
     with pytest.raises(FileFormatError, match="neither a study's results file nor a run's result.json"):
         ours_of_file(run / "result.json")

@@ -14,6 +14,7 @@ import pytest
 
 from bitskip.data import ImageSet, load_mini
 from bitskip.errors import InterruptedRunError, RecipeError, RunError, SpecError
+from bitskip.files import write_json
 from bitskip.report.ablation import ablation_markdown, draw_ablation, write_ablation
 from bitskip.study.ablation import ARMS, Ablation, compare, plan_ablation, run_ablation, t_quantile_95
 
@@ -237,3 +238,35 @@ def test_command(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
     assert "points" in end.out  # the table
     end = bitskip(*words, "--arms", "nothing", "--out", str(tmp_path))
     assert (end.code, len(end.err.strip().splitlines())) == (2, 1)
+
+
+def test_a_stopped_command_leaves_a_page_of_what_is_done(
+    tmp_path: Path, bitskip: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitskip.study import ablation
+
+    def stop(*_: Any, **__: Any) -> None:
+        write_json(tmp_path / "results.json", _values() | {"runs_done": 8})
+        raise InterruptedRunError("interrupted")
+
+    monkeypatch.setattr(ablation, "run_ablation", stop)
+    end = bitskip("ablate", MODEL, "--width", "0.0625", "--data", "mini", "--out", str(tmp_path))
+    assert (end.code != 0, "interrupted" in end.err) == (True, True)
+    assert "Not complete: 8 of 9 runs are done." in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--jobs", "0"), "--jobs is 0, expected at least 1"),
+        (("--teacher", "nowhere"), "nowhere holds no weights.safetensors; is the run finished?"),
+    ],
+)
+def test_what_is_asked_is_checked_before_the_data(
+    words: tuple[str, ...], message: str, tmp_path: Path, bitskip: Callable[..., Any]
+) -> None:
+    end = bitskip(
+        "ablate", MODEL, *words, "--data", str(tmp_path / "no data"), "--out", str(tmp_path / "out")
+    )
+    assert (end.code != 0, message in end.err) == (True, True)
+    assert not (tmp_path / "out").exists()

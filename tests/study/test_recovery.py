@@ -105,7 +105,7 @@ def test_a_bar_met_exactly_is_met_and_other_formats_are_refused() -> None:
         "train_images": 1, "test_images": 10_000, "machine": {}, "versions": {"torch": "2"}, "rows": [row],
         "settings": {"seed": 0, "learning_rate": 1e-3, "precision": "32-true"}, "gains": {},
     }  # fmt: skip
-    assert "| -0.50 |  | met |" in recovery_markdown(values, "recovery.svg")
+    assert "| −0.50 |  | met |" in recovery_markdown(values, "recovery.svg")
     with pytest.raises(FileFormatError, match="got results of format 1, expected .* format 2"):
         recovery_markdown(values | {"bitskip_shortcut_recovery": 1}, "recovery.svg")
 
@@ -118,7 +118,7 @@ def test_committed_pages_say_what_their_results_say(page: Path) -> None:
 def test_what_does_not_fit_is_refused(runs: dict[str, Path], corner: ImageSet, tmp_path: Path) -> None:
     only = dataclasses.replace(EXPERIMENT, arms=("refit",))
     run_experiment(runs["all"], corner, tmp_path, only)
-    with pytest.raises(RunError, match="holds an experiment with other settings"):
+    with pytest.raises(RunError, match="holds an experiment with another settings"):
         run_experiment(runs["all"], corner, tmp_path, dataclasses.replace(only, epochs=7))
     with pytest.raises(RunError, match="has other shortcuts than 'none' leaves"):
         run_experiment(runs["all"], corner, tmp_path, only, scratch={"none": runs["all"]})

@@ -12,6 +12,7 @@ import yaml
 from bitskip.errors import RecipeError
 from bitskip.spec import named_spec
 from bitskip.training import load_recipe, recipe_names
+from bitskip.training.recipes import recipe_changes
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -33,6 +34,14 @@ def test_changes_win_over_overrides_and_reach_inner_keys() -> None:
     recipe = load_recipe("paper", "resnet14-full-all", {"l1": 0.5, "latent.clip": 1.5, "epochs": 3})
     assert (recipe.l1, recipe.latent.clip, recipe.epochs) == (0.5, 1.5, 3)
     assert recipe.latent.learning_rate == load_recipe("paper").latent.learning_rate
+
+
+def test_a_recipe_says_how_it_differs_from_the_packages() -> None:
+    spec = named_spec("resnet14-hybrid-all")
+    assert recipe_changes(load_recipe("modern", spec, {"epochs": 3}), spec) == {}
+    own = load_recipe("modern", spec, {"epochs": 3, "ema": 0.9, "latent.clip": 1.0})
+    assert recipe_changes(own, spec) == {"ema": 0.9, "latent.clip": 1.0}
+    assert recipe_changes(own.model_copy(update={"name": "mine"}), spec) == {}
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -140,11 +140,13 @@ def test_a_model_that_misses_its_card_ends_with_1(
     assert (end.code, "NOT as on its card" in end.out) == (1, True)
 
 
-def test_a_card_without_the_newer_key_is_read(copied: Path) -> None:
+def test_a_card_without_the_newer_keys_is_read(copied: Path) -> None:
     values = json.loads((copied / "one.json").read_text())
-    values.pop("tta", None)
+    for key in ("tta", "warm_start", "changes"):
+        values.pop(key, None)
     (copied / "one.json").write_text(json.dumps(values))
-    assert card_of("one").tta is None
+    card = card_of("one")
+    assert (card.tta, card.warm_start, card.changes) == (None, None, {})
     assert card_of("one").to_dict() == values
 
 

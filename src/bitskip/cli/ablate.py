@@ -18,6 +18,8 @@ from bitskip.cli.options import (
     read_images,
     say,
 )
+from bitskip.errors import InterruptedRunError, RunError
+from bitskip.files import read_json
 
 if TYPE_CHECKING:
     from bitskip.study.ablation import Job
@@ -77,7 +79,7 @@ def ablate(
     """
     from bitskip.report.ablation import write_ablation
     from bitskip.study.ablation import plan_ablation, run_ablation
-    from bitskip.training import Hardware
+    from bitskip.training import Hardware, load_run
 
     plan = plan_ablation(
         models,
@@ -89,6 +91,10 @@ def ablate(
         teacher=path_or_none(teacher),
         changes=parse_changes(change or []),
     )
+    if jobs < 1:
+        raise RunError(f"--jobs is {jobs}, expected at least 1")
+    if teacher is not None:
+        load_run(Path(teacher))  # one that is not there is named before the data are looked for
     images = read_images(data, plan.jobs[0].spec.input_size)
     folder = Path(out)
     say(f"{len(plan.jobs)} runs of {epochs} epochs, {jobs} at a time, on {images.name}")
@@ -96,14 +102,19 @@ def ablate(
     def show(index: int, count: int, job: Job, result: RunResult) -> None:
         say(f"[{index}/{count}] {job.folder}: {result.test_accuracy:.2%}, {result.seconds:.0f} s")
 
-    values = run_ablation(
-        plan,
-        images,
-        folder,
-        jobs=jobs,
-        hardware=Hardware(accelerator, devices="1", precision=precision),
-        on_run=show,
-    )
+    try:
+        values = run_ablation(
+            plan,
+            images,
+            folder,
+            jobs=jobs,
+            hardware=Hardware(accelerator, devices="1", precision=precision),
+            on_run=show,
+        )
+    except InterruptedRunError:
+        if (folder / "results.json").is_file():  # a page of what is done, which says that it is not complete
+            write_ablation(read_json(folder / "results.json"), folder)
+        raise
     page = write_ablation(values, folder)
     if as_json:
         typer.echo(json.dumps(values, indent=2))

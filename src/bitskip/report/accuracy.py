@@ -51,6 +51,7 @@ class Ours:
     file_bytes: int | None = None  # None: not packed
     tta_accuracy: float | None = None
     tta_interval: tuple[float, float] | None = None
+    treatment: str = ""  # how its training differs from the recipe alone: teacher, start, keys set otherwise
 
 
 def ours_of_card(card: Mapping[str, Any]) -> Ours:
@@ -73,7 +74,18 @@ def ours_of_card(card: Mapping[str, Any]) -> Ours:
         file_bytes=card["file_bytes"],
         tta_accuracy=None if tta is None else tta["accuracy"],
         tta_interval=None if tta is None else (tta["interval_95"][0], tta["interval_95"][1]),
+        treatment=_treatment(card),
     )
+
+
+def _treatment(values: Mapping[str, Any]) -> str:
+    """Say how a run (its card or `result.json`) differs from its recipe alone."""
+    parts = [f"{key}={value}" for key, value in (values.get("changes") or {}).items()]
+    if values.get("warm_start"):
+        parts.insert(0, "warm start")
+    if values.get("teacher"):
+        parts.insert(0, "teacher")
+    return ", ".join(parts)
 
 
 def _bits_of_card(card: Mapping[str, Any]) -> str:
@@ -100,6 +112,7 @@ def ours_of_file(path: Path) -> list[Ours]:
     try:
         spec = NetworkSpec.from_dict(read_json(path.parent / "spec.json"), str(path.parent / "spec.json"))
         own = {key: values[key] for key in ("recipe", "epochs", "seed", "data", "test_images")}
+        own["treatment"] = _treatment(values)
         return [_trained(spec, spec.name, float(values["test_accuracy"]), **own)]
     except (KeyError, TypeError, ValueError):
         raise FileFormatError(
@@ -149,7 +162,7 @@ def _trained(spec: NetworkSpec, name: str, accuracy: float, **own: Any) -> Ours:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A bar and what has been reached: the best recipe and length, as the mean over its seeds."""
+    """A bar and what has been reached: the best recipe, treatment and length, as the mean over its seeds."""
 
     bar: Bar
     state: str  # met, missed, not yet run, or trained where there is no bar
@@ -157,12 +170,13 @@ class Verdict:
     seeds: int = 0
     model: str = ""
     recipe: str = ""
+    treatment: str = ""
     epochs: int = 0
 
 
 def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
     """Compare a bar with the last-epoch accuracies on the whole test set, without augmentation."""
-    groups: dict[tuple[str, str, int], dict[int, float]] = {}
+    groups: dict[tuple[str, str, str, int], dict[int, float]] = {}
     for one in ours:
         if (one.data, one.test_images) != _WHOLE_TEST_SET:
             continue
@@ -175,7 +189,8 @@ def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
         if bar.most_epochs is not None and one.epochs > bar.most_epochs:
             continue
         # One run may have been packed more than once: by seed, so that it counts once.
-        groups.setdefault((one.model, one.recipe, one.epochs), {})[one.seed] = one.trained_accuracy
+        key = (one.model, one.recipe, one.treatment, one.epochs)
+        groups.setdefault(key, {})[one.seed] = one.trained_accuracy
     if not groups:
         return Verdict(bar, NOT_YET)
     means = {key: statistics.fmean(seeds.values()) for key, seeds in groups.items()}
@@ -196,7 +211,8 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
                 verdict.state,
                 "" if reached is None else per_cent(reached),
                 "" if reached is None or bar.accuracy is None else points(reached - bar.accuracy),
-                "" if reached is None else f"{verdict.recipe}, {verdict.epochs}",
+                "" if reached is None else _recipe(verdict.recipe, verdict.treatment),
+                "" if reached is None else str(verdict.epochs),
                 "" if reached is None else str(verdict.seeds),
             )
         )
@@ -209,13 +225,14 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
             Column("", text=True),
             Column("reached, %"),
             Column("difference, points"),
-            Column("recipe, epochs", text=True),
+            Column("recipe", text=True),
+            Column("epochs"),
             Column("seeds"),
         ),
         tuple(rows),
         (
             "Whole CIFAR-10 test set, last epoch of the trained network, no test-time augmentation. Where "
-            "several recipes or lengths were run, the best of them, as the mean over its seeds.",
+            "several recipes, treatments or lengths were run, the best of them, as the mean over its seeds.",
         ),
     )
 
@@ -235,7 +252,7 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
             one.activations if one.file_bytes is not None else "not packed",
             count(one.effective_parameters),
             "" if one.file_bytes is None else count(one.file_bytes),
-            one.recipe,
+            _recipe(one.recipe, one.treatment),
             str(one.epochs),
             str(one.seed),
             one.data,
@@ -268,6 +285,10 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
             "another seed differs by more than they say.",
         ),
     )
+
+
+def _recipe(recipe: str, treatment: str) -> str:
+    return f"{recipe} ({treatment})" if treatment else recipe
 
 
 def _range(interval: tuple[float, float]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitskip.errors import FileFormatError
 from bitskip.files import write_text
+from bitskip.report.markdown import markdown_table
 from bitskip.report.style import COLOURS, INK, MUTED, SURFACE, figure_style, new_figure, svg_text
+from bitskip.report.tables import Column, TextTable
+from bitskip.report.wording import count, listing, per_cent, points, relative
 from bitskip.runtime.accuracy import wilson_interval
 from bitskip.study.results import RECOVERY_FORMAT_VERSION
 
@@ -72,58 +75,84 @@ def recovery_markdown(values: Mapping[str, Any], picture: str) -> str:
         )
     teacher = values["teacher_test_accuracy"]
     settings = values["settings"]
-    lines = [
-        f"# Taking the shortcuts from {values['teacher']}",
-        "",
-        f"Generated from `results.json`: {values['data']}, {values['train_images']:,} training pictures, "
-        f"{values['test_images']:,} test pictures, seed {settings['seed']}, "
+    parts = [
+        f"# Taking the shortcuts from {values['teacher']}\n",
+        f"Generated from `results.json`: {values['data']}, {count(values['train_images'])} training and "
+        f"{count(values['test_images'])} test pictures, seed {settings['seed']}, "
         f"Adam at {settings['learning_rate']:g}, {settings['precision']}, "
-        f"{values['machine'].get('cpu', 'unknown processor')}, torch {values['versions']['torch']}.",
-        "",
-        f"The teacher, with all shortcuts, has {teacher:.2%} on the test set. The bar is "
-        + " and ".join(f"{bar:g} points below it for `{target}`" for target, bar in BARS.items())
-        + ".",
-        "",
-        f"![Test accuracy of each arm against the teacher's]({picture})",
-        "",
-        "| shortcuts | how | epochs | test accuracy | to the teacher | to it trained on | bar |",
-        "|---|---|---|---|---|---|---|",
+        f"{values['machine'].get('cpu', 'unknown processor')}, torch {values['versions']['torch']}.\n",
+        f"The teacher, with all shortcuts, has {per_cent(teacher)}% on the test set. The bar is "
+        + listing(f"{bar:g} points below it for `{target}`" for target, bar in BARS.items())
+        + ".\n",
+        f"![Test accuracy of each arm against the teacher's]({picture})\n",
+        markdown_table(_arms_table(values)),
     ]
+    parts += [
+        markdown_table(_gains_table(target, values["gains"][target]))
+        for target in BARS
+        if values["gains"].get(target)
+    ]
+    return "\n".join(parts)
+
+
+def _arms_table(values: Mapping[str, Any]) -> TextTable:
+    teacher = values["teacher_test_accuracy"]
     control = next((row["test_accuracy"] for row in values["rows"] if row["arm"] == "continued"), None)
+    rows = []
     for row in values["rows"]:
-        points = 100 * (row["test_accuracy"] - teacher)
-        bar = BARS.get(row["target"])
-        met = "" if bar is None else "met" if round(points, 6) >= -bar else "missed"
-        lines.append(
-            f"| {row['target']} | {row['arm']} | {row['epochs']} | {row['test_accuracy']:.2%} | "
-            f"{points:+.2f} | {_points(row['test_accuracy'], control)} | {met} |"
+        accuracy, bar = row["test_accuracy"], BARS.get(row["target"])
+        met = round(100 * (accuracy - teacher), 6) >= -bar if bar is not None else None
+        rows.append(
+            (
+                row["target"],
+                row["arm"],
+                str(row["epochs"]),
+                per_cent(accuracy),
+                points(accuracy - teacher),
+                "" if control is None else points(accuracy - control),
+                "" if met is None else "met" if met else "missed",
+            )
         )
-    for target in BARS:
-        gains: list[dict[str, Any]] = values["gains"].get(target, [])
-        if not gains:
-            continue
-        lines += [
-            "",
-            f"What `{target}` buys:",
-            "",
-            "| | before | after | change | |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [_gain_line(gain) for gain in gains]
-    return "\n".join(lines) + "\n"
+    return TextTable(
+        "Accuracy",
+        (
+            Column("shortcuts", text=True),
+            Column("how", text=True),
+            Column("epochs"),
+            Column("test accuracy, %"),
+            Column("to the teacher, points"),
+            Column("to it trained on, points"),
+            Column("bar", text=True),
+        ),
+        tuple(rows),
+        (
+            "`continued` is the teacher, trained on for as long, shortcuts and all: longer training "
+            "alone raises an accuracy. `scratch` was trained without the shortcuts from the start.",
+        ),
+    )
 
 
-def _points(accuracy: float, reference: float | None) -> str:
-    return "" if reference is None else f"{100 * (accuracy - reference):+.2f}"
+def _gains_table(target: str, gains: Sequence[Mapping[str, Any]]) -> TextTable:
+    return TextTable(
+        f"What `{target}` buys",
+        (
+            Column("", text=True),
+            Column("before"),
+            Column("after"),
+            Column("change"),
+            Column("remark", text=True),
+        ),
+        tuple(_gain_cells(gain) for gain in gains),
+    )
 
 
-def _gain_line(gain: Mapping[str, Any]) -> str:
+def _gain_cells(gain: Mapping[str, Any]) -> tuple[str, ...]:
     def show(value: float | None) -> str:
-        if value is None:
-            return "?"
-        return f"{value * 1000:.2f} ms" if gain["unit"] == "seconds" else f"{value:,.0f}"
+        if value is None or gain["unit"] != "seconds":
+            return count(None if value is None else round(value))
+        return f"{value * 1000:.2f} ms"
 
-    change = "" if gain["change"] is None else f"{gain['change']:+.1%}"
+    before, after = gain["before"], gain["after"]
+    change = "" if gain["change"] is None else relative(after, before)
     unit = ", bytes" if gain["unit"] == "bytes" else ""
-    before, after = show(gain["before"]), show(gain["after"])
-    return f"| {gain['name']}{unit} | {before} | {after} | {change} | {gain['remark']} |"
+    return (gain["name"] + unit, show(before), show(after), change, gain["remark"])

@@ -21,9 +21,9 @@ from typing import Any
 
 from bitskip.data import ImageSet
 from bitskip.errors import InterruptedRunError, RunError, nearest
-from bitskip.files import read_json, require_writable, write_json
+from bitskip.files import keep_settings, require_writable, write_json
+from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
-from bitskip.study.run import machine
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
 from bitskip.training.run import versions
 
@@ -216,7 +216,7 @@ def run_ablation(
         raise RunError(f"jobs is {jobs}, expected at least 1")
     require_writable(out)
     asked = {**plan.asked, "data": images.name, "train_images": len(images.train_images)}
-    _check_same(out / "ablation.json", asked)
+    keep_settings(out / "ablation.json", asked, "an ablation")  # models, arms and seeds may be added
     hardware = hardware or Hardware(devices="1")
     done: dict[str, RunResult] = {}
     try:
@@ -227,19 +227,6 @@ def run_ablation(
     except (KeyboardInterrupt, InterruptedRunError):
         raise InterruptedRunError(f"interrupted; the same command with --out {out} goes on") from None
     return _summary(plan, asked, images, done)
-
-
-def _check_same(path: Path, asked: Mapping[str, Any]) -> None:
-    """Models, arms and seeds may be added to an ablation; all else must stay."""
-    if path.is_file():
-        known = read_json(path)
-        differing = [key for key in asked if not isinstance(known, dict) or known.get(key) != asked[key]]
-        if differing:
-            raise RunError(
-                f"{path.parent} holds an ablation with another {', '.join(differing)}; "
-                f"use the settings in {path}, or another --out"
-            )
-    write_json(path, dict(asked))
 
 
 # -- running ------------------------------------------------------------------------------------------

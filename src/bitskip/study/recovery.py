@@ -23,8 +23,9 @@ from torch import nn
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.errors import RunError, nearest
-from bitskip.files import read_json, require_writable, write_json
+from bitskip.files import keep_settings, read_json, require_writable, write_json
 from bitskip.lower import lower
+from bitskip.machine import machine
 from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
 from bitskip.pruning.report import Gain, take_turns
 from bitskip.runtime.native import NativeProgram, available_isas
@@ -32,7 +33,6 @@ from bitskip.spec import NetworkSpec
 from bitskip.study.model_sources import LoadedModel, load_model
 from bitskip.study.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.study.results import RECOVERY_FORMAT_VERSION
-from bitskip.study.run import machine
 from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.run import versions
 
@@ -115,9 +115,9 @@ def run_experiment(
         "teacher": loaded.name,
         "data": images.name,
         "train_images": len(images.train_images),
-        "settings": _plain(experiment),
+        "settings": _settings(experiment),
     }
-    _check_same(out / "experiment.json", asked)
+    keep_settings(out / "experiment.json", asked, "an experiment")
     normalisation = Normalisation.of(images.train_images)
     test = Batches(images.test_images, images.test_labels, normalisation, 512)
     accuracy, _ = evaluate(loaded.model, test)
@@ -156,23 +156,9 @@ def run_experiment(
     return values
 
 
-def _plain(experiment: Experiment) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(experiment).items()}
-
-
-def _check_same(path: Path, asked: dict[str, Any]) -> None:
-    """Targets and arms may be added to an experiment; all else must stay."""
-
-    def fixed(values: dict[str, Any]) -> dict[str, Any]:
-        settings = {k: v for k, v in values["settings"].items() if k not in ("targets", "arms")}
-        return values | {"settings": settings}
-
-    if path.is_file() and fixed(read_json(path)) != fixed(asked):
-        raise RunError(
-            f"{path.parent} holds an experiment with other settings, data or teacher; use those of {path}, "
-            "or another --out"
-        )
-    write_json(path, asked)
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Return all but targets and arms, which may be added to an experiment."""
+    return {k: v for k, v in dataclasses.asdict(experiment).items() if k not in ("targets", "arms")}
 
 
 def _run_arm(

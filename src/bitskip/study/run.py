@@ -7,8 +7,6 @@ when a run ends. A study that is killed at any moment loses at most the epoch it
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from bitskip.cost import cost_of
 from bitskip.data import ImageSet
 from bitskip.errors import RunError, SpecError, nearest
 from bitskip.files import require_writable
+from bitskip.machine import machine
 from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
 from bitskip.study.results import (
     Counts,
@@ -243,16 +242,6 @@ def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
         versions=versions(),
         machine=machine(),
     )
-
-
-def machine() -> dict[str, Any]:
-    """Describe the processor; what is not known is left out."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
 
 
 def _counts(spec: NetworkSpec) -> Counts:

@@ -188,6 +188,25 @@ def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, A
     return _settle(recipe, values)
 
 
+def recipe_changes(recipe: Recipe, model: NetworkSpec) -> dict[str, Any]:
+    """Return the keys, dotted, in which `recipe` differs from the package's recipe of its name for `model`.
+
+    The number of epochs is no change: it rescales the schedule. A recipe of one's own differs from none.
+    """
+    if recipe.name not in recipe_names():
+        return {}
+    stock = _dotted(load_recipe(recipe.name, model).model_dump(mode="json"))
+    own = _dotted(recipe.model_dump(mode="json"))
+    return {k: v for k, v in own.items() if v != stock[k] and k not in ("epochs", "source")}
+
+
+def _dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
 def _listed(value: Any) -> list[str]:
     """Return the words of a list, or of one word."""
     return [str(word) for word in (value if isinstance(value, list) else [value])]

@@ -32,7 +32,7 @@ from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.initial import prepare
 from bitskip.training.module import Classifier, Splits
-from bitskip.training.recipes import Recipe
+from bitskip.training.recipes import Recipe, recipe_changes
 
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
@@ -83,6 +83,8 @@ class RunResult:
     versions: dict[str, str] = field(default_factory=dict)
     precision: str = "32-true"  # arithmetic of training, in Lightning's words
     teacher: str | None = None
+    warm_start: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
 
     @classmethod
     def load(cls, folder: Path) -> RunResult:
@@ -180,6 +182,8 @@ def train(
         versions=versions(),
         precision=str(precision),
         teacher=asked["teacher"],  # type: ignore[arg-type]
+        warm_start=asked["warm_start"],  # type: ignore[arg-type]
+        changes=recipe_changes(recipe, spec),
     )
     if trainer.is_global_zero:
         state = {name: value.contiguous() for name, value in delivered.state_dict().items()}

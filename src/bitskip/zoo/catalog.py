@@ -45,6 +45,8 @@ class Card:
     effective_parameters: float
     command: str  # trains it again
     teacher: str | None = None  # network it was distilled from
+    warm_start: str | None = None  # network whose weights it started from
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # recipe keys set otherwise
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seconds, arithmetic, versions
     latency: Mapping[str, Any] | None = None  # median milliseconds a picture, engine, threads, machine
     tta: Mapping[str, Any] | None = None  # figures with test-time augmentation, and of which kind
@@ -53,8 +55,9 @@ class Card:
         """Return the card as JSON-serialisable values."""
         values = dataclasses.asdict(self)
         values["interval"] = list(self.interval)
-        if self.tta is None:
-            del values["tta"]
+        for name in ("tta", "warm_start", "changes"):  # said only where there is something to say
+            if not values[name]:
+                del values[name]
         return {"bitskip_card": 1, **values}
 
     @classmethod
