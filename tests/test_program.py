@@ -31,7 +31,7 @@ from bitskip.program import (
     Tensor,
     ThresholdEpilogue,
 )
-from bitskip.program_file import decode, encode, pack_container, pack_header, unpack_container
+from bitskip.program.file import decode, encode, pack_container, pack_header, unpack_container
 from bitskip.runtime.reference import run_reference
 from programs import I8, Maker, every_op
 

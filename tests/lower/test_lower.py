@@ -26,7 +26,7 @@ from bitskip.program import (
     op_inputs,
     op_outputs,
 )
-from bitskip.program_file import stored_array_bytes
+from bitskip.program.file import stored_array_bytes
 from bitskip.runtime.reference import run_reference
 from bitskip.spec import PAPER_VARIANTS, NetworkSpec, named_spec
 

@@ -19,7 +19,7 @@ from bitskip.lower.folding import array, batch_norm_terms
 from bitskip.lower.graph import Pair
 from bitskip.lower.steps import BATCH, Recorder, Traced
 from bitskip.program import Activation
-from bitskip.program_check import MAX_KERNEL
+from bitskip.program.check import MAX_KERNEL
 
 __all__ = ["FUNCTIONS", "METHODS", "batch_norm", "convolve", "linear", "prelu", "relu", "shift"]
 

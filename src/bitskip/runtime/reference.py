@@ -39,7 +39,7 @@ from bitskip.program import (
     op_inputs,
     op_outputs,
 )
-from bitskip.program_check import accumulator_bound
+from bitskip.program.check import accumulator_bound
 
 __all__ = ["Reference", "run_reference"]
 

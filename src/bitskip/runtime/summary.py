@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.program import Conv2d, Program, conv_precision, op_inputs, op_outputs
-from bitskip.program_file import stored_array_bytes
+from bitskip.program.file import stored_array_bytes
 
 __all__ = ["summarise"]
 

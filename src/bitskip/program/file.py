@@ -24,17 +24,17 @@ import numpy as np
 
 from bitskip.bits import WORD_BITS, words_for
 from bitskip.errors import FileFormatError
-from bitskip.program import (
+from bitskip.program.ops import (
     OPS,
     Activation,
     Array,
     FloatEpilogue,
     IntegerEpilogue,
     Op,
-    Program,
     Tensor,
     ThresholdEpilogue,
 )
+from bitskip.program.plan import Program
 
 __all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "stored_array_bytes", "stored_bytes"]
 

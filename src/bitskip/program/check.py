@@ -7,13 +7,13 @@ the op or the tensor.
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from bitskip.bits import WORD_BITS, words_for
 from bitskip.errors import FileFormatError
-from bitskip.program import (
+from bitskip.program.ops import (
     OPS,
     Activation,
     Add,
@@ -28,7 +28,6 @@ from bitskip.program import (
     IntegerEpilogue,
     MaxPool,
     Op,
-    Program,
     Quantize,
     QuantizeInput,
     Tensor,
@@ -38,6 +37,9 @@ from bitskip.program import (
     op_outputs,
     op_residual,
 )
+
+if TYPE_CHECKING:
+    from bitskip.program.plan import Program
 
 __all__ = ["MAX_KERNEL", "MAX_SIDE", "accumulator_bound", "check_program", "integer_bound"]
 
