@@ -132,7 +132,9 @@ def measure(
         workers, missing = runtime_peers.start(directory, threads, stack)
         for name, (worker, size) in workers.items():
             timers[name], sizes[name], versions[worker.engine] = worker.time, size, worker.version
-        found = alternate(timers, rounds, seconds)
+        died: dict[str, str] = {}
+        found = alternate(timers, rounds, seconds, failed=died)
+        missing += [f"{name}: {why}" for name, why in died.items()]
     scaling: dict[str, Any] = {}
     if (os.cpu_count() or 1) > 1:
         scaling = two_threads(programs, isas[-1], rounds, seconds)

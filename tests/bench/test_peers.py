@@ -117,8 +117,26 @@ def test_worker_does_not_wait_for_ever(exported: Path, tmp_path: Path) -> None:
     sleeper = tmp_path / "python"
     sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
     sleeper.chmod(0o755)
-    with pytest.raises(RunError, match="ended without an answer: exit code -9"):
+    with pytest.raises(RunError, match=r"onnxruntime gave no answer within 0\.2 s and was stopped"):
         Worker("onnxruntime", exported / "fp32.onnx", python=str(sleeper), patience=0.2)
+
+
+def test_one_that_dies_while_timed_is_named_and_the_others_go_on() -> None:
+    turns = []
+
+    def dies(_: float) -> list[float]:
+        turns.append("dies")
+        if len(turns) == 2:
+            raise RunError("exit code -9")
+        return [1.0]
+
+    failed: dict[str, str] = {}
+    found = alternate({"dies": dies, "lives": lambda _: [2.0]}, rounds=4, seconds=0.01, failed=failed)
+    assert (failed, len(turns)) == ({"dies": "exit code -9"}, 2)
+    assert {name: spread.n for name, spread in found.items()} == {"lives": 4}
+    turns.clear()
+    with pytest.raises(RunError, match="exit code -9"):
+        alternate({"dies": dies}, rounds=4, seconds=0.01)
 
 
 def test_bench_peers_as_json(bitskip: Callable[..., Any], packed: Path) -> None:

@@ -118,16 +118,20 @@ def compare(
                 else:
                     workers[peer.name] = (peer, started, path.stat().st_size)
         ours = native_timers(program, isas, threads, batch)
+        died: dict[str, str] = {}
         spreads = alternate(
             ours | {name: started.time for name, (_, started, _) in workers.items()},
             ROUNDS,
             seconds / ROUNDS,
+            failed=died,
         )
+        missing += [f"{name}: {why}" for name, why in died.items()]
     return Comparison(
         [timing(isa, threads, batch, spreads[isa]) for isa in isas],
         [
             _peer_timing(peer, started.version, threads, batch, size, spreads[name])
             for name, (peer, started, size) in workers.items()
+            if name in spreads
         ],
         missing,
     )

@@ -65,7 +65,13 @@ class Worker:
     def _ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        watch = threading.Timer(seconds, self._process.kill)
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()
+
+        watch = threading.Timer(seconds, stop)
         watch.start()
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
@@ -75,6 +81,8 @@ class Worker:
             line = ""
         finally:
             watch.cancel()
+        if not line and late.is_set():
+            raise RunError(f"{self.engine} gave no answer within {seconds:g} s and was stopped")
         if not line:
             raise RunError(f"{self.engine} ended without an answer: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)

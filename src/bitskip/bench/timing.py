@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.bench.worker import time_calls
+from bitskip.errors import RunError
 
 __all__ = ["Spread", "Timer", "alternate", "timer"]
 
@@ -35,12 +36,28 @@ def timer(call: Callable[[], object]) -> Timer:
     return lambda seconds: time_calls(call, seconds)
 
 
-def alternate(timers: Mapping[str, Timer], rounds: int, seconds: float) -> dict[str, Spread]:
-    """Time each for `seconds` in turns, `rounds` times, so that a change of the machine meets all of them."""
+def alternate(
+    timers: Mapping[str, Timer], rounds: int, seconds: float, failed: dict[str, str] | None = None
+) -> dict[str, Spread]:
+    """Time each for `seconds` in turns, `rounds` times, so that a change of the machine meets all of them.
+
+    Args:
+        timers: what is compared, by name.
+        rounds: turns of each.
+        seconds: of a turn.
+        failed: takes the names of those that raise RunError while they are timed, and why; they are left out
+            of the result and the others go on. None: the error is raised.
+    """
     samples: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
-        for name, take in timers.items():
-            samples[name] += take(seconds)
+        for name in list(samples):
+            try:
+                samples[name] += timers[name](seconds)
+            except RunError as error:
+                if failed is None:
+                    raise
+                failed[name] = str(error)
+                del samples[name]
     result = {}
     for name, values in samples.items():
         low, median, high = (float(v) for v in np.percentile(values, (10, 50, 90)))
