@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -55,6 +56,14 @@ def test_linked_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_minutes_of_the_study_are_those_of_its_results() -> None:
+    results = json.loads((ROOT / "results" / "quick" / "results.json").read_text(encoding="utf-8"))
+    minutes = round(sum(row["seconds"] for row in results["rows"]) / 60)
+    cores = {2: "two"}[results["study"]["machine"]["cores"]]
+    arithmetic = {"bf16-mixed": "bf16"}[results["rows"][0]["extra"]["precision"]]
+    assert f"(trained in {minutes} minutes on {cores} cores with {arithmetic}, longer without)" in README
 
 
 def test_make_targets_exist() -> None:

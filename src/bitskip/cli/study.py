@@ -67,7 +67,7 @@ def study(
 
     Examples:
 
-    - `bitskip study` (all nine at reduced scale, about 12 minutes on two cores)
+    - `bitskip study` (all nine at reduced scale)
     - `bitskip study --preset paper --models resnet14-hybrid-none --epochs 10`
     - `bitskip study --preset puzzle`
     """
