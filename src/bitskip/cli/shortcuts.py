@@ -442,7 +442,7 @@ def _batches(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[An
 
 
 def _kept(keep: str | None) -> str | int | list[str] | None:
-    from bitskip.pruning.plan import PRESETS
+    from bitskip.pruning.choose import PRESETS
 
     if keep is None or keep in PRESETS:
         return keep

@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 from bitskip.pruning.batch_norm import reestimate_batch_norm
+from bitskip.pruning.choose import plan_shortcuts
 from bitskip.pruning.find import Analysis, Shortcut, analyse, find_shortcuts
 from bitskip.pruning.gates import ShortcutGates
-from bitskip.pruning.plan import Plan, PlannedShortcut, fingerprint, plan_shortcuts
+from bitskip.pruning.plan import Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.recover import Recovery, recover
 from bitskip.pruning.refit import ZeroTraining, prune_without_training
 from bitskip.pruning.remove import load_pruned, remove_shortcuts, save_pruned, settle

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bitskip.errors import PruningError
 from bitskip.pruning.batch_norm import reestimate_batch_norm
+from bitskip.pruning.choose import plan_shortcuts
 from bitskip.pruning.find import KINDS, analyse
 from bitskip.pruning.gates import ShortcutGates
-from bitskip.pruning.plan import plan_shortcuts
 from bitskip.pruning.remove import settle
 
 __all__ = ["cover", "coverage_page", "library_versions", "prove_removal", "torchvision_classifiers"]
