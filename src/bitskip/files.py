@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -11,7 +12,15 @@ from typing import Any
 
 from bitskip.errors import FileFormatError, RunError
 
-__all__ = ["keep_settings", "read_json", "require_writable", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "file_digest",
+    "keep_settings",
+    "read_json",
+    "require_writable",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -50,6 +59,14 @@ def read_json(path: Path) -> Any:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FileFormatError(f"{path} is not valid JSON: {error}") from None
+
+
+def file_digest(path: Path) -> str:
+    """Return a short SHA-256 of a file's content; raises RunError if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def require_writable(folder: Path) -> None:

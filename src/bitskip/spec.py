@@ -368,7 +368,7 @@ class NetworkSpec:
 
     def scaled(self, width: float) -> NetworkSpec:
         """Return the same network with every width multiplied by `width`, at least 1 channel each."""
-        if width <= 0:
+        if not (math.isfinite(width) and width > 0):
             raise SpecError(f"width is {width}, expected a factor above 0")
         if width == 1:
             return self

@@ -47,20 +47,31 @@ def _arms(model: str, **options: Any) -> set[str]:
 # -- the plan ------------------------------------------------------------------------------------------
 
 
-def test_only_arms_that_change_something_are_run() -> None:
-    full, binary = _arms("resnet14-full-all"), _arms("resnet14-binary-all", teacher=Path("teacher"))
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """A file that stands for a finished run; a plan only notes which it is."""
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_only_arms_that_change_something_are_run(teacher: Path) -> None:
+    full, binary = _arms("resnet14-full-all"), _arms("resnet14-binary-all", teacher=teacher)
     assert {"whole", "whitening", "label_smoothing", "ema", "alternating_flip", "cosine"} <= full
     assert not full & {"standardise", "freeze", "distillation", "warm_start", "zero_gamma", "two_steps"}
     assert {"distillation", "warm_start", "standardise", "freeze", "reestimate"} <= binary
     assert not binary & {"ema", "label_smoothing"}  # modern has neither for 1-bit weights
+    assert "whitening" not in binary  # the weights that it starts from replace the stem
+    assert "whitening" in _arms("resnet14-binary-all")
+    of_paper = _arms("resnet14-binary-all", teacher=teacher, recipe="paper")
+    assert of_paper & {"distillation", "warm_start"} == {"warm_start"}  # it has no distillation to leave out
     assert "zero_gamma" in _arms("resnet20")
     assert "two_steps" in _arms("resnet14-w1a1")
     assert not _arms("resnet14-binary-all") & {"distillation", "warm_start"}
     assert full | binary | {"zero_gamma", "two_steps"} == set(ARMS)
 
 
-def test_each_arm_changes_what_it_says_and_nothing_else() -> None:
-    teacher = Path("teacher")
+def test_each_arm_changes_what_it_says_and_nothing_else(teacher: Path) -> None:
     for model in ("resnet14-full-all", "resnet14-binary-all", "resnet14-w1a1", "resnet20"):
         jobs = plan_ablation([model], seeds=1, teacher=teacher).jobs
         whole = jobs[0]

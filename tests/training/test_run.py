@@ -15,8 +15,8 @@ from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
 from bitskip.nn import BinaryConv2d, binary_layers
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.training import Recipe, RunResult, evaluate, load_recipe, load_run, train
-from bitskip.training.module import Splits
-from bitskip.training.run import _split, versions
+from bitskip.training.module import Classifier, Splits
+from bitskip.training.run import Hardware, _split, versions
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,57 @@ def test_teacher_of_another_class_count_is_refused(tmp_path: Path, mini: ImageSe
     )
     train(dataclasses.replace(_spec(), classes=2), _recipe(epochs=1), few, teacher, progress_bar=False)
     with pytest.raises(RunError, match="teacher .* has 2 classes, but .* has 10"):
-        _train(tmp_path / "student", mini, teacher=teacher)
+        _train(tmp_path / "student", mini, _recipe(**{"distillation.weight": 0.5}), teacher=teacher)
+
+
+def test_what_would_do_nothing_or_cannot_be_is_refused(tmp_path: Path, mini: ImageSet) -> None:
+    other = tmp_path / "other"
+    train(_spec("resnet14-hybrid-none").scaled(3), _recipe(epochs=1), mini, other, progress_bar=False)
+    out = tmp_path / "student"
+    with pytest.raises(RunError, match=r"'paper' does not learn from a teacher: .*weight is 0"):
+        _train(out, mini, teacher=other)
+    with pytest.raises(RunError, match="no weight of the run to start from has the name and shape"):
+        _train(out, mini, warm_start=other)
+    with pytest.raises(RunError, match="seed is -1, expected 0 to"):
+        _train(out, mini, seed=-1)
+    with pytest.raises(RunError, match="no training with accelerator 'auto', devices 'two'"):
+        _train(out, mini, hardware=Hardware(devices="two"))
+    with pytest.raises(RunError, match="precision 'fp31': "):
+        _train(out, mini, hardware=Hardware(precision="fp31"))
+    grey = dataclasses.replace(_spec(), input_channels=1)
+    with pytest.raises(DataError, match=r"pictures of 3 channels, but .* takes 1; .*\"input_channels\": 3"):
+        train(grey, _recipe(), mini, out, progress_bar=False)
+    assert not (out / "run.json").exists()
+
+
+def test_a_run_is_resumed_with_its_own_teacher_and_every_session_has_its_log(
+    tmp_path: Path, mini: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teachers = [tmp_path / name / "teacher" for name in "ab"]
+    for seed, folder in enumerate(teachers):
+        train(_spec("resnet14-full-all"), _recipe(epochs=1), mini, folder, seed=seed, progress_bar=False)
+    recipe = _recipe(**{"distillation.weight": 0.5})
+    out = tmp_path / "student"
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "on_train_epoch_start", _stop_in_second_epoch(Classifier))
+        with pytest.raises(RunError, match="interrupted"):
+            _train(out, mini, recipe, teacher=teachers[0])
+    with pytest.raises(RunError, match="holds a run with another teacher_weights"):
+        _train(out, mini, recipe, teacher=teachers[1], resume=True)
+    _train(out, mini, recipe, teacher=teachers[0], resume=True)
+    epochs = [path.read_text() for path in sorted((out / "logs").glob("csv*/metrics.csv"))]
+    assert [("train_loss" in text, len(text.splitlines()) > 1) for text in epochs] == [(True, True)] * 2
+
+
+def _stop_in_second_epoch(kind: type[Classifier]) -> Any:
+    start = kind.on_train_epoch_start
+
+    def stop(self: Classifier) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        start(self)
+
+    return stop
 
 
 def test_folder_without_a_run(tmp_path: Path) -> None:

@@ -75,11 +75,11 @@ def ablate(
     Examples:
 
     - `bitskip ablate resnet14-full-all --out runs/ablation --jobs 2`
-    - `bitskip ablate resnet14-hybrid-all --teacher runs/full --arms distillation,freeze --out runs/ablation`
+    - `bitskip ablate resnet14-hybrid-all --teacher runs/full-x0.25 --arms freeze --out runs/ablation`
     """
     from bitskip.report.ablation import write_ablation
     from bitskip.study.ablation import plan_ablation, run_ablation
-    from bitskip.training import Hardware, load_run
+    from bitskip.training import Hardware
 
     plan = plan_ablation(
         models,
@@ -93,8 +93,6 @@ def ablate(
     )
     if jobs < 1:
         raise RunError(f"--jobs is {jobs}, expected at least 1")
-    if teacher is not None:
-        load_run(Path(teacher))  # one that is not there is named before the data are looked for
     images = read_images(data, plan.jobs[0].spec.input_size)
     folder = Path(out)
     say(f"{len(plan.jobs)} runs of {epochs} epochs, {jobs} at a time, on {images.name}")

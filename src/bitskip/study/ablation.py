@@ -21,11 +21,11 @@ from typing import Any
 
 from bitskip.data import ImageSet
 from bitskip.errors import InterruptedRunError, RunError, nearest
-from bitskip.files import keep_settings, require_writable, write_json
+from bitskip.files import file_digest, keep_settings, require_writable, write_json
 from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
-from bitskip.training.run import versions
+from bitskip.training.run import versions, weights_file
 
 __all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation", "t_quantile_95"]
 
@@ -141,6 +141,7 @@ def plan_ablation(
         plain = load_recipe(recipe, base, fixed)
         binary = any(layer.binary_parameters for layer in spec.iter_layers())
         own = teacher if binary else None
+        teaches = own is not None and plain.distillation.weight > 0
         chosen = []
         for name, arm in ARMS.items():
             changed = load_recipe(recipe, base, {**fixed, **arm.changes})
@@ -156,7 +157,7 @@ def plan_ablation(
                 arm,
                 changed,
                 seed,
-                own if arm.teacher else None,
+                own if arm.teacher and teaches else None,
                 own if arm.warm_start else None,
             )
             for seed in range(seeds)
@@ -168,6 +169,7 @@ def plan_ablation(
         "epochs": epochs,
         "changes": dict(changes or {}),
         "teacher": None if teacher is None else teacher.name,
+        "teacher_weights": None if teacher is None else file_digest(weights_file(teacher)),
     }
     return Ablation(tuple(jobs), asked)
 
@@ -179,7 +181,11 @@ def _idle(
     if name in _NEEDS_TEACHER:
         if not binary:
             return "it has no 1-bit weights, and only such models are given a teacher"
-        return "" if teacher is not None else "there is no teacher; name a finished run with --teacher"
+        if teacher is None:
+            return "there is no teacher; name a finished run with --teacher"
+        return "" if name == "warm_start" or plain.distillation.weight else "the recipe has it so already"
+    if name in ("whitening", "zero_gamma") and teacher is not None:
+        return "the weights that it starts from replace what this part sets"
     if name in _NEEDS_BINARY and not binary:
         return "it has no 1-bit weights"
     if name == "zero_gamma" and (

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.data.batches import Augmentation, Batches
+from bitskip.errors import RunError
 from bitskip.nn import ResNet
 from bitskip.nn.blocks import ResidualBlock
 from bitskip.training.module import Splits
@@ -27,17 +28,20 @@ def prepare(
             if isinstance(block, ResidualBlock) and block.shortcut is not None and block.style == "standard":
                 last = getattr(block, f"bn{block.depth}")
                 nn.init.zeros_(last.weight)
-    if warm_start is not None:
-        warm_start_from(model, warm_start)
+    if warm_start is not None and not warm_start_from(model, warm_start):
+        raise RunError(
+            "no weight of the run to start from has the name and shape of one of this network's; start from "
+            "a run of the same model and width, or leave out the warm start"
+        )
 
 
 @torch.no_grad()
 def warm_start_from(model: nn.Module, weights: dict[str, Tensor]) -> int:
-    """Copy the tensors whose name and shape agree; returns how many parameters and buffers were taken."""
+    """Copy the tensors whose name and shape agree; returns how many weights of layers were among them."""
     own = model.state_dict()
     taken = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(own | taken)
-    return len(taken)
+    return sum(value.dim() > 1 for value in taken.values())
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from bitskip import __version__
 from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
-from bitskip.files import read_json, require_writable, write_bytes, write_json, write_text
+from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import build
 from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
@@ -130,6 +130,13 @@ def train(
         DataError: if the data does not fit the spec.
     """
     _check_data(spec, images)
+    if not 0 <= seed < 2**32:
+        raise RunError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+    if teacher is not None and not recipe.distillation.weight:
+        raise RunError(
+            f"recipe '{recipe.name}' does not learn from a teacher: its distillation.weight is 0; set it "
+            "(--set distillation.weight=0.7), choose a recipe that does (modern), or leave out the teacher"
+        )
     hardware = hardware or Hardware()
     require_writable(out)
     asked = {
@@ -140,6 +147,8 @@ def train(
         "train_images": len(images.train_images),
         "teacher": None if teacher is None else teacher.name,
         "warm_start": None if warm_start is None else warm_start.name,
+        "teacher_weights": None if teacher is None else file_digest(weights_file(teacher)),
+        "warm_start_weights": None if warm_start is None else file_digest(weights_file(warm_start)),
     }
     checkpoint = out / "checkpoints" / "last.ckpt"
     _check_folder(out, asked, resume, checkpoint)
@@ -206,12 +215,18 @@ def _check_data(spec: NetworkSpec, images: ImageSet) -> None:
     if images.classes != spec.classes:
         raise DataError(
             f"{images.name} has {images.classes} classes, but '{spec.name}' has {spec.classes} outputs; "
-            f"use --classes {images.classes} or another data set"
+            f"name other data, or a spec file with \"classes\": {images.classes}"
         )
     if images.image_size != spec.input_size:
         raise DataError(
             f"{images.name} has pictures of {images.image_size} pixels, but '{spec.name}' takes "
-            f"{spec.input_size}; use --input-size {images.image_size} or another data set"
+            f"{spec.input_size}; name other data, or a spec file with \"input_size\": {images.image_size}"
+        )
+    channels = int(images.train_images.shape[-1])
+    if channels != spec.input_channels:
+        raise DataError(
+            f"{images.name} has pictures of {channels} channels, but '{spec.name}' takes "
+            f"{spec.input_channels}; name other data, or a spec file with \"input_channels\": {channels}"
         )
 
 
@@ -222,8 +237,10 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
     if not resume and (checkpoint.is_file() or (out / "result.json").is_file()):
         raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
     known = read_json(before)
-    # Keys that recipes have got since the run began stand at what they did before: nothing.
+    # Keys that runs and recipes have got since this one began stand at what they did before: nothing.
     try:
+        known = {"teacher_weights": asked["teacher_weights"]} | known
+        known = {"warm_start_weights": asked["warm_start_weights"]} | known
         known["recipe"] = Recipe.model_validate(known["recipe"]).model_dump(mode="json")
     except (ValidationError, KeyError, TypeError):
         raise FileFormatError(f"{before} says of no run how it was started; choose another --out") from None
@@ -249,6 +266,7 @@ def _trainer(out: Path, recipe: Recipe, hardware: Hardware, precision: Any, prog
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.callbacks.progress import TQDMProgressBar
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
@@ -260,25 +278,34 @@ def _trainer(out: Path, recipe: Recipe, hardware: Hardware, precision: Any, prog
     ]  # fmt: skip
     if progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
-    return L.Trainer(
-        max_epochs=recipe.epochs,
-        accelerator=hardware.accelerator,
-        devices=hardware.devices if hardware.devices == "auto" else int(hardware.devices),
-        num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
-        precision=precision,
-        default_root_dir=out,
-        logger=[
-            CSVLogger(out, name="logs", version="csv"),
-            TensorBoardLogger(out, name="logs", version="tensorboard"),
-        ],
-        callbacks=callbacks,
-        enable_progress_bar=progress_bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=20,
-        deterministic=False,
-    )
+    # A log that exists is emptied when its logger opens, so each session of a run writes one of its own.
+    sessions = len(list((out / "logs").glob("csv*")))
+    try:
+        return L.Trainer(
+            max_epochs=recipe.epochs,
+            accelerator=hardware.accelerator,
+            devices=hardware.devices if hardware.devices == "auto" else int(hardware.devices),
+            num_nodes=hardware.nodes,
+            strategy=hardware.strategy,
+            precision=precision,
+            default_root_dir=out,
+            logger=[
+                CSVLogger(out, name="logs", version=f"csv-{sessions + 1}" if sessions else "csv"),
+                TensorBoardLogger(out, name="logs", version="tensorboard"),
+            ],
+            callbacks=callbacks,
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=20,
+            deterministic=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        said = " ".join(str(error).split())
+        raise RunError(
+            f"no training with accelerator '{hardware.accelerator}', devices '{hardware.devices}', strategy "
+            f"'{hardware.strategy}' and precision '{precision}': {said}"
+        ) from None
 
 
 def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -> None:
@@ -355,11 +382,17 @@ def versions() -> dict[str, str]:
 # -- reading runs back ----------------------------------------------------------------------------------
 
 
-def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights that a finished run left, by parameter name."""
+def weights_file(folder: Path) -> Path:
+    """Return the weights file of a finished run, or `folder` itself if it is one; raises RunError if not."""
     path = folder / "weights.safetensors" if folder.is_dir() else folder
     if not path.is_file():
         raise RunError(f"{folder} holds no weights.safetensors; is the run finished?")
+    return path
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that a finished run left, by parameter name."""
+    path = weights_file(folder)
     try:
         weights: dict[str, torch.Tensor] = load_file(path)
     except Exception as error:  # safetensors raises an error type of its own for a damaged file
@@ -377,7 +410,7 @@ def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
     from safetensors import safe_open
 
     weights = load_weights(folder)
-    path = folder / "weights.safetensors" if folder.is_dir() else folder
+    path = weights_file(folder)
     with safe_open(path, framework="pt") as stream:
         metadata = stream.metadata() or {}
     if "pruned_from" in metadata:
