@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from bitskip.data import load_mini
@@ -81,6 +82,8 @@ def test_recovering_a_run(run: Path, tmp_path: Path, bitskip: Callable[..., Any]
     again = bitskip("shortcuts", "recover", str(run), plan, *words, "--json")  # finished: nothing to train
     assert "epoch" not in again.err
     assert json.loads(again.out)["held_out_accuracy"] == report["held_out_accuracy"]
+    ran = bitskip("shortcuts", "recover", str(run), plan, *words, "--seed", "1")
+    assert "holds the state of another recovery" in ran.err
     ran = bitskip("shortcuts", "recover", str(run), plan, *words[:-1], "3")
     assert "4 gates need 4 epochs to close, but there are 3" in ran.err
 
@@ -112,6 +115,8 @@ def test_library_models(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
     weights = ("--weights", str(tmp_path / "weights.safetensors"))
     bitskip("shortcuts", "prune", name, plan, "--out", str(out), *weights, *small)
     assert {path.name for path in out.iterdir()} == {"weights.safetensors", "plan.json", "report.json"}
+    normalised = safe_open(out / "weights.safetensors", framework="pt").metadata()
+    assert (normalised["mean"], normalised["std"]) == ("0.485,0.456,0.406", "0.229,0.224,0.225")
     assert (
         len(json.loads(bitskip("shortcuts", "list", "timm:resnet18d", *small, "--json").out)["shortcuts"])
         == 8
@@ -139,6 +144,30 @@ BAD = {
     "weights for a spec": (
         ("prune", "resnet14-full-all", "p.json", "--out", "x", "--weights", "w.pt"),
         "--weights goes with torchvision: and timm: models",
+    ),
+    "a normalisation for a spec": (
+        ("score", "resnet14-full-all-x0.0625", "--mean", "0,0,0", "--data", "mini"),
+        "--mean and --std go with torchvision: and timm: models",
+    ),
+    "a standard deviation of 0": (
+        ("score", "torchvision:resnet18", "--std", "0,1,1", "--data", "mini"),
+        "expected as many numbers of each, and std above 0",
+    ),
+    "a share above 1": (
+        ("recover", "resnet14-full-all-x0.0625", "p.json", "--out", "x", "--teacher-weight", "35"),
+        "--teacher-weight is 35, expected a share, 0 to 1",
+    ),
+    "batches of no picture": (
+        ("score", "resnet14-full-all-x0.0625", "--data", "mini", "--batch-size", "0"),
+        "batch size is 0, expected at least 1",
+    ),
+    "no batches": (
+        ("score", "resnet14-full-all-x0.0625", "--data", "mini", "--batches", "-1"),
+        "max_batches is -1, expected at least 1",
+    ),
+    "an unknown classifier": (
+        ("coverage", "--out", "page.md", "--only", "resnet18, resnt34"),
+        "unknown torchvision classifier 'resnt34'; did you mean 'resnet34'",
     ),
     "data of other classes": (
         ("score", "torchvision:resnet18", "--data", "mini"),

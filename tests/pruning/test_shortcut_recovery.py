@@ -381,6 +381,8 @@ def test_a_resumed_recovery_ends_as_an_unbroken_one(
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
     with pytest.raises(RunError, match="state of another recovery"):
         _recover(taught, dataclasses.replace(settings, epochs=5), folder=tmp_path)
+    with pytest.raises(RunError, match="state of another recovery"):
+        _recover(taught, settings, folder=tmp_path, asked={"seed": 2})
 
 
 def test_a_gate_that_breaks_the_budget_reopens(taught: tuple[nn.Module, Analysis], tmp_path: Path) -> None:
@@ -419,6 +421,10 @@ def test_what_recovery_refuses(taught: tuple[nn.Module, Analysis]) -> None:
         recover(model, plan, Blobs(1), RecoverySettings("one_shot", epochs=1), order=["x"])
     with pytest.raises(PruningError, match="needs `evaluate`"):
         recover(model, plan, Blobs(1), RecoverySettings(epochs=4, max_accuracy_drop=0.1))
+    with pytest.raises(PruningError, match="mse_weight is 1.5, expected a share"):
+        RecoverySettings(mse_weight=1.5)
+    with pytest.raises(PruningError, match="learning_rate is -1, expected more than 0"):
+        RecoverySettings(learning_rate=-1.0)
     with pytest.raises(PruningError, match="the loss became"):
         recover(model, plan, Blobs(2), RecoverySettings("one_shot", epochs=9, learning_rate=1e30))
 

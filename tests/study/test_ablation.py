@@ -212,6 +212,7 @@ def _values() -> dict[str, Any]:
         "epochs": 10,
         "data": "CIFAR-10",
         "train_images": 50_000,
+        "held_out_images": 5_000,
         "test_images": 10_000,
         "teacher": None,
         "changes": {},

@@ -101,12 +101,13 @@ def test_an_experiment_resumes_and_says_what_it_found(
 def test_a_bar_met_exactly_is_met_and_other_formats_are_refused() -> None:
     row = {"target": "middle", "arm": "one_shot", "epochs": 4, "test_accuracy": 0.8417}
     values = {
-        "bitskip_shortcut_recovery": 2, "teacher": "t", "teacher_test_accuracy": 0.8467, "data": "d",
-        "train_images": 1, "test_images": 10_000, "machine": {}, "versions": {"torch": "2"}, "rows": [row],
+        "bitskip_shortcut_recovery": 3, "teacher": "t", "teacher_test_accuracy": 0.8467, "data": "d",
+        "train_images": 1, "held_out_images": 0, "test_images": 10_000, "machine": {}, "rows": [row],
+        "versions": {"torch": "2"},
         "settings": {"seed": 0, "learning_rate": 1e-3, "precision": "32-true"}, "gains": {},
     }  # fmt: skip
     assert "| −0.50 |  | met |" in recovery_markdown(values, "recovery.svg")
-    with pytest.raises(FileFormatError, match="got results of format 1, expected .* format 2"):
+    with pytest.raises(FileFormatError, match="got results of format 1, expected .* format 3"):
         recovery_markdown(values | {"bitskip_shortcut_recovery": 1}, "recovery.svg")
 
 

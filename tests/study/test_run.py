@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 
 from bitskip.data import load_mini
 from bitskip.errors import RecipeError, RunError, SpecError
-from bitskip.spec import PAPER_VARIANTS
+from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.results import Results
 from bitskip.study.run import plan_study, run_study
 
@@ -40,6 +41,16 @@ def test_puzzle_crosses_the_estimator_with_decay() -> None:
     treatments = {(run.estimator, run.recipe.latent.weight_decay) for run in runs}
     assert treatments == {(e, d) for e in ("ste_sign", "none") for d in (0.0, 1e-4)}
     assert len({run.folder for run in runs}) == len(runs)
+
+
+def test_a_spec_keeps_its_own_estimator(tmp_path: Path) -> None:
+    own = dataclasses.replace(named_spec("resnet14-hybrid-none"), name="mine", weight_quantizer="ede")
+    path = tmp_path / "mine.json"
+    path.write_text(own.to_json())
+    (run,) = plan_study("quick", models=[str(path)]).runs
+    assert (run.estimator, run.spec.weight_quantizer) == ("ede", "ede")
+    (run,) = plan_study("quick", models=[str(path)], estimator="reste").runs
+    assert (run.estimator, run.spec.weight_quantizer) == ("reste", "reste")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from bitskip.data import ImageSet
+    from bitskip.data.batches import Normalisation
 
 DataOption = Annotated[
     str | None,
@@ -41,6 +42,18 @@ TtaOption = Annotated[
         help="Test-time augmentation. flip: report as well the accuracy of the mean logits of a picture and "
         "its mirror image.",
     ),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What a torchvision or timm model's pictures (0..1) were normalised with, with commas "
+        "between.  [default: ImageNet's]",
+        show_default=False,
+    ),
+]
+StdOption = Annotated[
+    str | None,
+    typer.Option(help="Standard deviations, likewise.  [default: ImageNet's]", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -115,3 +128,31 @@ def parse_changes(changes: list[str]) -> dict[str, Any]:
 def path_or_none(value: str | None) -> Path | None:
     """Return the path, if there is one."""
     return None if value is None else Path(value)
+
+
+def read_normalisation(mean: str | None, std: str | None) -> Normalisation | None:
+    """Read `--mean` and `--std`; None if neither is given, ImageNet's for the one that is not."""
+    if mean is None and std is None:
+        return None
+    from bitskip.data.batches import Normalisation
+    from bitskip.errors import RunError
+    from bitskip.study.model_sources import IMAGENET
+
+    found = Normalisation(
+        IMAGENET.mean if mean is None else _numbers("--mean", mean),
+        IMAGENET.std if std is None else _numbers("--std", std),
+    )
+    if len(found.mean) != len(found.std) or not all(0 < value < float("inf") for value in found.std):
+        raise RunError(
+            f"got mean {found.mean} and std {found.std}, expected as many numbers of each, and std above 0"
+        )
+    return found
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from bitskip.errors import RunError
+
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise RunError(f"{option} is '{text}', expected numbers with commas between them") from None

@@ -8,9 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, interactive, path_or_none, read_images, say
-
-_IMAGENET_MEAN, _IMAGENET_STD = "0.485,0.456,0.406", "0.229,0.224,0.225"
+from bitskip.cli.options import (
+    DataOption,
+    JsonOption,
+    MeanOption,
+    StdOption,
+    interactive,
+    path_or_none,
+    read_images,
+    read_normalisation,
+    say,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,18 +63,8 @@ def pack(
             show_default=False,
         ),
     ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="What a torchvision or timm model's pictures (0..1) were normalised with, with commas "
-            "between.  [default: ImageNet's]",
-            show_default=False,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="Standard deviations, likewise.  [default: ImageNet's]", show_default=False),
-    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fold a trained network into one file that runs without torch.
@@ -90,11 +88,16 @@ def pack(
     from bitskip.lower import lower
     from bitskip.lower.run import calibration_pictures, lower_run
     from bitskip.runtime.summary import summarise
-    from bitskip.study.model_sources import load_trained
+    from bitskip.study.model_sources import IMAGENET, load_trained
 
     if activations == "int8" and calibration < 1:
         raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
-    loaded = load_trained(run, input_size=input_size, weights=path_or_none(weights))
+    loaded = load_trained(
+        run,
+        input_size=input_size,
+        weights=path_or_none(weights),
+        normalisation=read_normalisation(mean, std),
+    )
     options: dict[str, Any] = {"activations": activations, "dense": dense}
     if activations == "int8":
         images = read_images(data, loaded.input_shape[1])
@@ -107,10 +110,8 @@ def pack(
     options["input_shape"] = loaded.input_shape
     if loaded.from_library:
         options["name"] = loaded.name.partition(":")[2]
-        normalisation = (_numbers("--mean", mean or _IMAGENET_MEAN), _numbers("--std", std or _IMAGENET_STD))
-        program = lower(loaded.model, *normalisation, **options)
-    elif mean is not None or std is not None:
-        raise LoweringError(f"--mean and --std go with torchvision: and timm: models; '{run}' knows its own")
+        known = loaded.normalisation or IMAGENET
+        program = lower(loaded.model, known.mean, known.std, **options)
     else:
         program = lower_run(Path(run), model=loaded.model, **options)
     path = Path(out or f"{program.name}.bitskip")
@@ -127,12 +128,3 @@ def pack(
         f"{path}: {byte_size(values['file_bytes'])}, peak activations "
         f"{byte_size(values['peak_activation_bytes'])}, activations {activations}, dense {dense}"
     )
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    from bitskip.errors import LoweringError
-
-    try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError:
-        raise LoweringError(f"{option} is '{text}', expected numbers with commas between them") from None

@@ -13,10 +13,13 @@ import typer
 from bitskip.cli.options import (
     DataOption,
     JsonOption,
+    MeanOption,
+    StdOption,
     epoch_line,
     interactive,
     path_or_none,
     read_images,
+    read_normalisation,
     say,
 )
 
@@ -125,6 +128,8 @@ def score(
     batches: Annotated[int, typer.Option(help="Batches to judge on, at most.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Pictures a batch.")] = 100,
     weights: WeightsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Close each shortcut alone, re-estimate batch norm, and measure what changes.
@@ -141,7 +146,7 @@ def score(
 
     from bitskip.pruning import analyse, score_shortcuts
 
-    loaded = _load(model, None, weights)
+    loaded = _load(model, None, weights, mean, std)
     if not loaded.trained:
         say(f"note: {loaded.name} has random weights, so its scores mean little")
     calibration, held_out = _batches(loaded, data, batch_size)
@@ -277,6 +282,8 @@ def prune(
     ] = False,
     input_size: SizeOption = None,
     weights: WeightsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Carry out a plan: additions and dead projections go, outputs equal those of closed gates.
@@ -293,7 +300,7 @@ def prune(
     from bitskip.pruning import Plan, compare
     from bitskip.study.pruned import prune_loaded, write_pruned
 
-    loaded = _load(model, input_size, weights)
+    loaded = _load(model, input_size, weights, mean, std)
     chosen = Plan.load(Path(plan_file))
     sets = _batches(loaded, data, batch_size) if refit else None
     pruned, measures = prune_loaded(loaded, chosen, sets, batches)
@@ -346,6 +353,8 @@ def recover(
     data: DataOption = None,
     input_size: SizeOption = None,
     weights: WeightsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train while the plan's shortcuts fade out, then remove them.
@@ -357,10 +366,13 @@ def recover(
     - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --epochs 30 --interval 3 --fade 3`
     - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --max-accuracy-drop 1`
     """
+    from bitskip.errors import PruningError
     from bitskip.pruning import Plan, RecoverySettings, compare
     from bitskip.study.pruned import recover_loaded, write_pruned
 
-    loaded = _load(model, input_size, weights)
+    loaded = _load(model, input_size, weights, mean, std)
+    if not 0 <= teacher_weight <= 1:
+        raise PruningError(f"--teacher-weight is {teacher_weight:g}, expected a share, 0 to 1")
     settings = RecoverySettings(
         schedule=schedule,
         epochs=epochs,
@@ -416,10 +428,15 @@ def coverage(
 
     Example: `bitskip shortcuts coverage --out docs/shortcuts-coverage.md`
     """
+    from bitskip.errors import SpecError, nearest
     from bitskip.files import write_json, write_text
     from bitskip.pruning.coverage import cover, coverage_page, library_versions, torchvision_classifiers
 
-    names = torchvision_classifiers() if only is None else only.split(",")
+    known = torchvision_classifiers()
+    names = known if only is None else [name.strip() for name in only.split(",")]
+    for name in names:
+        if name not in known:
+            raise SpecError(f"unknown torchvision classifier '{name}'{nearest(name, known)}")
     values = {"versions": library_versions(), "rows": cover(names, lambda name: say(name))}
     page = Path(out)
     write_json(page.with_suffix(".json"), values)
@@ -429,10 +446,21 @@ def coverage(
 # -- shared -------------------------------------------------------------------------------------------
 
 
-def _load(model: str, input_size: int | None, weights: str | None = None) -> LoadedModel:
+def _load(
+    model: str,
+    input_size: int | None,
+    weights: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+) -> LoadedModel:
     from bitskip.study.model_sources import load_model
 
-    return load_model(model, input_size=input_size, weights=path_or_none(weights))
+    return load_model(
+        model,
+        input_size=input_size,
+        weights=path_or_none(weights),
+        normalisation=read_normalisation(mean, std),
+    )
 
 
 def _batches(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ One gather does the crop and the flip of a batch, so that loading costs little b
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -131,6 +132,12 @@ class Batches:
             pixels = _pad(pixels, self._crop, augmentation.padding, (mean * 255).round().to(torch.uint8))
         self._pixels = pixels
         self.size: int | None = None
+
+    def digest(self) -> str:
+        """Return a short hash of the pictures and labels, by which a resumed run knows its data."""
+        found = hashlib.sha256(self.labels.cpu().numpy().tobytes())
+        found.update(self._pixels.cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the next pass."""

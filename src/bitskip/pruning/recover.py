@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def recover(
     order: Sequence[str] | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     folder: Path | None = None,
+    asked: Mapping[str, Any] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> Recovery:
     """Close the plan's gates while training, then remove the shortcuts.
@@ -69,6 +70,8 @@ def recover(
         optimizer: makes one for the gated network; None for SGD with Nesterov momentum. It lives through
             all stages. Each group's rate is taken as its peak and scaled by the schedule.
         folder: where the state is kept after each epoch; a state found there is resumed.
+        asked: JSON values that say what else this recovery depends on, such as its data and seed; a state
+            that was kept with others is not resumed.
         on_epoch: called after each epoch with its history entry: epoch, train_loss, train_accuracy, gates,
             learning_rate, seconds and, with `evaluate`, accuracy; `rolled_back` names a gate that reopened.
 
@@ -84,7 +87,8 @@ def recover(
     if settings.max_accuracy_drop is not None and evaluate is None:
         raise PruningError("a limit on the accuracy drop needs `evaluate`, which measures the accuracy")
     guide = copy.deepcopy(model if teacher is None else teacher).eval().requires_grad_(False)
-    run = _Run(model, plan, settings, GateSchedule(settings, closing), guide, evaluate, optimizer)
+    schedule = GateSchedule(settings, closing)
+    run = _Run(model, plan, settings, schedule, guide, evaluate, optimizer, dict(asked or {}))
     if folder is not None:
         run.resume(folder)
     while run.epoch < settings.epochs:
@@ -107,9 +111,10 @@ class _Run:
         teacher: nn.Module,
         evaluate: Callable[[nn.Module], float] | None,
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None,
+        asked: dict[str, Any],
     ) -> None:
         self.original, self.plan, self.settings, self.schedule = model, plan, settings, schedule
-        self.teacher, self.evaluate = teacher, evaluate
+        self.teacher, self.evaluate, self.asked = teacher, evaluate, asked
         self.gates = ShortcutGates(model, plan)
         self.student = self.gates.model
         self.student.requires_grad_(True)
@@ -253,6 +258,7 @@ class _Run:
             "order": list(self.schedule.order),
             "plan": [[entry.id, entry.action] for entry in self.plan.shortcuts],
             "weights": weights_digest(self.original),
+            **self.asked,
         }
 
     def save(self, folder: Path) -> None:
@@ -282,7 +288,7 @@ class _Run:
             raise RunError(f"{path} cannot be read ({error}); delete it to start again") from None
         if asked != self._asked():
             raise RunError(
-                f"{folder} holds the state of another recovery (other settings, plan or model); "
+                f"{folder} holds the state of another recovery (other settings, plan, model or data); "
                 "choose another folder or delete it"
             )
         self.epoch = int(metadata["epoch"])

@@ -46,6 +46,11 @@ class RecoverySettings:
             )
         if self.epochs < 1:
             raise PruningError(f"epochs is {self.epochs}, expected at least 1")
+        if self.learning_rate <= 0:
+            raise PruningError(f"learning_rate is {self.learning_rate:g}, expected more than 0")
+        for name in ("ce_weight", "mse_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PruningError(f"{name} is {getattr(self, name):g}, expected a share, 0 to 1")
         if self.interval <= 0:
             raise PruningError(f"interval is {self.interval:g} epochs, expected more than 0")
         if self.fade < 0 or (self.schedule == "gradual" and self.fade > self.interval):

@@ -90,6 +90,9 @@ def score_shortcuts(
     wanted = list(shortcuts)
     if not wanted:
         raise PruningError(f"{type(model).__name__} has no shortcuts to score")
+    for name, count in (("max_batches", max_batches), ("calibration_batches", calibration_batches)):
+        if count < 1:
+            raise PruningError(f"{name} is {count}, expected at least 1")
     key = _key(model, batches, max_batches, calibration_batches)
     known = _cached(cache, key)
     gates = ShortcutGates(model, wanted)

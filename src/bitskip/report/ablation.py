@@ -37,7 +37,8 @@ def ablation_markdown(values: Mapping[str, Any], picture: str) -> str:
     parts = [
         f"# What each part of the recipe `{values['recipe']}` buys\n",
         f"Generated from `results.json`: width {values['width']:g}, {values['epochs']} epochs, "
-        f"{values['data']}, {count(values['train_images'])} training and {count(values['test_images'])} test "
+        f"{values['data']}, {count(values['train_images'])} training pictures "
+        f"({count(values['held_out_images'])} of them held out) and {count(values['test_images'])} test "
         "pictures"
         + (f", teacher {values['teacher']}" if values["teacher"] else "")
         + (f", with {changes}" if changes else "")

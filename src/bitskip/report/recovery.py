@@ -77,8 +77,9 @@ def recovery_markdown(values: Mapping[str, Any], picture: str) -> str:
     settings = values["settings"]
     parts = [
         f"# Taking the shortcuts from {values['teacher']}\n",
-        f"Generated from `results.json`: {values['data']}, {count(values['train_images'])} training and "
-        f"{count(values['test_images'])} test pictures, seed {settings['seed']}, "
+        f"Generated from `results.json`: {values['data']}, {count(values['train_images'])} training pictures "
+        f"({count(values['held_out_images'])} of them held out) and {count(values['test_images'])} test "
+        f"pictures, seed {settings['seed']}, "
         f"Adam at {settings['learning_rate']:g}, {settings['precision']}, "
         f"{values['machine'].get('cpu', 'unknown processor')}, torch {values['versions']['torch']}.\n",
         f"The teacher, with all shortcuts, has {per_cent(teacher)}% on the test set. The bar is "

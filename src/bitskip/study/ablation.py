@@ -25,7 +25,7 @@ from bitskip.files import file_digest, keep_settings, require_writable, write_js
 from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
-from bitskip.training.run import versions, weights_file
+from bitskip.training.run import held_out_count, versions, weights_file
 
 __all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation", "t_quantile_95"]
 
@@ -347,6 +347,7 @@ def _summary(
     return {
         "bitskip_ablation": FORMAT_VERSION,
         **asked,
+        "held_out_images": held_out_count(plan.jobs[0].recipe, images),
         "test_images": len(images.test_images),
         "runs_done": len(done),
         "runs": len(plan.jobs),

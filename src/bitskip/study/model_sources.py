@@ -7,6 +7,7 @@ The one word that commands take for a model: a named spec, a spec's JSON file, a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bitskip.data.batches import Normalisation
 from bitskip.errors import FileFormatError, RunError, SpecError, nearest
+from bitskip.files import read_json
 from bitskip.nn import binary_layers, build
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec, resolve_spec
@@ -22,6 +25,11 @@ from bitskip.spec import NetworkSpec, resolve_spec
 __all__ = ["LoadedModel", "load_model", "load_trained"]
 
 _LIBRARIES = ("torchvision", "timm")
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HELD_OUT = 5000  # pictures of the training set to judge on, where no run says how many it held out
+
+
+_KNOWS_ITS_OWN = "--mean and --std go with torchvision: and timm: models; '{}' knows its own"
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class LoadedModel:
     trained: bool  # False: its weights are random
     run: Path | None = None  # the weights file of a bitskip run
     source: str = ""  # what gives the architecture again, if anything: LIBRARY:NAME or a spec as JSON
+    normalisation: Normalisation | None = None  # of the pictures it was trained on; None: not known
+    held_out: int = HELD_OUT  # training pictures that its run did not train on
 
     @property
     def from_library(self) -> bool:
@@ -45,16 +55,23 @@ class LoadedModel:
         return torch.randn(batch, *self.input_shape, generator=torch.Generator().manual_seed(0))
 
 
-def load_model(source: str, *, input_size: int | None = None, weights: Path | None = None) -> LoadedModel:
+def load_model(
+    source: str,
+    *,
+    input_size: int | None = None,
+    weights: Path | None = None,
+    normalisation: Normalisation | None = None,
+) -> LoadedModel:
     """Return the model that `source` names.
 
     Args:
         source: see this module's first lines.
         input_size: height = width in pixels; None for the model's usual size.
         weights: state dict (`.safetensors`, or `.pt` of tensors only) to load into a library's model.
+        normalisation: of a library model's pictures; None for ImageNet's. Runs know their own.
 
     Raises:
-        SpecError: for an unknown name.
+        SpecError: for an unknown name, or a normalisation for a run.
         RunError: if a library is not installed, or the folder holds no finished run.
         FileFormatError: if the weights do not fit.
     """
@@ -64,14 +81,23 @@ def load_model(source: str, *, input_size: int | None = None, weights: Path | No
         if weights is not None:
             _load_weights(model, weights)
         size = input_size or usual
-        return LoadedModel(source, model.eval(), (3, size, size), weights is not None, source=source)
+        return LoadedModel(
+            source,
+            model.eval(),
+            (3, size, size),
+            weights is not None,
+            source=source,
+            normalisation=normalisation or IMAGENET,
+        )
     if weights is not None:
         raise SpecError(
             f"--weights goes with torchvision: and timm: models; give the run's folder, not '{source}'"
         )
     path = Path(source)
     if path.is_dir() or path.suffix == ".safetensors":
-        return _run(path, input_size)
+        return _run(path, input_size, normalisation)
+    if normalisation is not None:
+        raise SpecError(_KNOWS_ITS_OWN.format(source))
     spec = resolve_spec(source)
     if input_size is not None:
         spec = dataclasses.replace(spec, input_size=input_size)
@@ -80,7 +106,13 @@ def load_model(source: str, *, input_size: int | None = None, weights: Path | No
     )
 
 
-def load_trained(source: str, *, input_size: int | None = None, weights: Path | None = None) -> LoadedModel:
+def load_trained(
+    source: str,
+    *,
+    input_size: int | None = None,
+    weights: Path | None = None,
+    normalisation: Normalisation | None = None,
+) -> LoadedModel:
     """Return the model that `source` names, as `load_model` does, if it is trained.
 
     Raises:
@@ -91,13 +123,13 @@ def load_trained(source: str, *, input_size: int | None = None, weights: Path | 
             f"there is no run '{source}'; give the folder of a finished run, or torchvision:NAME or "
             "timm:NAME with --weights"
         )
-    loaded = load_model(source, input_size=input_size, weights=weights)
+    loaded = load_model(source, input_size=input_size, weights=weights, normalisation=normalisation)
     if not loaded.trained:
         raise RunError(f"'{source}' has random weights; name the trained ones with --weights, or a run")
     return loaded
 
 
-def _run(path: Path, input_size: int | None) -> LoadedModel:
+def _run(path: Path, input_size: int | None, normalisation: Normalisation | None) -> LoadedModel:
     """Return the network of a finished run, or of a pruned one that no spec describes."""
     from bitskip.training import load_run
 
@@ -105,10 +137,23 @@ def _run(path: Path, input_size: int | None) -> LoadedModel:
     metadata = _metadata(file)
     if "pruned_from" not in metadata:
         spec, model = load_run(path)
-        return LoadedModel(spec.name, model, _shape(spec, input_size), True, file, spec.to_json())
+        if normalisation is not None:
+            raise SpecError(_KNOWS_ITS_OWN.format(path))
+        return LoadedModel(
+            spec.name,
+            model,
+            _shape(spec, input_size),
+            True,
+            file,
+            spec.to_json(),
+            _normalisation(metadata),
+            _held_out(file, metadata),
+        )
     from bitskip.pruning import load_pruned
 
     source = metadata["pruned_from"]
+    if source.startswith("{") and normalisation is not None:
+        raise SpecError(_KNOWS_ITS_OWN.format(path))
     size = input_size or int(metadata["input_size"])
     original: nn.Module
     if source.startswith("{"):
@@ -121,7 +166,36 @@ def _run(path: Path, input_size: int | None) -> LoadedModel:
         for layer in binary_layers(original).values():
             layer.standardise = True
     pruned = load_pruned(file.parent, original).eval()
-    return LoadedModel(f"{name}-pruned", pruned, shape, True, file)
+    known = normalisation or _normalisation(metadata) or (None if source.startswith("{") else IMAGENET)
+    return LoadedModel(
+        f"{name}-pruned",
+        pruned,
+        shape,
+        True,
+        file,
+        normalisation=known,
+        held_out=_held_out(file, metadata),
+    )
+
+
+def _normalisation(metadata: Mapping[str, str]) -> Normalisation | None:
+    """Return what a run's weights file says of its pictures; None if it says nothing that can be read."""
+    try:
+        mean, std = (tuple(float(v) for v in metadata[key].split(",")) for key in ("mean", "std"))
+    except (KeyError, ValueError):
+        return None  # `bitskip pack` says so
+    return Normalisation(mean, std)
+
+
+def _held_out(file: Path, metadata: Mapping[str, str]) -> int:
+    """Return how many training pictures a run held out, by its own files."""
+    try:
+        if "held_out" in metadata:
+            return int(metadata["held_out"])
+        recipe = read_json(file.parent / "run.json")["recipe"]
+        return min(HELD_OUT, int(recipe["validation_images"]))
+    except (FileFormatError, KeyError, TypeError, ValueError):
+        return HELD_OUT
 
 
 def _metadata(file: Path) -> dict[str, str]:

@@ -35,15 +35,17 @@ from bitskip.training import evaluate
 
 __all__ = ["batches_for", "prune_loaded", "recover_loaded", "write_pruned"]
 
-_HELD_OUT = 5000  # pictures of the training set to judge on; at most a tenth of it
-
 
 def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple[Batches, Batches]:
     """Return training batches (random flips and crops) and batches of held-out training pictures.
 
+    Held out are pictures that the model's run held out too, and all are normalised as the model expects.
+
     Raises:
-        DataError: if the pictures do not fit the model.
+        DataError: if the pictures do not fit the model, or its run held none out.
     """
+    if batch_size < 1:
+        raise DataError(f"batch size is {batch_size}, expected at least 1")
     if images.image_size != loaded.input_shape[1]:
         raise DataError(
             f"{images.name} has pictures of {images.image_size} pixels, but {loaded.name} takes "
@@ -56,9 +58,14 @@ def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple
             f"{images.name} has {images.classes} classes, but {loaded.name} has {classes} outputs; "
             "give a model trained on this data"
         )
-    held_out = min(_HELD_OUT, len(images.train_images) // 10)
+    held_out = min(loaded.held_out, len(images.train_images) // 10)
+    if not held_out:
+        raise DataError(
+            f"{loaded.name} was trained on every training picture of its data, or there are fewer than ten, "
+            "so none is left to judge on; train it with validation_images above 0"
+        )
     train, validation = split_validation(images.train_images, images.train_labels, held_out)
-    normalisation = Normalisation.of(images.train_images)
+    normalisation = loaded.normalisation or Normalisation.of(images.train_images)
     return (
         Batches(
             images.train_images[train], images.train_labels[train], normalisation, batch_size, Augmentation()
@@ -131,6 +138,7 @@ def recover_loaded(
             decayed_groups(network.parameters(), settings.weight_decay), settings.learning_rate
         ),
         folder=folder,
+        asked={"seed": seed, "batch_size": training.batch_size, "pictures": training.digest()},
         on_epoch=on_epoch,
     )
 
@@ -161,5 +169,9 @@ def write_pruned(
         write_text(folder / "spec.json", pruned.spec.to_json() + "\n")
     elif original:
         metadata |= {"pruned_from": original, "input_size": str(loaded.input_shape[1])}
+    metadata["held_out"] = str(loaded.held_out)
+    if loaded.normalisation is not None:
+        for name in ("mean", "std"):
+            metadata.setdefault(name, ",".join(map(str, getattr(loaded.normalisation, name))))
     save_pruned(folder, pruned, plan, metadata)
     write_json(folder / "report.json", report)

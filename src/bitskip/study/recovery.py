@@ -27,6 +27,7 @@ from bitskip.files import keep_settings, read_json, require_writable, write_json
 from bitskip.lower import lower
 from bitskip.machine import machine
 from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
+from bitskip.pruning.plan import weights_digest
 from bitskip.pruning.report import Gain, take_turns
 from bitskip.runtime.native import NativeProgram, available_isas
 from bitskip.spec import NetworkSpec
@@ -113,6 +114,7 @@ def run_experiment(
     loaded = load_model(str(teacher))
     asked = {
         "teacher": loaded.name,
+        "teacher_weights": weights_digest(loaded.model),
         "data": images.name,
         "train_images": len(images.train_images),
         "settings": _settings(experiment),
@@ -146,6 +148,7 @@ def run_experiment(
         "bitskip_shortcut_recovery": RECOVERY_FORMAT_VERSION,
         **asked,
         "teacher_test_accuracy": accuracy,
+        "held_out_images": min(loaded.held_out, len(images.train_images) // 10),
         "test_images": len(images.test_images),
         "machine": machine(),
         "versions": versions(),

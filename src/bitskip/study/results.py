@@ -23,7 +23,7 @@ from bitskip.study.paper import paper_row
 __all__ = ["Counts", "DataSummary", "EpochRecord", "PaperFigures", "ResultRow", "Results", "StudyInfo"]
 
 FORMAT_VERSION = 1
-RECOVERY_FORMAT_VERSION = 2  # of `bitskip.study.recovery`
+RECOVERY_FORMAT_VERSION = 3  # of `bitskip.study.recovery`
 
 T = TypeVar("T")
 

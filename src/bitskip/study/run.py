@@ -28,7 +28,7 @@ from bitskip.study.results import (
     StudyInfo,
 )
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
-from bitskip.training.run import versions
+from bitskip.training.run import held_out_count, versions
 
 __all__ = ["PRESETS", "Plan", "Preset", "machine", "plan_study", "run_study"]
 
@@ -102,7 +102,8 @@ def plan_study(
         preset: `quick`, `paper` or `puzzle`.
         models: names or spec files instead of the preset's models.
         seeds: runs of each model, with seeds 0, 1, ...
-        estimator: gradient estimator of 1-bit weights instead of the preset's.
+        estimator: gradient estimator of 1-bit weights instead of each spec's own, or of those that the
+            preset compares.
         width: factor on every width instead of the preset's.
         epochs: epochs of each run instead of the preset's.
         recipe: recipe instead of the preset's.
@@ -132,6 +133,8 @@ def plan_study(
         for model in tuple(models) or chosen.models:
             for weight_quantizer, l2 in treatments:
                 base = resolve_spec(model)
+                if estimator is None and len(treatments) == 1:  # the preset compares none: the spec's own
+                    weight_quantizer = base.weight_quantizer
                 full = dataclasses.replace(base, weight_quantizer=weight_quantizer)
                 changes: dict[str, Any] = {"epochs": epochs}
                 if l2 is not None:
@@ -226,7 +229,7 @@ def _check_same(known: StudyInfo, asked: StudyInfo, out: Path) -> None:
 
 
 def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
-    held_out = min(plan.runs[0].recipe.validation_images, len(images.train_images) // 10)
+    held_out = held_out_count(plan.runs[0].recipe, images)
     return StudyInfo(
         preset=plan.preset,
         recipe=plan.recipe,

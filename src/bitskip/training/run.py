@@ -252,8 +252,13 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
         )
 
 
+def held_out_count(recipe: Recipe, images: ImageSet) -> int:
+    """Return how many training pictures a run leaves out for validation: at most a tenth of them."""
+    return min(recipe.validation_images, len(images.train_images) // 10)
+
+
 def _split(images: ImageSet, recipe: Recipe) -> Splits:
-    held_out = min(recipe.validation_images, len(images.train_images) // 10)
+    held_out = held_out_count(recipe, images)
     train, validation = split_validation(images.train_images, images.train_labels, held_out)
     return Splits(
         (images.train_images[train], images.train_labels[train]),
