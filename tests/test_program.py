@@ -344,6 +344,18 @@ HOSTILE: list[tuple[str, Change]] = [
 ]
 
 
+def test_constants_with_many_common_zeros_come_back() -> None:
+    op = next(op for op in PROGRAM.ops if op.name == "integer")
+    assert isinstance(op, Conv2d)
+    assert isinstance(op.epilogue, IntegerEpilogue)
+    large = dataclasses.replace(op.epilogue, bias=np.full_like(op.epilogue.bias, 1 << 40))
+    changed = dataclasses.replace(op, epilogue=large)
+    ops = tuple(changed if each is op else each for each in PROGRAM.ops)
+    again = decode(dataclasses.replace(PROGRAM, ops=ops).to_bytes())
+    found = next(op for op in again.ops if op.name == "integer")
+    np.testing.assert_array_equal(found.epilogue.bias, large.bias)
+
+
 @pytest.mark.parametrize(("match", "change"), HOSTILE, ids=[m for m, _ in HOSTILE])
 def test_hostile_values_are_refused(match: str, change: Change) -> None:
     values, constants = parts()

@@ -142,6 +142,7 @@ class Engine {
     std::vector<std::vector<double>> result(static_cast<std::size_t>(repeats), std::vector<double>(n));
     const std::uint8_t *image = images.data();
     nb::gil_scoped_release unlocked;
+    const auto alone = session_.alone();
     for (auto &pass : result) {
       auto before = std::chrono::steady_clock::now();
       for (std::size_t op = 0; op < n; ++op) {

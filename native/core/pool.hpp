@@ -29,17 +29,19 @@ inline void relax() {
 class Pool {
  public:
   explicit Pool(int threads) : threads_(threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    try {
+      workers_.reserve(static_cast<std::size_t>(threads));
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    } catch (...) { /* the system has no thread left; those that run wait on members that would go away */
+      stop();
+      throw;
+    }
   }
 
   Pool(const Pool &) = delete;
   Pool &operator=(const Pool &) = delete;
 
-  ~Pool() {
-    stop_ = true;
-    announce();
-    for (auto &worker : workers_) worker.join();
-  }
+  ~Pool() { stop(); }
 
   int threads() const { return threads_; }
 
@@ -69,6 +71,13 @@ class Pool {
   }
 
  private:
+  void stop() {
+    stop_ = true;
+    announce();
+    for (auto &worker : workers_) worker.join();
+    workers_.clear();
+  }
+
   // Spin; where more threads than processors run, give way after a while.
   template <class Ready>
   static void wait(Ready ready) {

@@ -279,7 +279,7 @@ static void run_pool(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
           fresh = 0;
         }
       }
-      if (op->kind == BSK_OP_AVG_POOL) p->plain->scale_f32((float *)(void *)dst, c, 1.0f / (float)(op->count_padding ? op->kh * op->kw : taps));
+      if (op->kind == BSK_OP_AVG_POOL) p->plain->scale_f32((float *)(void *)dst, c, 1.0f / (float)(op->count_padding ? (int64_t)op->kh * op->kw : taps));
     }
   }
 }

@@ -108,6 +108,9 @@ class Session {
     pool_.run(job);
   }
 
+  // Held by whoever runs single operations: they use the arena of thread 0, as `run` does.
+  std::unique_lock<std::mutex> alone() { return std::unique_lock<std::mutex>(mutex_); }
+
   void run_op(std::size_t op, const std::uint8_t *image, int part, int parts) {
     bsk_engine_run_op(engine_, op, image, arenas_[0].data(), scratch_[0].data(), part, parts);
   }

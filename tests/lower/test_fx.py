@@ -15,8 +15,9 @@ from torch import nn
 from torchvision.models import resnet, vgg11_bn
 
 import bitskip.lower.build
+from bitskip.errors import LoweringError
 from bitskip.lower import lower
-from bitskip.nn import build
+from bitskip.nn import BinaryConv2d, build
 from bitskip.nn.baselines import build_baseline
 from bitskip.program import Affine, AvgPool, Conv2d, GlobalAvgPool, Program, ThresholdEpilogue
 from bitskip.pruning import analyse, plan_shortcuts, remove_shortcuts
@@ -226,3 +227,65 @@ def test_a_changed_network_of_bitskip_is_packed_as_it_is() -> None:
     assert program.spec is None
     expected = torch_logits(model, images)
     np.testing.assert_allclose(Model(program).predict(images), expected, atol=1e-4 * np.abs(expected).max())
+
+
+class _Alias(nn.Module):
+    """A second name is given to a tensor before a layer changes it in place."""
+
+    def __init__(self, name: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.name, self.act = nn.Conv2d(3, 4, 1), name, nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        again = self.name(x)
+        return (self.act(x) + again).mean((2, 3))
+
+
+def test_an_in_place_step_reaches_the_tensors_other_names() -> None:
+    model, images = random_module(lambda: _Alias(nn.Identity()), 6), pictures_of((4, 6, 6, 3))
+    program = lower(model, MEAN, STD, input_shape=(3, 6, 6))
+    expected = torch_logits(model, images)
+    np.testing.assert_allclose(Model(program).predict(images), expected, atol=1e-4 * np.abs(expected).max())
+    with pytest.raises(LoweringError, match=r"'act' changes in place what 'name' shares with it"):
+        lower(_Alias(nn.Dropout()), MEAN, STD, input_shape=(3, 6, 6))
+
+
+@pytest.mark.parametrize("change", ["stride", "pool", "hook"])
+def test_layers_set_otherwise_than_the_spec_says_are_seen(change: str) -> None:
+    imagenet = {"stem": "imagenet", "input_size": 32} if change == "pool" else {}
+    model = build(own(precision=("fp32", "fp32"), **imagenet)).eval()
+    if change == "hook":
+        model.stage1.register_forward_hook(lambda module, inputs, result: 2 * result)
+        with pytest.raises(LoweringError, match="'stage1' .* has forward hooks"):
+            lower(model, MEAN, STD)
+        return
+    if change == "stride":
+        model.stem.conv.stride = (2, 2)
+    else:
+        model.stem.pool = nn.MaxPool2d(2)
+    side = 32 if imagenet else 12
+    images = pictures_of((4, side, side, 3))
+    expected = torch_logits(model, images)
+    got = Model(lower(model, MEAN, STD)).predict(images)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_1_bit_layers_need_neither_scale_nor_batch_norm_before_int8() -> None:
+    def make() -> nn.Module:
+        signs = BinaryConv2d(4, 4, 1, input_quantizer="ste_sign")
+        convs = nn.Conv2d(3, 4, 1), signs, BinaryConv2d(4, 4, 1)
+        return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    model, images = random_module(make, 6), pictures_of((8, 6, 6, 3))
+    program = lower(model, MEAN, STD, input_shape=(3, 6, 6), activations="int8", calibration=images)
+    expected = torch_logits(model, images)
+    np.testing.assert_allclose(Model(program).predict(images), expected, atol=0.1 * np.abs(expected).max())
+
+
+def test_a_network_in_another_arithmetic_packs_as_in_float32() -> None:
+    model = random_network(own(**OWN["w1a1 plain"]))
+    images = pictures_of((8, 12, 12, 3))
+    expected = Model(lower(model, MEAN, STD)).predict(images)
+    got = Model(lower(model.double(), MEAN, STD)).predict(images)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())

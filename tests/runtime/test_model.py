@@ -46,6 +46,19 @@ def test_the_engine_says_what_it_is() -> None:
         Model(PROGRAM, engine="fast")
 
 
+@pytest.mark.parametrize("threads", [0, 257, 2**40])
+def test_a_wrong_number_of_threads_is_named_not_run_around(threads: int) -> None:
+    with pytest.raises(RunError, match=f"threads is {threads}, expected 1 to 256"):
+        Model(PROGRAM, threads=threads)
+
+
+def test_an_unknown_instruction_set_is_named_not_run_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITSKIP_ISA", "avx51")
+    with pytest.raises(RunError, match="avx51"):
+        Model(PROGRAM)
+    assert Model(PROGRAM, engine="reference").engine == "reference"
+
+
 def test_normalised_pictures_give_what_their_pixels_give(model: Model) -> None:
     batch = images()
     real = ((batch / 255 - np.array(PROGRAM.mean)) / np.array(PROGRAM.std)).astype(np.float32)

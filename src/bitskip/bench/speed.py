@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 ROUNDS = 5  # turns of each
+MAX_BATCH = 65_536  # pictures a call
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def measure(
 
 def check_numbers(batch: int, seconds: float) -> None:
     """Raise RunError if a number is out of range."""
-    if batch < 1 or not 0 < seconds <= 3600:
-        raise RunError(f"batch is {batch} and seconds {seconds}, expected 1 or more and 0..3600")
+    if not 1 <= batch <= MAX_BATCH or not 0 < seconds <= 3600:
+        raise RunError(f"batch is {batch} and seconds {seconds}, expected 1 to {MAX_BATCH} and 0..3600")
 
 
 def native_timers(program: Program, isas: tuple[str, ...], threads: int, batch: int) -> dict[str, Timer]:

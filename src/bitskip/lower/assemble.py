@@ -348,7 +348,8 @@ class _Writer:
             if found is not None:
                 return ThresholdEpilogue(*found), forms
         if _integer_epilogue_fits(node, forms, self.recipe) and source.dtype != "i32":
-            assert scale is not None
+            if scale is None:  # 1-bit inputs and weights, without scale or batch norm
+                scale = np.ones(len(node.weight), np.float32)
             return self.integer(node, source, scale), forms
         written, threshold = _written(forms)
         residual = None if node.residual is None else self.held(node.residual, F32)

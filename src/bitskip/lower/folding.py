@@ -71,7 +71,7 @@ class Folded:
 
 def scaling(factor: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the multiplication by a 1-bit layer's scale, as its forward does it."""
-    factor = factor.detach().view(1, -1, 1, 1)
+    factor = factor.detach().float().cpu().view(1, -1, 1, 1)
     return lambda x: x * factor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -124,7 +125,7 @@ class _Builder:
         folded = folded.then(
             *batch_norm_terms(bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.eps)
         )
-        tail += [module for module in (bn, pre, post) if module is not None]
+        tail += [copy.deepcopy(module).float().cpu() for module in (bn, pre, post) if module is not None]
         height, width, _ = self.graph.shapes[x]
         room_y, room_x = (side + 2 * layer.padding - layer.kernel for side in (height, width))
         y = self.value((room_y // layer.stride + 1, room_x // layer.stride + 1, layer.out_channels))

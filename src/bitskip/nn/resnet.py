@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,17 +81,27 @@ def build(spec: NetworkSpec, dropout: float = 0.0) -> ResNet:
 def follows_its_spec(model: nn.Module) -> bool:
     """Whether `model` is a network of bitskip whose modules are all those that its spec says.
 
-    A rewired one (`bitskip.pruning`) may hold blocks that no spec describes.
+    A rewired one (`bitskip.pruning`) may hold blocks that no spec describes; nor does a spec know of layers
+    that were set otherwise, hooked or given another forward.
     """
     if not isinstance(model, ResNet):
         return False
+    for module in model.modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return False
     with torch.device("meta"):
         expected = build(model.spec)
     return _structure(model) == _structure(expected)
 
 
-def _structure(network: nn.Module) -> tuple[dict[str, type[nn.Module]], dict[str, torch.Size]]:
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "pad_value")
+
+
+def _structure(network: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Size]]:
     return (
-        {name: type(module) for name, module in network.named_modules()},
+        {
+            name: (type(module), *(getattr(module, key, None) for key in _GEOMETRY))
+            for name, module in network.named_modules()
+        },
         {name: value.shape for name, value in network.state_dict().items()},
     )

@@ -48,6 +48,7 @@ MAX_TENSORS = 8192
 MAX_SIDE = 1 << 16  # height, width
 MAX_CHANNELS = 1 << 20
 MAX_KERNEL = 255
+MAX_POOL_TAPS = 1 << 24  # pixels under a pool's kernel
 MAX_ARENA = (1 << 31) - 1
 _ACCUMULATOR_LIMIT = 1 << 31  # |acc| of a convolution stays below
 _INTEGER_LIMIT = 1 << 62  # |t| of an integer epilogue stays below
@@ -496,6 +497,8 @@ class _Checker:
 
     def pool(self, op: MaxPool | AvgPool) -> None:
         kernel = self.pair(op.kernel, 1, MAX_SIDE, "kernel")
+        if kernel[0] * kernel[1] > MAX_POOL_TAPS:
+            self.fail(f"its kernel {kernel} covers more than {MAX_POOL_TAPS} pixels")
         self.window(kernel, op.stride, op.padding, ceil=True)
         if any(2 * padding > size for padding, size in zip(op.padding, kernel, strict=True)):
             self.fail("padding is more than half of the kernel")

@@ -42,6 +42,7 @@ FORMAT_VERSION = "1"
 _MAX_HEADER = 1 << 16
 _MAX_JSON = 1 << 26  # bytes of JSON that a file may unfold to
 _ALIGNMENT = 8
+MAX_SHIFT = 31  # of int64 constants: 32 bits shifted by it stay within 2^62
 _EPILOGUES: dict[str, type[Any]] = {
     "float": FloatEpilogue,
     "threshold": ThresholdEpilogue,
@@ -129,7 +130,7 @@ def _stored(values: Array, channels: int) -> tuple[list[Any], bytes]:
         return ["flag", shape], np.packbits(values.ravel(), bitorder="little").tobytes()
     if values.dtype == np.int64:
         # The lowering leaves few significant bits: 32 of them and a shift are all that is stored.
-        shift = _common_zeros(values)
+        shift = min(_common_zeros(values), MAX_SHIFT)
         small = values >> shift
         if small.size and np.abs(small).max() < 1 << 31:
             return ["i64", shape, shift], small.astype("<i4").tobytes()
@@ -374,7 +375,7 @@ def _array(
     values = np.frombuffer(content, _NUMPY[stored]).astype(_NUMPY[stored][1:]).reshape(shape)
     if shift is None:
         return values
-    if shift > 62 - 31:
+    if shift > MAX_SHIFT:
         raise FileFormatError(f"{where}: shift {shift} takes 32-bit values beyond 2^62")
     return values.astype(np.int64) << shift
 

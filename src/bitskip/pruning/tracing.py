@@ -37,6 +37,11 @@ __all__ = [
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADD_METHODS = ("add", "add_", "__add__", "__iadd__")
 _INPLACE_FUNCTIONS = (operator.iadd, operator.imul, operator.isub, operator.itruediv)
+# Methods and functions that may return their input's memory.
+_VIEWS = frozenset(
+    "contiguous detach dropout expand flatten float getitem permute reshape squeeze t to transpose unflatten "
+    "unsqueeze view".split()
+)
 
 
 class TrainingFlag(nn.Module):
@@ -188,17 +193,62 @@ def _reason(error: Exception) -> str:
 
 
 def _follow_inplace(graph_module: fx.GraphModule) -> None:
-    """Let what reads a tensor after an in-place step on it read that step, as it does when run."""
+    """Let what reads a tensor after an in-place step on it read that step, as it does when run.
+
+    Raises:
+        PruningError: if it is read under another shape that was given to it before.
+    """
     modules = dict(graph_module.named_modules())
     order = {node: at for at, node in enumerate(graph_module.graph.nodes)}
     for node in graph_module.graph.nodes:
         changed = node.args[0] if node.args else None
         if not isinstance(changed, fx.Node) or not _is_inplace(node, modules):
             continue
-        for user in list(changed.users):
-            if order[user] > order[node]:
-                user.replace_input_with(changed, node)
+        for name, same in _names_of(changed, modules):
+            later = [user for user in name.users if order[user] > order[node]]
+            if order[name] > order[node] or not later:
+                continue
+            if not same:
+                raise PruningError(
+                    f"'{node.name}' changes in place what '{name.name}' shares with it, and that is read "
+                    "afterwards; write the step without inplace"
+                )
+            for user in later:
+                user.replace_input_with(name, node)
     graph_module.recompile()
+
+
+def _names_of(node: fx.Node, modules: dict[str, nn.Module]) -> list[tuple[fx.Node, bool]]:
+    """Return the steps that share the memory of `node`'s result, and whether they surely are the same tensor.
+
+    Both ways: what it was made from, and what was made from it.
+    """
+    origin, same = node, True
+    while (kind := _shares(origin, modules)) is not None and isinstance(origin.args[0], fx.Node):
+        origin, same = origin.args[0], same and kind
+    found, at = [(origin, same)], 0
+    while at < len(found):
+        step, alike = found[at]
+        for user in step.users:
+            kind = _shares(user, modules)
+            if kind is not None and user.args and user.args[0] is step:
+                found.append((user, alike and kind))
+        at += 1
+    return found
+
+
+def _shares(node: fx.Node, modules: dict[str, nn.Module]) -> bool | None:
+    """Whether a step returns its input itself (True) or perhaps a view of it (False); None if neither."""
+    if node.op == "call_module":
+        module = modules.get(str(node.target))
+        if isinstance(module, nn.Identity):
+            return True
+        return False if isinstance(module, nn.Flatten) or "Dropout" in type(module).__name__ else None
+    if node.op in ("call_method", "call_function"):
+        target = node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        return False if name in _VIEWS else None
+    return None
 
 
 def _is_inplace(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -159,12 +159,14 @@ def _choose(
     program: Program, threads: int, engine: str
 ) -> tuple[Callable[[npt.NDArray[Any]], Logits], str]:
     if engine != "reference":
-        try:
-            from bitskip.runtime.native import NativeProgram
+        from bitskip.runtime.native import NativeProgram, require_native
 
-            run: Callable[[npt.NDArray[Any]], Logits] = NativeProgram(program, threads=threads).run
-            return run, "native"
-        except (ImportError, RunError) as error:
+        try:
+            require_native()
+        except RunError as error:
             if engine == "native":
                 raise RunError(f"the native engine is not there: {error}") from None
+        else:
+            run: Callable[[npt.NDArray[Any]], Logits] = NativeProgram(program, threads=threads).run
+            return run, "native"
     return _reference(program), "reference"

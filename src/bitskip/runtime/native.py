@@ -51,6 +51,8 @@ _AT_INPUT = -2
 Description = dict[str, Any]
 
 
+MAX_THREADS = 256
+
 def _native() -> Any:
     try:
         return importlib.import_module("bitskip._native")
@@ -58,6 +60,11 @@ def _native() -> Any:
         raise RunError(
             f"the native runtime is not built ({error}); install bitskip with pip, which compiles it"
         ) from None
+
+
+def require_native() -> None:
+    """Raise RunError, saying why, unless the native runtime is built."""
+    _native()
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -203,12 +210,15 @@ class NativeProgram:
         guarded: put memory before pages that may not be touched, so that an over-read crashes (for tests).
 
     Raises:
-        RunError: if the extension is not built, or the machine lacks the instruction set.
+        RunError: if the extension is not built, the machine lacks the instruction set, or it has no room for
+            so many threads.
     """
 
     def __init__(
         self, program: Program, threads: int = 1, isa: str | None = None, *, guarded: bool = False
     ) -> None:
+        if not 1 <= threads <= MAX_THREADS:
+            raise RunError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
         translate = _Translator(program)
         self.input_shape = program.input_shape
         self.classes = program.classes
@@ -222,8 +232,11 @@ class NativeProgram:
                 threads,
                 guarded,
             )
-        except ValueError as error:
-            raise RunError(f"the native runtime cannot run {program.name}: {error}") from None
+        except (ValueError, RuntimeError, MemoryError) as error:  # the last two: no thread, no memory
+            said = str(error) or type(error).__name__
+            raise RunError(
+                f"the native runtime cannot run {program.name} with {threads} threads: {said}"
+            ) from None
 
     @property
     def kernels(self) -> tuple[str, ...]:
