@@ -64,7 +64,11 @@ def test_compiled_training_gives_a_loadable_run(tmp_path: Path) -> None:
         (["train", "resnet14-full-all", "--set", "latent=[1"], "--set latent: '[1' is no YAML value"),
         (["train", "resnet14-full-all", "--data", "nowhere"], "nowhere"),
         (["train", "broken.json", "--data", "mini"], "not valid JSON at line 1"),
-        (["train", "resnet14-full-all", "--data", "mini", "--teacher", "nobody"], "nobody holds no weights"),
+        (["train", "resnet14-full-all", "--data", "mini", "--teacher", "nobody"], "does not learn from a"),
+        (
+            ["train", "resnet14-full-all", "--data", "mini", "--recipe", "modern", "--teacher", "nobody"],
+            "nobody holds no weights",
+        ),
         (["study", "--models", "resnet15"], "unknown model 'resnet15'"),
     ],
 )
@@ -88,7 +92,7 @@ def test_a_teacher_of_another_class_count_is_one_sentence(
     teacher.mkdir()
     save_file(build(spec).state_dict(), teacher / "weights.safetensors", {"spec": spec.to_json()})
     words = ("resnet14-hybrid-none", "--width", "0.0625", "--data", "mini", "--teacher", str(teacher))
-    for command in (("train", *words), ("ablate", *words, "--recipe", "modern")):
+    for command in (("train", *words, "--recipe", "modern"), ("ablate", *words, "--recipe", "modern")):
         end = bitskip(*command, "--out", str(tmp_path / command[0]))
         assert end.code == 2
         (said,) = [line for line in end.err.splitlines() if line.startswith("bitskip: error: ")]

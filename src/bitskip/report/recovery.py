@@ -46,6 +46,9 @@ def draw_recovery(values: Mapping[str, Any]) -> Figure:
             low, high = wilson_interval(round(row["test_accuracy"] * images), images)
             colour = COLOURS[row["target"]][0]
             axes.plot([100 * (end - teacher) for end in (low, high)], [place, place], color=colour, zorder=2)
+            if row["target"] in BARS:
+                bar = -BARS[row["target"]]
+                axes.plot([bar, bar], [place - 0.3, place + 0.3], ":", color=INK, linewidth=1.2, zorder=1)
             axes.plot(shown, place, "o", color=colour, markersize=6, zorder=3)
             axes.annotate(
                 f"{shown:+.2f}", (shown, place), (0, 6), textcoords="offset points", ha="center",
@@ -57,7 +60,9 @@ def draw_recovery(values: Mapping[str, Any]) -> Figure:
         axes.set_ylim(-0.6, len(rows) - 0.2)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("points of test accuracy, less the teacher's; line: 95% interval of the accuracy")
+        axes.set_xlabel(
+            "points of test accuracy, less the teacher's; line: 95% interval of the accuracy; dotted: the bar"
+        )
         figure.tight_layout()
     return figure
 
