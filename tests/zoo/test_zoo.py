@@ -15,7 +15,7 @@ from bitskip.cost import cost_of
 from bitskip.errors import FileFormatError, SpecError
 from bitskip.program import Program
 from bitskip.runtime.accuracy import wilson_interval
-from bitskip.spec import named_spec
+from bitskip.spec import NetworkSpec
 from bitskip.zoo import card_of, catalog, model_path, zoo_names
 
 MEBIBYTE = 1024 * 1024
@@ -33,7 +33,11 @@ def test_a_card_describes_its_file(name: str) -> None:
     path = model_path(name)
     assert path.stat().st_size == card.file_bytes
     assert card.file_bytes <= 4 * card.effective_parameters * 1.02 + 4096
-    cost = cost_of(named_spec(card.model))
+    program = Program.load(path)
+    assert program.spec is not None
+    spec = NetworkSpec.from_dict(dict(program.spec), name)
+    assert spec.name == card.model
+    cost = cost_of(spec)
     assert (card.parameters, card.binary_parameters) == (cost.parameters, cost.binary_parameters)
     assert card.effective_parameters == cost.effective_parameters
     assert card.test_accuracy == card.test_correct / card.test_images
@@ -42,7 +46,6 @@ def test_a_card_describes_its_file(name: str) -> None:
         interval = wilson_interval(card.tta["hits"], card.test_images)
         assert card.tta["interval_95"] == pytest.approx(interval)
     assert card.interval == pytest.approx(wilson_interval(card.test_correct, card.test_images))
-    program = Program.load(path)
     assert (program.activations, program.dense) == (card.activations, card.dense)
     assert card.command.startswith("bitskip ")
     assert [entry["epoch"] for entry in card.training["history"]] == list(range(1, card.epochs + 1))

@@ -279,7 +279,8 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
         tuple(rows),
         (
             "Accuracy is the packed file's on the whole test set (the trained network's where it is not "
-            "packed); 'trained network' is that of the last epoch before packing. TTA is test-time "
+            "packed); 'trained network' is that of the last epoch before packing. Epochs are the run's own; "
+            "those of the network that a warm start took its weights from come on top. TTA is test-time "
             "augmentation: the mean over a picture and its mirror image, where it was measured; it stands "
             "in no other table and not in the plot. Intervals are Wilson's, of the test pictures alone: "
             "another seed differs by more than they say.",
