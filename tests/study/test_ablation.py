@@ -16,7 +16,7 @@ from bitskip.data import ImageSet, load_mini
 from bitskip.errors import InterruptedRunError, RecipeError, RunError, SpecError
 from bitskip.files import write_json
 from bitskip.report.ablation import ablation_markdown, draw_ablation, write_ablation
-from bitskip.study.ablation import ARMS, Ablation, compare, plan_ablation, run_ablation, t_quantile_95
+from bitskip.study.ablation import ARMS, Ablation, compare, plan_ablation, run_ablation
 
 MODEL = "resnet14-binary-none"
 
@@ -114,13 +114,6 @@ def test_bad_plans_are_one_sentence(options: dict[str, Any], error: type[Excepti
 
 
 # -- the comparison ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423)]
-)
-def test_t_quantiles_are_the_tables(freedom: int, t: float) -> None:
-    assert t_quantile_95(freedom) == pytest.approx(t, abs=5e-5)
 
 
 def test_differences_are_taken_seed_by_seed() -> None:

@@ -6,7 +6,7 @@ One gather does the crop and the flip of a batch, so that loading costs little b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitskip.errors import DataError
 
-__all__ = ["Augmentation", "Batches", "Normalisation", "split_validation"]
+__all__ = ["Augmentation", "Batches", "Normalisation", "held_out_count", "split_validation"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,19 @@ class Normalisation:
         # Rounded so that the few digits in a packed file are exactly what training used.
         return cls(tuple(round(m, 4) for m in means), tuple(max(round(v**0.5, 4), 1e-3) for v in variances))
 
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Normalisation | None:
+        """Return what `to_metadata` wrote into a weights file; None if nothing there can be read."""
+        try:
+            mean, std = (tuple(float(v) for v in metadata[key].split(",")) for key in ("mean", "std"))
+        except (KeyError, ValueError):
+            return None
+        return cls(mean, std)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the entries of a weights file's metadata that say how its pictures were normalised."""
+        return {"mean": ",".join(map(str, self.mean)), "std": ",".join(map(str, self.std))}
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -51,6 +64,11 @@ class Augmentation:
     padding: str = "zero"  # what the crop sees beyond the edge: zero (the mean colour) or reflect
     flip: str = "random"  # none, random or alternating
     cutout: int = 0  # side of a square that is blanked out, in pixels; 0 for none
+
+
+def held_out_count(asked: int, train_images: int) -> int:
+    """Return how many of `train_images` pictures to leave out for validation: `asked`, at most a tenth."""
+    return min(asked, train_images // 10)
 
 
 def split_validation(

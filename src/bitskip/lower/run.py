@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 from torch import nn
 
 from bitskip.data import ImageSet
+from bitskip.data.batches import Normalisation
 from bitskip.errors import FileFormatError, LoweringError
 from bitskip.lower import lower
 from bitskip.program import Program
-from bitskip.training.run import load_run
+from bitskip.training.run import load_run, weights_file, weights_metadata
 
 __all__ = ["calibration_pictures", "lower_run"]
 
@@ -58,18 +58,15 @@ def lower_run(
     """
     if model is None:
         _, model = load_run(run)
-    path = run / "weights.safetensors" if run.is_dir() else run
-    with safe_open(path, framework="np") as stream:
-        metadata = stream.metadata() or {}
-    try:
-        mean, std = (tuple(float(v) for v in metadata[key].split(",")) for key in ("mean", "std"))
-    except (KeyError, ValueError):
-        raise FileFormatError(f"{path} does not say how its pictures were normalised") from None
+    metadata = weights_metadata(run)
+    known = Normalisation.from_metadata(metadata)
+    if known is None:
+        raise FileFormatError(f"{weights_file(run)} does not say how its pictures were normalised")
     names = tuple(metadata["class_names"].split("\n")) if metadata.get("class_names") else ()
     return lower(
         model,
-        mean,
-        std,
+        known.mean,
+        known.std,
         input_shape=input_shape,
         name=name,
         activations=activations,

@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from bitskip.data import ImageSet
+from bitskip.data.batches import held_out_count
 from bitskip.errors import InterruptedRunError, RunError, nearest
 from bitskip.files import file_digest, keep_settings, require_writable, write_json
 from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
-from bitskip.training.run import held_out_count, versions, weights_file
+from bitskip.training.run import versions, weights_file
 
-__all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation", "t_quantile_95"]
+__all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation"]
 
 FORMAT_VERSION = 1
 WHOLE = "whole"
@@ -347,7 +348,7 @@ def _summary(
     return {
         "bitskip_ablation": FORMAT_VERSION,
         **asked,
-        "held_out_images": held_out_count(plan.jobs[0].recipe, images),
+        "held_out_images": held_out_count(plan.jobs[0].recipe.validation_images, len(images.train_images)),
         "test_images": len(images.test_images),
         "runs_done": len(done),
         "runs": len(plan.jobs),
@@ -367,9 +368,11 @@ def compare(accuracies: Mapping[int, float], whole: Mapping[int, float]) -> dict
     differences = [accuracies[seed] - whole[seed] for seed in accuracies if seed in whole]
     interval = None
     if len(differences) > 1:
+        from scipy import stats  # here, since importing it takes a second
+
         mean = statistics.fmean(differences)
         error = statistics.stdev(differences) / math.sqrt(len(differences))
-        reach = t_quantile_95(len(differences) - 1) * error
+        reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
         interval = [mean - reach, mean + reach]
     return {
         "n": len(values),
@@ -378,29 +381,3 @@ def compare(accuracies: Mapping[int, float], whole: Mapping[int, float]) -> dict
         "difference": statistics.fmean(differences) if differences else None,
         "interval_95": interval,
     }
-
-
-def t_quantile_95(freedom: int) -> float:
-    """Return the t within which 95% of Student's distribution lie; `freedom` is whole and at least 1."""
-    low, high = 0.0, 13.0  # 12.71 for one degree of freedom is the largest
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _share_within(middle, freedom) < 0.95 else (low, middle)
-    return (low + high) / 2
-
-
-def _share_within(t: float, freedom: int) -> float:
-    """Return P(|T| <= t): the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine2 = math.sin(angle), math.cos(angle) ** 2
-    if freedom % 2:
-        term, total = math.cos(angle), 0.0
-        for k in range(1, freedom - 1, 2):
-            total += term
-            term *= cosine2 * (k + 1) / (k + 2)
-        return 2 / math.pi * (angle + sine * total)
-    term, total = 1.0, 0.0
-    for k in range(0, freedom - 1, 2):
-        total += term
-        term *= cosine2 * (k + 1) / (k + 2)
-    return sine * total

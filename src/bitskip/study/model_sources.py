@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bitskip.data.batches import Normalisation
+from bitskip.data import ImageSet
+from bitskip.data.batches import Normalisation, held_out_count
 from bitskip.errors import FileFormatError, RunError, SpecError, nearest
 from bitskip.files import read_json
 from bitskip.nn import binary_layers, build
@@ -49,6 +50,10 @@ class LoadedModel:
     def from_library(self) -> bool:
         """Whether it is a network of torchvision or timm, pruned or not."""
         return self.name.partition(":")[0] in _LIBRARIES
+
+    def held_out_of(self, images: ImageSet) -> int:
+        """Return how many training pictures of `images` to judge on."""
+        return held_out_count(self.held_out, len(images.train_images))
 
     def example(self, batch: int = 1) -> Tensor:
         """Return a batch of random pictures that the model takes, the same every time."""
@@ -131,10 +136,10 @@ def load_trained(
 
 def _run(path: Path, input_size: int | None, normalisation: Normalisation | None) -> LoadedModel:
     """Return the network of a finished run, or of a pruned one that no spec describes."""
-    from bitskip.training import load_run
+    from bitskip.training.run import load_run, weights_file, weights_metadata
 
-    file = path / "weights.safetensors" if path.is_dir() else path
-    metadata = _metadata(file)
+    file = weights_file(path)
+    metadata = weights_metadata(path)
     if "pruned_from" not in metadata:
         spec, model = load_run(path)
         if normalisation is not None:
@@ -146,7 +151,7 @@ def _run(path: Path, input_size: int | None, normalisation: Normalisation | None
             True,
             file,
             spec.to_json(),
-            _normalisation(metadata),
+            Normalisation.from_metadata(metadata),  # if None, `bitskip pack` says so
             _held_out(file, metadata),
         )
     from bitskip.pruning import load_pruned
@@ -166,7 +171,11 @@ def _run(path: Path, input_size: int | None, normalisation: Normalisation | None
         for layer in binary_layers(original).values():
             layer.standardise = True
     pruned = load_pruned(file.parent, original).eval()
-    known = normalisation or _normalisation(metadata) or (None if source.startswith("{") else IMAGENET)
+    known = (
+        normalisation
+        or Normalisation.from_metadata(metadata)
+        or (None if source.startswith("{") else IMAGENET)
+    )
     return LoadedModel(
         f"{name}-pruned",
         pruned,
@@ -178,15 +187,6 @@ def _run(path: Path, input_size: int | None, normalisation: Normalisation | None
     )
 
 
-def _normalisation(metadata: Mapping[str, str]) -> Normalisation | None:
-    """Return what a run's weights file says of its pictures; None if it says nothing that can be read."""
-    try:
-        mean, std = (tuple(float(v) for v in metadata[key].split(",")) for key in ("mean", "std"))
-    except (KeyError, ValueError):
-        return None  # `bitskip pack` says so
-    return Normalisation(mean, std)
-
-
 def _held_out(file: Path, metadata: Mapping[str, str]) -> int:
     """Return how many training pictures a run held out, by its own files."""
     try:
@@ -196,16 +196,6 @@ def _held_out(file: Path, metadata: Mapping[str, str]) -> int:
         return min(HELD_OUT, int(recipe["validation_images"]))
     except (FileFormatError, KeyError, TypeError, ValueError):
         return HELD_OUT
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(file, framework="pt") as stream:
-            return dict(stream.metadata() or {})
-    except Exception:  # load_run says what is wrong
-        return {}
 
 
 def _shape(spec: NetworkSpec, input_size: int | None) -> tuple[int, int, int]:

@@ -58,7 +58,7 @@ def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple
             f"{images.name} has {images.classes} classes, but {loaded.name} has {classes} outputs; "
             "give a model trained on this data"
         )
-    held_out = min(loaded.held_out, len(images.train_images) // 10)
+    held_out = loaded.held_out_of(images)
     if not held_out:
         raise DataError(
             f"{loaded.name} was trained on every training picture of its data, or there are fewer than ten, "

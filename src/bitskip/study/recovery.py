@@ -148,7 +148,7 @@ def run_experiment(
         "bitskip_shortcut_recovery": RECOVERY_FORMAT_VERSION,
         **asked,
         "teacher_test_accuracy": accuracy,
-        "held_out_images": min(loaded.held_out, len(images.train_images) // 10),
+        "held_out_images": loaded.held_out_of(images),
         "test_images": len(images.test_images),
         "machine": machine(),
         "versions": versions(),

@@ -14,6 +14,7 @@ from typing import Any
 
 from bitskip.cost import cost_of
 from bitskip.data import ImageSet
+from bitskip.data.batches import held_out_count
 from bitskip.errors import RunError, SpecError, nearest
 from bitskip.files import require_writable
 from bitskip.machine import machine
@@ -28,7 +29,7 @@ from bitskip.study.results import (
     StudyInfo,
 )
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
-from bitskip.training.run import held_out_count, versions
+from bitskip.training.run import versions
 
 __all__ = ["PRESETS", "Plan", "Preset", "machine", "plan_study", "run_study"]
 
@@ -229,7 +230,7 @@ def _check_same(known: StudyInfo, asked: StudyInfo, out: Path) -> None:
 
 
 def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
-    held_out = held_out_count(plan.runs[0].recipe, images)
+    held_out = held_out_count(plan.runs[0].recipe.validation_images, len(images.train_images))
     return StudyInfo(
         preset=plan.preset,
         recipe=plan.recipe,

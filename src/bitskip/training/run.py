@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from bitskip import __version__
 from bitskip.data import ImageSet
-from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
+from bitskip.data.batches import Augmentation, Batches, Normalisation, held_out_count, split_validation
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import build
@@ -198,8 +198,7 @@ def train(
         state = {name: value.contiguous() for name, value in delivered.state_dict().items()}
         metadata = {
             "spec": spec.to_json(),
-            "mean": ",".join(map(str, splits.normalisation.mean)),
-            "std": ",".join(map(str, splits.normalisation.std)),
+            **splits.normalisation.to_metadata(),
             "class_names": "\n".join(images.class_names),
             "standardise": str(recipe.latent.standardise).lower(),
         }
@@ -252,13 +251,8 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
         )
 
 
-def held_out_count(recipe: Recipe, images: ImageSet) -> int:
-    """Return how many training pictures a run leaves out for validation: at most a tenth of them."""
-    return min(recipe.validation_images, len(images.train_images) // 10)
-
-
 def _split(images: ImageSet, recipe: Recipe) -> Splits:
-    held_out = held_out_count(recipe, images)
+    held_out = held_out_count(recipe.validation_images, len(images.train_images))
     train, validation = split_validation(images.train_images, images.train_labels, held_out)
     return Splits(
         (images.train_images[train], images.train_labels[train]),
@@ -405,6 +399,18 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def weights_metadata(folder: Path) -> dict[str, str]:
+    """Return what a finished run's weights file says beside the weights: spec, normalisation, classes."""
+    from safetensors import safe_open
+
+    path = weights_file(folder)
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return dict(stream.metadata() or {})
+    except Exception as error:  # safetensors raises an error type of its own for a damaged file
+        raise FileFormatError(f"{path} cannot be read: {error}") from None
+
+
 def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
     """Return the spec and the trained network, in evaluation mode, of a finished run.
 
@@ -412,12 +418,9 @@ def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
         RunError: if the folder holds no finished run.
         FileFormatError: if its weights do not fit its spec.
     """
-    from safetensors import safe_open
-
     weights = load_weights(folder)
     path = weights_file(folder)
-    with safe_open(path, framework="pt") as stream:
-        metadata = stream.metadata() or {}
+    metadata = weights_metadata(folder)
     if "pruned_from" in metadata:
         raise FileFormatError(
             f"{path} holds a pruned network that no spec describes; `bitskip pack` and `bitskip shortcuts` "
