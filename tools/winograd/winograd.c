@@ -17,12 +17,16 @@
 #define POINTS 36 /* elements of a transformed tile */
 #define PANEL 16  /* output channels that the innermost product makes at a time */
 #define ROWS 6    /* and rows of it */
+#define MOST_ROWS 24 /* tiles a chunk at most: a chunk of 64 channels lies in a second-level cache of 512 KiB */
+#define SPARE 16  /* floats between the points of a chunk, so that they do not all fall into the same cache sets */
 
 typedef float v8 __attribute__((vector_size(32)));
 typedef float v8_unaligned __attribute__((vector_size(32), aligned(4), may_alias));
 
 static inline v8 load(const float *p) { return *(const v8_unaligned *)p; }
 static inline void store(float *p, v8 v) { *(v8_unaligned *)p = v; }
+
+static size_t point_size(int rows, int channels) { return (size_t)rows * channels + SPARE; }
 
 typedef struct {
   int n, height, width, tiles_y, tiles_x;
@@ -89,10 +93,10 @@ static inline void times_Gt(const v8 m[6], v8 *out, int step) {
   out[2 * step] = (b - a) / 6 + m[5];
 }
 
-/* -- whole tiles: `rows` of them from tile `first`, as out[POINTS][rows][channels]; zeros beyond the last ---- */
+/* -- whole tiles: `rows` of them from tile `first`, as out[POINTS][rows][channels] (and SPARE); zeros beyond the last ---- */
 
 static void no_tile(float *out, int rows, int row, int channels) {
-  for (int p = 0; p < POINTS; p++) memset(out + ((size_t)p * rows + row) * channels, 0, channels * sizeof(float));
+  for (int p = 0; p < POINTS; p++) memset(out + p * point_size(rows, channels) + (size_t)row * channels, 0, channels * sizeof(float));
 }
 
 static void input_tiles(const Pictures *p, const float *x, int channels, int64_t first, int rows, float *out) {
@@ -117,7 +121,7 @@ static void input_tiles(const Pictures *p, const float *x, int channels, int64_t
       }
       for (int i = 0; i < 6; i++) {
         times_Bt(half + 6 * i, line, 1);
-        for (int j = 0; j < 6; j++) store(out + ((size_t)(6 * i + j) * rows + row) * channels + c, line[j]);
+        for (int j = 0; j < 6; j++) store(out + (6 * i + j) * point_size(rows, channels) + (size_t)row * channels + c, line[j]);
       }
     }
   }
@@ -143,7 +147,7 @@ static void gradient_tiles(const Pictures *p, const float *dy, int channels, int
       }
       for (int i = 0; i < 6; i++) {
         times_A(half + 4 * i, line, 1);
-        for (int j = 0; j < 6; j++) store(out + ((size_t)(6 * i + j) * rows + row) * channels + c, line[j]);
+        for (int j = 0; j < 6; j++) store(out + (6 * i + j) * point_size(rows, channels) + (size_t)row * channels + c, line[j]);
       }
     }
   }
@@ -157,7 +161,7 @@ static void output_tiles(const Pictures *p, const float *in, int channels, int64
     for (int c = 0; c < channels; c += 8) {
       v8 half[24], m[6], line[4];
       for (int j = 0; j < 6; j++) {
-        for (int i = 0; i < 6; i++) m[i] = load(in + ((size_t)(6 * i + j) * rows + row) * channels + c);
+        for (int i = 0; i < 6; i++) m[i] = load(in + (6 * i + j) * point_size(rows, channels) + (size_t)row * channels + c);
         times_At(m, half + j, 6);
       }
       for (int i = 0; i < 4 && y0 + i < p->height; i++) {
@@ -200,7 +204,7 @@ static inline __attribute__((always_inline)) void product(int rows, int add, con
   for (; r + 2 <= rows; r += 2) block(2, add, a + r * a_row, a_row, a_k, b, b_k, depth, out + r * out_row, out_row);
 }
 
-/* G w Gt as out[POINTS][outputs / PANEL][inputs][PANEL] */
+/* G w Gt as out[POINTS][outputs / PANEL][inputs][PANEL] (and SPARE) */
 static void filters(const float *w, int outputs, int inputs, float *out, int threads) {
   int panels = outputs / PANEL;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -217,16 +221,16 @@ static void filters(const float *w, int outputs, int inputs, float *out, int thr
         for (int r = 0; r < 6; r++) {
           times_G(half + 3 * r, line, 1);
           for (int j = 0; j < 6; j++)
-            store(out + (((size_t)(6 * r + j) * panels + panel) * inputs + i) * PANEL + part, line[j]);
+            store(out + (6 * r + j) * point_size(outputs, inputs) + ((size_t)panel * inputs + i) * PANEL + part, line[j]);
         }
       }
 }
 
 /* Tiles a chunk: few enough for the caches, enough chunks for all threads. */
-static int chunk(int64_t tiles, int most, int threads) {
+static int chunk(int64_t tiles, int threads) {
   int64_t share = (tiles + 2 * threads - 1) / (2 * threads);
   share = (share + ROWS - 1) / ROWS * ROWS;
-  return (int)(share < most ? share : most);
+  return (int)(share < MOST_ROWS ? share : MOST_ROWS);
 }
 
 static float *aligned(size_t floats) { return aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64); }
@@ -237,14 +241,16 @@ static float *aligned(size_t floats) { return aligned_alloc(64, (floats * sizeof
 int winograd_convolution(const float *x, const float *w, float *y, int n, int height, int width, int inputs,
                          int outputs, int threads) {
   Pictures p = pictures(n, height, width);
-  int rows = chunk(p.tiles, 24, threads), failed = 0;
+  int rows = chunk(p.tiles, threads), failed = 0;
   int64_t chunks = (p.tiles + rows - 1) / rows;
-  float *u = aligned((size_t)POINTS * inputs * outputs);
+  size_t u_size = point_size(outputs, inputs);
+  float *u = aligned(POINTS * u_size);
   if (u == NULL) return 1;
   filters(w, outputs, inputs, u, threads);
 #pragma omp parallel num_threads(threads) reduction(| : failed)
   {
-    float *in = aligned((size_t)POINTS * rows * inputs), *out = aligned((size_t)POINTS * rows * outputs);
+    size_t in_size = point_size(rows, inputs), out_size = point_size(rows, outputs);
+    float *in = aligned(POINTS * in_size), *out = aligned(POINTS * out_size);
     failed = in == NULL || out == NULL;
 #pragma omp for schedule(static)
     for (int64_t at = 0; at < chunks; at++) {
@@ -252,8 +258,8 @@ int winograd_convolution(const float *x, const float *w, float *y, int n, int he
       input_tiles(&p, x, inputs, at * rows, rows, in);
       for (size_t e = 0; e < POINTS; e++)
         for (size_t panel = 0; panel < (size_t)outputs / PANEL; panel++)
-          product(rows, 0, in + e * rows * inputs, inputs, 1, u + (e * (outputs / PANEL) + panel) * inputs * PANEL, PANEL,
-                  inputs, out + e * rows * outputs + panel * PANEL, outputs);
+          product(rows, 0, in + e * in_size, inputs, 1, u + e * u_size + panel * inputs * PANEL, PANEL,
+                  inputs, out + e * out_size + panel * PANEL, outputs);
       output_tiles(&p, out, outputs, at * rows, rows, y);
     }
     free(in);
@@ -267,14 +273,15 @@ int winograd_convolution(const float *x, const float *w, float *y, int n, int he
 int winograd_filter_gradient(const float *x, const float *dy, float *dw, int n, int height, int width, int inputs,
                              int outputs, int threads) {
   Pictures p = pictures(n, height, width);
-  int rows = chunk(p.tiles, 36, threads), failed = 0;
+  int rows = chunk(p.tiles, threads), failed = 0;
   int64_t chunks = (p.tiles + rows - 1) / rows;
-  size_t size = (size_t)POINTS * inputs * outputs;
+  size_t point = point_size(inputs, outputs), size = POINTS * point;
   float *sums = aligned(size * threads);
   if (sums == NULL) return 1;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(| : failed)
   for (int thread = 0; thread < threads; thread++) {
-    float *in = aligned((size_t)POINTS * rows * inputs), *out = aligned((size_t)POINTS * rows * outputs);
+    size_t in_size = point_size(rows, inputs), out_size = point_size(rows, outputs);
+    float *in = aligned(POINTS * in_size), *out = aligned(POINTS * out_size);
     float *sum = sums + size * thread;
     failed |= in == NULL || out == NULL;
     memset(sum, 0, size * sizeof(float));
@@ -283,8 +290,8 @@ int winograd_filter_gradient(const float *x, const float *dy, float *dw, int n, 
       gradient_tiles(&p, dy, outputs, at * rows, rows, out);
       for (size_t e = 0; e < POINTS; e++)
         for (size_t panel = 0; panel < (size_t)outputs / PANEL; panel++)
-          product(inputs, 1, in + e * rows * inputs, 1, inputs, out + e * rows * outputs + panel * PANEL, outputs, rows,
-                  sum + e * inputs * outputs + panel * PANEL, outputs);
+          product(inputs, 1, in + e * in_size, 1, inputs, out + e * out_size + panel * PANEL, outputs, rows,
+                  sum + e * point + panel * PANEL, outputs);
     }
     free(in);
     free(out);
@@ -297,7 +304,7 @@ int winograd_filter_gradient(const float *x, const float *dy, float *dw, int n, 
         for (int j = 0; j < 6; j++) {
           m[j] = (v8){0};
           for (int thread = 0; thread < threads; thread++)
-            m[j] += load(sums + size * thread + ((size_t)(6 * r + j) * inputs + i) * outputs + o);
+            m[j] += load(sums + size * thread + (6 * r + j) * point + (size_t)i * outputs + o);
         }
         times_Gt(m, half + 3 * r, 1);
       }
