@@ -14,6 +14,7 @@ import typer
 from bitskip.bench.speed import measure as measure_speed
 from bitskip.cli.options import read_images, say
 from bitskip.cost import cost_of
+from bitskip.errors import DataError
 from bitskip.files import write_bytes, write_json
 from bitskip.lower.run import calibration_pictures, lower_run
 from bitskip.machine import machine
@@ -30,12 +31,18 @@ def add(
     name: Annotated[str | None, typer.Option(help="Default: the model's name and the activations.")] = None,
     activations: Annotated[str, typer.Option(help="As for `bitskip pack`.")] = "fp32",
     dense: Annotated[str, typer.Option(help="As for `bitskip pack`.")] = "fp32",
+    remark: Annotated[str, typer.Option(help="What a reader of the accuracy should know.")] = "",
     data: Annotated[str | None, typer.Option(help="As for `bitskip train`.")] = None,
 ) -> None:
     """Pack, test on the whole test set, time, and write file and card."""
     spec, _ = load_run(run)
     result = RunResult.load(run)
     images = read_images(data, spec.input_size)
+    if (images.name, len(images.test_images)) != (result.data, result.test_images):
+        raise DataError(
+            f"{run} was tested on {result.test_images} pictures of {result.data}, but the data here are "
+            f"{len(images.test_images)} of {images.name}; name the same with --data"
+        )
     pictures = calibration_pictures(images, 512) if activations == "int8" else None
     program = lower_run(run, activations=activations, dense=dense, calibration=pictures)
     content = program.to_bytes()
@@ -67,6 +74,8 @@ def add(
         command=command,
         teacher=result.teacher,
         warm_start=result.warm_start,
+        epochs_before=result.epochs_before,
+        remark=remark,
         changes=result.changes,
         training={
             "seconds": result.seconds,

@@ -32,7 +32,9 @@ def _train(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def test_two_processes_share_the_pictures(tmp_path: Path) -> None:
     both = _train(
-        tmp_path, "--epochs", "2", "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "--json"
+        tmp_path,
+        *("--epochs", "2", "--accelerator", "cpu", "--devices", "2", "--strategy", "ddp", "--json"),
+        *("--set", "latent.freeze=0.5"),  # parameters without a step must not stop the others
     )
     assert both.returncode == 0, both.stderr
     result = json.loads(both.stdout)  # one process prints

@@ -78,7 +78,7 @@ def test_page_holds_what_the_cards_say() -> None:
     effective = f"{2_777_674 - 2_244_608 + 2_244_608 // 32:,}"
     assert row[5:] == ["int8", effective, "2,345,678", "modern", "15", "3", "CIFAR-10"]
     assert "last-epoch figures" in page
-    assert "Of 8 bars 1 are met, 0 missed and 7 not yet run." in page
+    assert "Bars: 1 met, 0 missed, 7 not yet run." in page
     assert _rows(page, "Bars")["resnet14-hybrid-all"][:5] == ["92.00", "20", "met", "92.21", "+0.21"]
     assert "](accuracy.svg)" in page
 
@@ -116,6 +116,8 @@ def test_sizes_of_published_networks_are_counted_with_real_ends() -> None:
         ({"trained_accuracy": 0.92}, MET),
         ({"trained_accuracy": 0.9199, "accuracy": 0.93, "tta_accuracy": 0.95}, MISSED),
         ({"epochs": 21}, NOT_YET),
+        ({"epochs": 8, "epochs_before": 12, "trained_accuracy": 0.92}, MET),
+        ({"epochs": 9, "epochs_before": 12, "trained_accuracy": 0.92}, NOT_YET),
         ({"data": "bundled mini set (CIFAR-10 subset)", "test_images": 500}, NOT_YET),
         ({"test_images": 500}, NOT_YET),
         ({"model": "resnet14-hybrid-all-x0.5"}, NOT_YET),
@@ -137,6 +139,19 @@ def test_a_bar_takes_the_mean_over_seeds_and_a_run_packed_twice_counts_once() ->
     assert (verdict.treatment, verdict.seeds, verdict.accuracy) == ("teacher", 1, 0.925)
     longer = _ours(epochs=20, trained_accuracy=0.921)
     assert (judge(bar, [high, low, longer]).epochs, judge(bar, [longer]).state) == (20, MET)
+
+
+def test_one_run_with_two_figures_is_an_error() -> None:
+    with pytest.raises(RunError, match="two results of resnet14-hybrid-all .* differ in accuracy"):
+        judge(_bar("resnet14-hybrid-all"), [_ours(trained_accuracy=0.93), _ours(trained_accuracy=0.92)])
+
+
+def test_a_remark_stands_below_the_bars() -> None:
+    remark = "gone on with after its figure was seen"
+    ours = [_ours(trained_accuracy=0.93, remark=remark, epochs=8, epochs_before=10)]
+    page = accuracy_markdown(ours, "a.svg")
+    assert f"resnet14-hybrid-all: {remark}." in page
+    assert "| 8 after 10 |" in page
 
 
 def test_bars_without_a_figure_and_bars_of_size() -> None:
@@ -163,7 +178,10 @@ def test_results_files_and_runs_are_read(tmp_path: Path) -> None:
     write_json(run / "spec.json", named_spec("resnet14-w1a1").to_dict())
     (two,) = ours_of_file(run / "result.json")
     assert (two.name, two.bits, two.file_bytes, two.seed) == ("resnet14-w1a1", "w1a1", None, 1)
-    assert two.treatment == "teacher, warm start, latent.clip=1.0"
+    assert two.treatment == "teacher t, from w, latent.clip=1.0"
+    assert two.epochs_before == 0
+    write_json(run / "result.json", values | {"epochs_before": 12})
+    assert ours_of_file(run / "result.json")[0].epochs_before == 12
     write_json(run / "result.json", {"test_accuracy": 0.8})
     with pytest.raises(FileFormatError, match="neither a study's results file nor a run's result.json"):
         ours_of_file(run / "result.json")
@@ -194,7 +212,7 @@ def test_command_writes_the_zoos_page(tmp_path: Path, bitskip: Callable[..., Any
     assert Path(values["plot"]).is_file()
     assert tuple(_rows(out.read_text(), "Ours")) == zoo_names()
     states = [bar["state"] for bar in values["bars"] if bar["bar"] is not None]
-    assert f"Of {len(states)} bars {states.count(MET)} are met" in out.read_text()
+    assert f"Bars: {states.count(MET)} met, {states.count(MISSED)} missed, " in out.read_text()
     end = bitskip("zoo", "page", "--out", str(out), "--results", str(tmp_path / "nothing.json"))
     assert end.code == 2
     assert "cannot read" in end.err

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bitskip.errors import RunError
+
 FOLDER = Path(__file__).parents[2] / "tools" / "winograd"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built with GCC's options")
 
@@ -89,6 +91,28 @@ def test_what_does_not_fit_is_torchs(
     x, w = _pictures(2, inputs, 8, 8), torch.randn(outputs, inputs, 3, 3)
     assert torch.equal(winograd.conv2d(x, w, **options), F.conv2d(x, w, **options))
     assert winograd.conv2d(x.double(), w.double(), padding=1).dtype == torch.float64
+
+
+def test_loading_the_library_leaves_the_processors_rounding_alone(winograd: ModuleType) -> None:
+    least = torch.tensor([1e-30]) * torch.tensor([1e-12])  # a denormal number, if it is not flushed to zero
+    assert float(least) > 0
+
+
+def test_no_pictures_and_wrong_channels_are_torchs(winograd: ModuleType) -> None:
+    w = torch.randn(32, 32, 3, 3)
+    assert winograd.conv2d(_pictures(0, 32, 8, 8), w, padding=1).shape == (0, 32, 8, 8)
+    with pytest.raises(RuntimeError, match="to have 32 channels"):
+        winograd.conv2d(_pictures(2, 16, 8, 8), w, padding=1)
+
+
+def test_without_a_compiler_there_is_one_sentence(
+    tmp_path: Path, winograd: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("CC", "no-such-compiler -v")
+    with pytest.raises(RunError, match="do not compile with 'no-such-compiler -v'.*choose one with CC"):
+        winograd._library()
 
 
 def test_a_frozen_filter_and_a_first_layer_need_no_gradient(winograd: ModuleType) -> None:

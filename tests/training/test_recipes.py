@@ -41,7 +41,10 @@ def test_a_recipe_says_how_it_differs_from_the_packages() -> None:
     assert recipe_changes(load_recipe("modern", spec, {"epochs": 3}), spec) == {}
     own = load_recipe("modern", spec, {"epochs": 3, "ema": 0.9, "latent.clip": 1.0})
     assert recipe_changes(own, spec) == {"ema": 0.9, "latent.clip": 1.0}
-    assert recipe_changes(own.model_copy(update={"name": "mine"}), spec) == {}
+    mine = recipe_changes(own.model_copy(update={"name": "mine"}), spec)  # all that it sets
+    assert mine["ema"] == 0.9
+    assert mine["whitening"] is True
+    assert "dropout" not in mine
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,26 +17,41 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bitskip.errors import RunError
+from bitskip.machine import machine
+
 SOURCE = Path(__file__).with_name("winograd.c")
-FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
 torch_conv2d = F.conv2d
 
 
 def _library() -> ctypes.CDLL:
-    """Compile `winograd.c` for this processor, once for each text of it, and load it."""
-    compiler = os.environ.get("CC", "cc")
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
+    """Compile `winograd.c`, once for each text of it, processor and compiler, and load it."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    command = [*compiler, *FLAGS, str(SOURCE)]
+    key = repr((SOURCE.read_bytes(), command, sorted(machine().items())))
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"bitskip-winograd-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user; remove it, or set TMPDIR")
     file = folder / f"{name}.so"
     if not file.is_file():
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".so") as built:
-            subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", built.name], check=True)
-            os.link(built.name, file)
+        built = folder / f"{name}-{os.getpid()}.part"
+        try:
+            done = subprocess.run([*command, "-o", str(built)], capture_output=True, text=True, check=False)
+            said = done.stderr.strip().splitlines()
+        except OSError as error:
+            said = [str(error)]
+        if not built.is_file():
+            raise RunError(
+                f"the Winograd convolutions do not compile with '{' '.join(compiler)}' (GCC or Clang with "
+                f"OpenMP is expected; choose one with CC): {said[0] if said else 'no reason given'}"
+            )
+        built.replace(file)
     return ctypes.CDLL(str(file))
 
 
@@ -62,6 +78,7 @@ class Convolution3x3(torch.autograd.Function):
         return _convolution(x, w)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         """Return the gradients of x and w."""
         x, w = ctx.saved_tensors
@@ -96,10 +113,14 @@ def conv2d(
         and input.device.type == weight.device.type == "cpu"
         and inputs >= 16  # with fewer there is too little to save
         and inputs % 16 == 0 == outputs % 16
+        and input.dim() == 4
+        and input.shape[1] == inputs
+        and input.numel() > 0
         and input.is_contiguous(memory_format=torch.channels_last)
     )
     if not fits:
         return torch_conv2d(input, weight, bias, stride, padding, dilation, groups)
+    _count[0] += 1
     y: Tensor = Convolution3x3.apply(input, weight)
     return y
 
@@ -109,4 +130,10 @@ def install() -> None:
     F.conv2d = conv2d
 
 
+def used() -> bool:
+    """Whether any call so far has fitted."""
+    return _count[0] > 0
+
+
+_count = [0]
 _lib = _library()

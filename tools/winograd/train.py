@@ -16,7 +16,8 @@ _versions = run.versions
 
 
 def _versions_and_convolutions() -> dict[str, str]:
-    return {**_versions(), "convolutions": "3x3 of stride 1: Winograd F(4x4, 3x3), float32"}
+    used = {"convolutions": "3x3 of stride 1: Winograd F(4x4, 3x3), float32"} if convolution.used() else {}
+    return _versions() | used
 
 
 # At import, so that it holds in the processes of `ablate --jobs` too: they import their main module.

@@ -57,7 +57,7 @@ def list_models(as_json: JsonOption = False) -> None:
                 card.activations,
                 _latency(card),
                 card.recipe,
-                number(card.epochs),
+                f"{card.epochs}" + (f" after {card.epochs_before}" if card.epochs_before else ""),
             ]
             for card in cards
         ],

@@ -93,7 +93,8 @@ class BinaryLayer(nn.Module):
         if self.real_weights:
             return self.latent()
         if self.frozen:
-            return self.signs()
+            # Still a part of the graph, so that distributed training finds a gradient for every parameter.
+            return self.signs() + 0 * self.weight
         quantized: Tensor = self.weight_quantizer(self.latent())
         return quantized
 

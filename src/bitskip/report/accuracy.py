@@ -52,6 +52,8 @@ class Ours:
     tta_accuracy: float | None = None
     tta_interval: tuple[float, float] | None = None
     treatment: str = ""  # how its training differs from the recipe alone: teacher, start, keys set otherwise
+    epochs_before: int = 0  # epochs that the weights it started from had been trained for
+    remark: str = ""  # what a reader of its accuracy should know
 
 
 def ours_of_card(card: Mapping[str, Any]) -> Ours:
@@ -75,6 +77,8 @@ def ours_of_card(card: Mapping[str, Any]) -> Ours:
         tta_accuracy=None if tta is None else tta["accuracy"],
         tta_interval=None if tta is None else (tta["interval_95"][0], tta["interval_95"][1]),
         treatment=_treatment(card),
+        epochs_before=card.get("epochs_before", 0),
+        remark=card.get("remark", ""),
     )
 
 
@@ -82,9 +86,9 @@ def _treatment(values: Mapping[str, Any]) -> str:
     """Say how a run (its card or `result.json`) differs from its recipe alone."""
     parts = [f"{key}={value}" for key, value in (values.get("changes") or {}).items()]
     if values.get("warm_start"):
-        parts.insert(0, "warm start")
+        parts.insert(0, f"from {values['warm_start']}")
     if values.get("teacher"):
-        parts.insert(0, "teacher")
+        parts.insert(0, f"teacher {values['teacher']}")
     return ", ".join(parts)
 
 
@@ -112,7 +116,7 @@ def ours_of_file(path: Path) -> list[Ours]:
     try:
         spec = NetworkSpec.from_dict(read_json(path.parent / "spec.json"), str(path.parent / "spec.json"))
         own = {key: values[key] for key in ("recipe", "epochs", "seed", "data", "test_images")}
-        own["treatment"] = _treatment(values)
+        own |= {"treatment": _treatment(values), "epochs_before": int(values.get("epochs_before", 0))}
         return [_trained(spec, spec.name, float(values["test_accuracy"]), **own)]
     except (KeyError, TypeError, ValueError):
         raise FileFormatError(
@@ -172,11 +176,20 @@ class Verdict:
     recipe: str = ""
     treatment: str = ""
     epochs: int = 0
+    epochs_before: int = 0
+    remark: str = ""
 
 
 def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
-    """Compare a bar with the last-epoch accuracies on the whole test set, without augmentation."""
-    groups: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    """Compare a bar with the last-epoch accuracies on the whole test set, without augmentation.
+
+    Epochs of the network that the weights come from count towards the most that a bar allows.
+
+    Raises:
+        RunError: if two runs that are said to be the same have different accuracies.
+    """
+    groups: dict[tuple[str, str, str, int, int], dict[int, float]] = {}
+    remarks: dict[tuple[str, str, str, int, int], str] = {}
     for one in ours:
         if (one.data, one.test_images) != _WHOLE_TEST_SET:
             continue
@@ -186,22 +199,28 @@ def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
             one.effective_parameters > bar.most_effective_parameters
         ):
             continue
-        if bar.most_epochs is not None and one.epochs > bar.most_epochs:
+        if bar.most_epochs is not None and one.epochs + one.epochs_before > bar.most_epochs:
             continue
         # One run may have been packed more than once: by seed, so that it counts once.
-        key = (one.model, one.recipe, one.treatment, one.epochs)
-        groups.setdefault(key, {})[one.seed] = one.trained_accuracy
+        key = (one.model, one.recipe, one.treatment, one.epochs, one.epochs_before)
+        if groups.setdefault(key, {}).setdefault(one.seed, one.trained_accuracy) != one.trained_accuracy:
+            raise RunError(
+                f"two results of {one.model} with recipe {_recipe(one.recipe, one.treatment)}, {one.epochs} "
+                f"epochs and seed {one.seed} differ in accuracy; name only one of them"
+            )
+        remarks[key] = remarks.get(key) or one.remark
     if not groups:
         return Verdict(bar, NOT_YET)
     means = {key: statistics.fmean(seeds.values()) for key, seeds in groups.items()}
     best = max(means, key=lambda key: (means[key], key))
     state = TRAINED if bar.accuracy is None else MET if means[best] >= bar.accuracy else MISSED
-    return Verdict(bar, state, means[best], len(groups[best]), *best)
+    return Verdict(bar, state, means[best], len(groups[best]), *best, remark=remarks[best])
 
 
 def _bars_table(ours: Sequence[Ours]) -> TextTable:
     rows = []
-    for verdict in (judge(bar, ours) for bar in BARS):
+    verdicts = [judge(bar, ours) for bar in BARS]
+    for verdict in verdicts:
         bar, reached = verdict.bar, verdict.accuracy
         rows.append(
             (
@@ -212,7 +231,7 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
                 "" if reached is None else per_cent(reached),
                 "" if reached is None or bar.accuracy is None else points(reached - bar.accuracy),
                 "" if reached is None else _recipe(verdict.recipe, verdict.treatment),
-                "" if reached is None else str(verdict.epochs),
+                "" if reached is None else _epochs(verdict),
                 "" if reached is None else str(verdict.seeds),
             )
         )
@@ -232,9 +251,15 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
         tuple(rows),
         (
             "Whole CIFAR-10 test set, last epoch of the trained network, no test-time augmentation. Where "
-            "several recipes, treatments or lengths were run, the best of them, as the mean over its seeds.",
+            "several recipes, treatments or lengths were run, the best of them, as the mean over its seeds. "
+            "'2 after 10' epochs: two on weights that had been trained for ten; the most allowed is of both.",
+            *(f"{verdict.model}: {verdict.remark}." for verdict in verdicts if verdict.remark),
         ),
     )
+
+
+def _epochs(run: Verdict | Ours) -> str:
+    return f"{run.epochs} after {run.epochs_before}" if run.epochs_before else str(run.epochs)
 
 
 # -- the other tables --------------------------------------------------------------------------------
@@ -253,7 +278,7 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
             count(one.effective_parameters),
             "" if one.file_bytes is None else count(one.file_bytes),
             _recipe(one.recipe, one.treatment),
-            str(one.epochs),
+            _epochs(one),
             str(one.seed),
             one.data,
         )
@@ -279,8 +304,7 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
         tuple(rows),
         (
             "Accuracy is the packed file's on the whole test set (the trained network's where it is not "
-            "packed); 'trained network' is that of the last epoch before packing. Epochs are the run's own; "
-            "those of the network that a warm start took its weights from come on top. TTA is test-time "
+            "packed); 'trained network' is that of the last epoch before packing. TTA is test-time "
             "augmentation: the mean over a picture and its mirror image, where it was measured; it stands "
             "in no other table and not in the plot. Intervals are Wilson's, of the test pictures alone: "
             "another seed differs by more than they say.",
@@ -412,10 +436,10 @@ def accuracy_markdown(ours: Sequence[Ours], picture: str) -> str:
     parts = [
         "# Accuracy against size\n",
         "Generated by `bitskip zoo page`; figures of ours come from the zoo's cards and from results files "
-        "that commands wrote. Ours are last-epoch figures on the whole test set, by which no epoch "
-        "was chosen; the paper's, and several of the published ones, are the best epoch on the test set.\n",
-        f"Of {len(met)} bars {met.count(MET)} are met, {met.count(MISSED)} missed and "
-        f"{met.count(NOT_YET)} not yet run.\n",
+        "that commands wrote. Ours are last-epoch figures on the whole test set, by which no epoch of a run "
+        "was chosen (where a run was gone on from after its figure had been seen, a remark says so); the "
+        "paper's, and several of the published ones, are the best epoch on the test set.\n",
+        f"Bars: {met.count(MET)} met, {met.count(MISSED)} missed, {met.count(NOT_YET)} not yet run.\n",
         f"![Test accuracy against effective parameters and against bytes]({picture})\n",
         "The vertical axis is the logarithm of the error, so that equal steps halve it. Of the published "
         "figures of one network the best and the worst are named; the table below has them all. Bytes are "

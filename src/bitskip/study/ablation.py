@@ -26,7 +26,7 @@ from bitskip.files import file_digest, keep_settings, require_writable, write_js
 from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
-from bitskip.training.run import versions, weights_file
+from bitskip.training.run import merged, versions, weights_file
 
 __all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation"]
 
@@ -249,7 +249,7 @@ def _results(
             yield job, _run(job, images, out, hardware)  # checks that it is the run asked for
         else:
             missing.append(job)
-    if jobs == 1 or len(missing) < 2:
+    if jobs == 1 or not missing:
         for job in missing:
             yield job, _run(job, images, out, hardware)
         return
@@ -353,7 +353,7 @@ def _summary(
         "runs_done": len(done),
         "runs": len(plan.jobs),
         "machine": machine(),
-        "versions": versions(),
+        "versions": merged(result.versions for result in done.values()) or versions(),
         "rows": rows,
     }
 

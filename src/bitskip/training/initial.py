@@ -15,6 +15,7 @@ from bitskip.training.recipes import Recipe
 __all__ = ["prepare", "warm_start_from", "whiten_stem"]
 
 _WHITENING_IMAGES = 2000
+_PATCH_VALUES = 64_000_000  # floats of patches held at a time
 
 
 def prepare(
@@ -58,10 +59,16 @@ def whiten_stem(conv: nn.Module, splits: Splits, eps: float = 1e-2) -> None:
         iter(Batches(*splits.train, splits.normalisation, _WHITENING_IMAGES, Augmentation(0, flip="none")))
     )
     kernel = conv.kernel_size[0]
-    patches = pictures.unfold(2, kernel, 1).unfold(3, kernel, 1)  # (N, C, H', W', k, k)
-    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, conv.weight[0].numel())
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    size = conv.weight[0].numel()
+    total, count = torch.zeros(size, size), 0
+    # A few pictures at a time: a patch takes kernel x kernel times the room of its pixel.
+    for some in torch.split(pictures, max(1, _PATCH_VALUES // (pictures[0, 0].numel() * size))):
+        patches = some.unfold(2, kernel, 1).unfold(3, kernel, 1)  # (N, C, H', W', k, k)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, size)
+        total += patches.T @ patches
+        count += len(patches)
+    values, vectors = torch.linalg.eigh(total / count)
     filters = (vectors / (values + eps).sqrt()).T.flip(0)  # largest eigenvalue first
     both = torch.cat([filters, -filters]).reshape(-1, *conv.weight.shape[1:])
-    count = min(len(both), len(conv.weight))
-    conv.weight[:count] = both[:count]
+    filled = min(len(both), len(conv.weight))
+    conv.weight[:filled] = both[:filled]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,6 +52,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         teacher: network to distil from, or None.
         on_epoch: called after each epoch, by the first process, with its history entry.
         compiled: run the training step's forward and backward through torch.compile.
+        session: what the arithmetic of this session is; kept in checkpoints beside that of earlier ones.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         teacher: nn.Module | None = None,
         on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
         compiled: bool = False,
+        session: Callable[[], dict[str, str]] = dict,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,6 +75,8 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         self._network = (torch.compile(model, dynamic=False) if compiled else model,)
         self.history: list[dict[str, Any]] = []
         self.on_epoch = on_epoch
+        self.session = session
+        self.earlier_sessions: list[dict[str, str]] = []
         self._layers = binary_layers(model)
         for network in (model, self.average):
             for layer in binary_layers(network).values() if network is not None else ():
@@ -132,8 +137,10 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         return done / (self.recipe.epochs * steps)
 
     def on_train_epoch_start(self) -> None:
-        """Note the time and the signs, and choose the picture size."""
+        """Note the time and the signs, choose the picture size, and begin the epoch's own random numbers."""
         self._epoch_started = time.monotonic()
+        # Dropout's coins: of the epoch, so that a resumed run draws what an unbroken one would have drawn.
+        torch.manual_seed(_mixed(self.seed, self.current_epoch, self.trainer.global_rank))
         self._sums = torch.zeros(3, device=self.device)
         self._signs = {name: layer.latent().detach() >= 0 for name, layer in self._layers.items()}
         if self._batches is not None:  # its generator has not begun: Lightning only calls iter() before this
@@ -158,6 +165,9 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
+        for layer in self._layers.values():
+            if layer.frozen:  # no step, whatever else reaches the latent weights: a scale, L1, momentum
+                layer.weight.grad = None
         for optimizer in optimizers:
             optimizer.step()
         for layer in self._layers.values():
@@ -277,7 +287,14 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history with the weights."""
         checkpoint["history"] = self.history
+        checkpoint["sessions"] = [*self.earlier_sessions, self.session()]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history back."""
         self.history = list(checkpoint["history"])
+        self.earlier_sessions = list(checkpoint.get("sessions", []))
+
+
+def _mixed(*numbers: int) -> int:
+    """Return one seed that depends on all of `numbers`."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

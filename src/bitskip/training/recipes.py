@@ -191,11 +191,12 @@ def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, A
 def recipe_changes(recipe: Recipe, model: NetworkSpec) -> dict[str, Any]:
     """Return the keys, dotted, in which `recipe` differs from the package's recipe of its name for `model`.
 
-    The number of epochs is no change: it rescales the schedule. A recipe of one's own differs from none.
+    The number of epochs is no change: it rescales the schedule. A recipe of one's own is compared with one
+    that sets nothing.
     """
-    if recipe.name not in recipe_names():
-        return {}
-    stock = _dotted(load_recipe(recipe.name, model).model_dump(mode="json"))
+    known = recipe.name in recipe_names()
+    plain = load_recipe(recipe.name, model) if known else Recipe(name=recipe.name)
+    stock = _dotted(plain.model_dump(mode="json"))
     own = _dotted(recipe.model_dump(mode="json"))
     return {k: v for k, v in own.items() if v != stock[k] and k not in ("epochs", "source")}
 

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, held_out_count, split_validation
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
-from bitskip.nn import build
+from bitskip.nn import binary_layers, build
 from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
@@ -78,12 +78,13 @@ class RunResult:
     test_images: int
     test_accuracy: float
     test_loss: float
-    seconds: float  # training time over all sessions, without evaluation
+    seconds: float  # of all epochs over all sessions, with their validation, without the final test
     history: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     precision: str = "32-true"  # arithmetic of training, in Lightning's words
     teacher: str | None = None
     warm_start: str | None = None
+    epochs_before: int = 0  # epochs that the weights it started from had been trained for
     changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
 
     @classmethod
@@ -160,8 +161,17 @@ def train(
     model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepare(model, recipe, splits, warm_start=None if warm_start is None else load_weights(warm_start))
     teaching = None if teacher is None else _load_teacher(teacher, spec)
-    module = Classifier(model, recipe, splits, seed, teaching, on_epoch, compiled=hardware.compile)
     precision = hardware.lightning_precision(spec)
+    module = Classifier(
+        model,
+        recipe,
+        splits,
+        seed,
+        teaching,
+        on_epoch,
+        compiled=hardware.compile,
+        session=lambda: {"precision": str(precision), **versions()},
+    )
     trainer = _trainer(out, recipe, hardware, precision, progress_bar)
     if trainer.is_global_zero:
         write_json(out / "run.json", asked)
@@ -171,10 +181,13 @@ def train(
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
 
     delivered = module.delivered.to("cpu")
+    for layer in binary_layers(delivered).values():
+        layer.real_weights = False  # which a recipe may leave on to the end; what is delivered is 1-bit
     if recipe.reestimate_batches:
         reestimate_batch_norm(delivered, splits, recipe, seed)
     test = Batches(images.test_images, images.test_labels, splits.normalisation, 512)
     accuracy, loss = evaluate(delivered, test)
+    sessions = merged([*module.earlier_sessions, module.session()])
     result = RunResult(
         model=spec.name,
         seed=seed,
@@ -188,10 +201,11 @@ def train(
         test_loss=loss,
         seconds=round(sum(entry["seconds"] for entry in module.history), 1),
         history=module.history,
-        versions=versions(),
-        precision=str(precision),
+        precision=sessions.pop("precision"),
+        versions=sessions,
         teacher=asked["teacher"],  # type: ignore[arg-type]
         warm_start=asked["warm_start"],  # type: ignore[arg-type]
+        epochs_before=0 if warm_start is None else _epochs_of(warm_start),
         changes=recipe_changes(recipe, spec),
     )
     if trainer.is_global_zero:
@@ -372,10 +386,20 @@ def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     return {
         "bitskip": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # plain text, which checkpoints may hold
         "lightning": L.__version__,
         "python": platform.python_version(),
     }
+
+
+def merged(sessions: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return what several sessions, or runs, were computed with; values that differ stand side by side."""
+    found: dict[str, list[str]] = {}
+    for session in sessions:
+        for key, value in session.items():
+            if value not in found.setdefault(key, []):
+                found[key].append(value)
+    return {key: ", ".join(values) for key, values in found.items()}
 
 
 # -- reading runs back ----------------------------------------------------------------------------------
@@ -387,6 +411,15 @@ def weights_file(folder: Path) -> Path:
     if not path.is_file():
         raise RunError(f"{folder} holds no weights.safetensors; is the run finished?")
     return path
+
+
+def _epochs_of(folder: Path) -> int:
+    """Return for how many epochs the weights of a run were trained, those of its own start included."""
+    file = weights_file(folder).with_name("result.json")
+    if not file.is_file():  # weights that somebody moved; nothing says how long they were trained
+        return 0
+    result = RunResult.load(file.parent)
+    return result.epochs + result.epochs_before
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -431,8 +464,6 @@ def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
     spec = NetworkSpec.from_json(metadata["spec"], str(path))
     model = build(spec)
     if metadata.get("standardise") == "true":
-        from bitskip.nn import binary_layers
-
         for layer in binary_layers(model).values():
             layer.standardise = True
     try:

@@ -46,7 +46,9 @@ class Card:
     command: str  # trains it again
     teacher: str | None = None  # network it was distilled from
     warm_start: str | None = None  # network whose weights it started from
+    epochs_before: int = 0  # epochs that those weights had been trained for
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # recipe keys set otherwise
+    remark: str = ""  # what a reader of the accuracy should know, if anything
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seconds, arithmetic, versions
     latency: Mapping[str, Any] | None = None  # median milliseconds a picture, engine, threads, machine
     tta: Mapping[str, Any] | None = None  # figures with test-time augmentation, and of which kind
@@ -55,7 +57,8 @@ class Card:
         """Return the card as JSON-serialisable values."""
         values = dataclasses.asdict(self)
         values["interval"] = list(self.interval)
-        for name in ("tta", "warm_start", "changes"):  # said only where there is something to say
+        # Said only where there is something to say.
+        for name in ("tta", "warm_start", "epochs_before", "changes", "remark"):
             if not values[name]:
                 del values[name]
         return {"bitskip_card": 1, **values}
