@@ -39,11 +39,13 @@ static Pictures pictures(int n, int height, int width) {
   return p;
 }
 
-/* Where tile `t` begins: its picture, and the row and the column of its first output. */
-static void place(const Pictures *p, int64_t t, int64_t *picture, int *y, int *x) {
+/* Where tile `t` begins: its picture, and the row and the column of its first output; 0 if there is no such tile. */
+static int place(const Pictures *p, int64_t t, int64_t *picture, int *y, int *x) {
+  if (t >= p->tiles) return 0;
   *x = 4 * (int)(t % p->tiles_x);
   *y = 4 * (int)(t / p->tiles_x % p->tiles_y);
   *picture = t / ((int64_t)p->tiles_x * p->tiles_y);
+  return 1;
 }
 
 /* -- the transforms of one row or column of a tile --------------------------------------------------------- */
@@ -95,19 +97,19 @@ static inline void times_Gt(const v8 m[6], v8 *out, int step) {
 
 /* -- whole tiles: `rows` of them from tile `first`, as out[POINTS][rows][channels] (and SPARE); zeros beyond the last ---- */
 
-static void no_tile(float *out, int rows, int row, int channels) {
-  for (int p = 0; p < POINTS; p++) memset(out + p * point_size(rows, channels) + (size_t)row * channels, 0, channels * sizeof(float));
+/* Where the channels of element `point` of the tile in `row` begin. */
+static inline size_t element(int point, int rows, int row, int channels) {
+  return point * point_size(rows, channels) + (size_t)row * channels;
 }
 
 static void input_tiles(const Pictures *p, const float *x, int channels, int64_t first, int rows, float *out) {
   for (int row = 0; row < rows; row++) {
-    if (first + row >= p->tiles) {
-      no_tile(out, rows, row, channels);
-      continue;
-    }
     int64_t picture;
     int y0, x0;
-    place(p, first + row, &picture, &y0, &x0);
+    if (!place(p, first + row, &picture, &y0, &x0)) {
+      for (int k = 0; k < POINTS; k++) memset(out + element(k, rows, row, channels), 0, channels * sizeof(float));
+      continue;
+    }
     for (int c = 0; c < channels; c += 8) {
       v8 half[36], d[6], line[6];
       for (int j = 0; j < 6; j++) {
@@ -121,7 +123,7 @@ static void input_tiles(const Pictures *p, const float *x, int channels, int64_t
       }
       for (int i = 0; i < 6; i++) {
         times_Bt(half + 6 * i, line, 1);
-        for (int j = 0; j < 6; j++) store(out + (6 * i + j) * point_size(rows, channels) + (size_t)row * channels + c, line[j]);
+        for (int j = 0; j < 6; j++) store(out + element(6 * i + j, rows, row, channels) + c, line[j]);
       }
     }
   }
@@ -129,13 +131,12 @@ static void input_tiles(const Pictures *p, const float *x, int channels, int64_t
 
 static void gradient_tiles(const Pictures *p, const float *dy, int channels, int64_t first, int rows, float *out) {
   for (int row = 0; row < rows; row++) {
-    if (first + row >= p->tiles) {
-      no_tile(out, rows, row, channels);
-      continue;
-    }
     int64_t picture;
     int y0, x0;
-    place(p, first + row, &picture, &y0, &x0);
+    if (!place(p, first + row, &picture, &y0, &x0)) {
+      for (int k = 0; k < POINTS; k++) memset(out + element(k, rows, row, channels), 0, channels * sizeof(float));
+      continue;
+    }
     for (int c = 0; c < channels; c += 8) {
       v8 half[24], d[4], line[6];
       for (int j = 0; j < 4; j++) {
@@ -147,21 +148,20 @@ static void gradient_tiles(const Pictures *p, const float *dy, int channels, int
       }
       for (int i = 0; i < 6; i++) {
         times_A(half + 4 * i, line, 1);
-        for (int j = 0; j < 6; j++) store(out + (6 * i + j) * point_size(rows, channels) + (size_t)row * channels + c, line[j]);
+        for (int j = 0; j < 6; j++) store(out + element(6 * i + j, rows, row, channels) + c, line[j]);
       }
     }
   }
 }
 
 static void output_tiles(const Pictures *p, const float *in, int channels, int64_t first, int rows, float *y) {
-  for (int row = 0; row < rows && first + row < p->tiles; row++) {
-    int64_t picture;
-    int y0, x0;
-    place(p, first + row, &picture, &y0, &x0);
+  int64_t picture;
+  int y0, x0;
+  for (int row = 0; row < rows && place(p, first + row, &picture, &y0, &x0); row++) {
     for (int c = 0; c < channels; c += 8) {
       v8 half[24], m[6], line[4];
       for (int j = 0; j < 6; j++) {
-        for (int i = 0; i < 6; i++) m[i] = load(in + (6 * i + j) * point_size(rows, channels) + (size_t)row * channels + c);
+        for (int i = 0; i < 6; i++) m[i] = load(in + element(6 * i + j, rows, row, channels) + c);
         times_At(m, half + j, 6);
       }
       for (int i = 0; i < 4 && y0 + i < p->height; i++) {

@@ -38,6 +38,7 @@ def list_models(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps([card.to_dict() for card in cards], indent=2))
         return
+    from bitskip.report.wording import epochs
     from bitskip.terminal import byte_size, number, print_table
 
     print_table(
@@ -57,7 +58,7 @@ def list_models(as_json: JsonOption = False) -> None:
                 card.activations,
                 _latency(card),
                 card.recipe,
-                f"{card.epochs}" + (f" after {card.epochs_before}" if card.epochs_before else ""),
+                epochs(card.epochs, card.epochs_before),
             ]
             for card in cards
         ],

@@ -18,7 +18,7 @@ from bitskip.report.accuracy_chart import Point, draw_sizes
 from bitskip.report.markdown import markdown_table
 from bitskip.report.style import svg_text
 from bitskip.report.tables import Column, TextTable
-from bitskip.report.wording import UNKNOWN, count, per_cent, points, relative
+from bitskip.report.wording import UNKNOWN, count, epochs, per_cent, points, relative
 from bitskip.runtime.accuracy import wilson_interval
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.study.paper import TABLE3_NOTE, TABLES
@@ -231,7 +231,7 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
                 "" if reached is None else per_cent(reached),
                 "" if reached is None or bar.accuracy is None else points(reached - bar.accuracy),
                 "" if reached is None else _recipe(verdict.recipe, verdict.treatment),
-                "" if reached is None else _epochs(verdict),
+                "" if reached is None else epochs(verdict.epochs, verdict.epochs_before),
                 "" if reached is None else str(verdict.seeds),
             )
         )
@@ -258,10 +258,6 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
     )
 
 
-def _epochs(run: Verdict | Ours) -> str:
-    return f"{run.epochs} after {run.epochs_before}" if run.epochs_before else str(run.epochs)
-
-
 # -- the other tables --------------------------------------------------------------------------------
 
 
@@ -278,7 +274,7 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
             count(one.effective_parameters),
             "" if one.file_bytes is None else count(one.file_bytes),
             _recipe(one.recipe, one.treatment),
-            _epochs(one),
+            epochs(one.epochs, one.epochs_before),
             str(one.seed),
             one.data,
         )

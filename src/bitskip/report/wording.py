@@ -11,6 +11,7 @@ __all__ = [
     "byte_size",
     "count",
     "duration",
+    "epochs",
     "listing",
     "loss",
     "per_cent",
@@ -51,6 +52,11 @@ def count(value: int | float | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{int(value):,}" if float(value).is_integer() else f"{value:,.2f}"
+
+
+def epochs(own: int, before: int) -> str:
+    """Return a run's epochs; with those of the weights that it started from: `7 after 12`."""
+    return f"{own} after {before}" if before else str(own)
 
 
 def byte_size(value: int | None) -> str:
