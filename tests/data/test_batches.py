@@ -84,6 +84,22 @@ def test_alternating_flip_shows_both_sides_in_two_epochs() -> None:
     torch.testing.assert_close(seen[0], seen[1].flip(3))
 
 
+@pytest.mark.parametrize("flip", ["none", "random", "alternating"])
+def test_targets_are_those_of_the_picture_and_of_the_side_it_shows(flip: str) -> None:
+    images, labels = _pictures()
+    batches = Batches(images, labels, PLAIN, 5, Augmentation(0, flip=flip))
+    original = torch.from_numpy(images / 255).permute(0, 3, 1, 2).float()
+    views = [original] if flip == "none" else [original, original.flip(3)]
+    batches.targets = torch.stack(views)
+    sides: set[bool] = set()
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        for pictures, chosen, targets in batches:
+            torch.testing.assert_close(targets, pictures)
+            sides |= {not torch.allclose(p, views[0][c]) for p, c in zip(pictures, chosen, strict=True)}
+    assert sides == ({False} if flip == "none" else {False, True})
+
+
 def test_cutout_blanks_a_square() -> None:
     images = np.full((3, 8, 8, 3), 255, dtype=np.uint8)
     batches = Batches(images, np.zeros(3, np.int64), PLAIN, 3, Augmentation(0, flip="none", cutout=4))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bitskip.data import ImageSet, load_mini
+from bitskip.data.batches import Batches
 from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
 from bitskip.nn import BinaryConv2d, binary_layers
 from bitskip.spec import NetworkSpec, named_spec
@@ -52,8 +53,6 @@ def test_a_run_leaves_weights_that_give_its_accuracy(tmp_path: Path, mini: Image
     assert (result.train_images, result.validation_images, result.test_images) == (225, 25, 125)
     spec, model = load_run(tmp_path)
     assert spec == _spec()
-    from bitskip.data.batches import Batches
-
     splits = _split(mini, _recipe())
     test = Batches(mini.test_images, mini.test_labels, splits.normalisation, 50)
     assert evaluate(model, test)[0] == result.test_accuracy
@@ -129,8 +128,6 @@ def test_what_is_delivered_is_1_bit_even_if_it_was_never_trained_so(tmp_path: Pa
     result = _train(tmp_path, mini, _recipe(real_weights=1.0))
     _, model = load_run(tmp_path)
     splits = _split(mini, _recipe())
-    from bitskip.data.batches import Batches
-
     test = Batches(mini.test_images, mini.test_labels, splits.normalisation, 50)
     accuracy, loss = evaluate(model, test)
     assert accuracy == pytest.approx(result.test_accuracy)
@@ -224,8 +221,6 @@ def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
 
 
 def _test_batches(images: ImageSet) -> Any:
-    from bitskip.data.batches import Batches
-
     return Batches(images.test_images, images.test_labels, _split(images, _recipe()).normalisation, 50)
 
 
@@ -255,8 +250,6 @@ def test_whitening_makes_patches_uncorrelated(mini: ImageSet, monkeypatch: pytes
     count = 3 * 3 * 3
     assert torch.equal(conv.weight[:count], -conv.weight[count : 2 * count])
     assert torch.equal(conv.weight[2 * count :], before[2 * count :])
-    from bitskip.data.batches import Batches
-
     pictures = torch.cat([x for x, _ in Batches(*splits.train, splits.normalisation, 50)])
     y = torch.nn.functional.conv2d(pictures, conv.weight[:count]).permute(1, 0, 2, 3).flatten(1)
     moments = y @ y.T / y.shape[1]
@@ -267,6 +260,52 @@ def test_whitening_makes_patches_uncorrelated(mini: ImageSet, monkeypatch: pytes
     whiten_stem(conv, splits, eps=1e-8)
     for ours, theirs in zip(conv.weight.detach(), whole, strict=True):  # an eigenvector's sign is free
         assert min(float((ours - theirs).norm()), float((ours + theirs).norm())) < 1e-2 * float(theirs.norm())
+
+
+def test_a_teacher_is_asked_once_about_the_original_pictures(
+    tmp_path: Path, mini: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "teacher"
+    train(_spec("resnet14-full-all"), _recipe(epochs=1), mini, folder, progress_bar=False)
+    seen: list[torch.Tensor | None] = []
+    step = Classifier._loss
+
+    def note(self: Classifier, logits: torch.Tensor, labels: torch.Tensor, taught: Any) -> torch.Tensor:
+        seen.append(taught)
+        return step(self, logits, labels, taught)
+
+    monkeypatch.setattr(Classifier, "_loss", note)
+    changes = {"distillation.weight": 0.5, "distillation.views": "original", "low_resolution": 1.0}
+    recipe = _recipe(epochs=1, **changes)
+    first = _train(tmp_path / "first", mini, recipe, teacher=folder)
+    (kept,) = (tmp_path / "cache" / "bitskip" / "teachers").iterdir()
+
+    splits: Splits = _split(mini, recipe)
+    _, network = load_run(folder)
+    shown = torch.cat([x for x, _ in Batches(*splits.train, splits.normalisation, 50)])
+    with torch.no_grad():
+        views = torch.stack([network(shown), network(shown.flip(3))])
+    taught = torch.cat([outputs for outputs in seen if outputs is not None])
+    nearest = (taught[:, None] - views.flatten(0, 1)).abs().amax(2).min(1)
+    assert len(taught) == len(seen) * recipe.batch_size
+    assert float(nearest.values.max()) < 1e-4
+    assert {int(i) // len(shown) for i in nearest.indices} == {0, 1}
+
+    seen.clear()
+    monkeypatch.setattr("bitskip.training.run._load_teacher", lambda folder, spec: _Unasked())
+    again = _train(tmp_path / "again", mini, recipe, teacher=folder)
+    assert again.history[0]["train_loss"] == first.history[0]["train_loss"]
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept.write_bytes(b"damaged")
+    third = _train(tmp_path / "third", mini, recipe, teacher=folder)
+    assert third.history[0]["train_loss"] == first.history[0]["train_loss"]
+
+
+class _Unasked(torch.nn.Module):
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked again")
 
 
 # -- bad input -----------------------------------------------------------------------------------------

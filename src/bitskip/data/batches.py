@@ -106,7 +106,8 @@ class Batches:
     Yields float32 pictures (B, C, H, W) in channels_last memory, normalised, and int64 labels (B,), both
     on `device`. The order and the augmentation of an epoch depend on `seed` and the epoch alone, so a
     resumed run sees what an unbroken one would have seen. With several ranks each takes every
-    `world_size`-th picture of the common order.
+    `world_size`-th picture of the common order. With `targets` set, batches are (pictures, labels,
+    targets): for each picture the row of its view, 0 as it is or 1 mirrored.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -139,6 +140,7 @@ class Batches:
         self.epoch = 0
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
+        self.normalisation = normalisation
         self.height, self.width = images.shape[1:3]
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(self.device)
         mean = torch.tensor(normalisation.mean, device=self.device)
@@ -150,6 +152,7 @@ class Batches:
             pixels = _pad(pixels, self._crop, augmentation.padding, (mean * 255).round().to(torch.uint8))
         self._pixels = pixels
         self.size: int | None = None
+        self.targets: Tensor | None = None  # (views, N, ...) on `device`
 
     def digest(self) -> str:
         """Return a short hash of the pictures and labels, by which a resumed run knows its data."""
@@ -170,7 +173,7 @@ class Batches:
             return count // self.batch_size
         return -(-count // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         count = len(self.labels)
         if self.augmentation is None:
@@ -182,13 +185,29 @@ class Batches:
         own = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) * 64 + self.rank)
         for index in range(len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            yield self._batch(chosen, own), self.labels[chosen]
+            mirrored = self._mirrored(chosen, own)
+            pictures = self._batch(chosen, mirrored, own)
+            if self.targets is None:
+                yield pictures, self.labels[chosen]
+            else:
+                view = mirrored.to(chosen) if len(self.targets) > 1 else torch.zeros_like(chosen)
+                yield pictures, self.labels[chosen], self.targets[view, chosen]
 
-    def _batch(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    def _mirrored(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
+        flip = "none" if self.augmentation is None else self.augmentation.flip
+        if flip == "random":
+            return torch.randint(2, (len(chosen), 1), generator=generator, dtype=torch.bool).view(-1)
+        if flip == "alternating":
+            # A fixed coin for each picture, turned over every epoch.
+            coin = (chosen.cpu() * 2_654_435_761 + self.seed) >> 16
+            return (coin + self.epoch) % 2 == 1
+        return torch.zeros(len(chosen), dtype=torch.bool)
+
+    def _batch(self, chosen: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
         if self.augmentation is None:
             pixels = self._pixels[chosen]
         else:
-            pixels = self._augment(chosen, self.augmentation, generator)
+            pixels = self._augment(chosen, mirrored, self.augmentation, generator)
         x = pixels.to(torch.float32).mul_(self._factor).add_(self._offset)  # (B, H, W, C)
         if self.augmentation is not None and self.augmentation.cutout:
             self._cut_out(x, self.augmentation.cutout, generator)
@@ -199,19 +218,13 @@ class Batches:
             )
         return x
 
-    def _augment(self, chosen: Tensor, how: Augmentation, generator: torch.Generator) -> Tensor:
+    def _augment(
+        self, chosen: Tensor, mirrored: Tensor, how: Augmentation, generator: torch.Generator
+    ) -> Tensor:
         count = len(chosen)
         rows = torch.arange(self.height).expand(count, -1)
         columns = torch.arange(self.width).expand(count, -1)
-        if how.flip == "random":
-            mirrored = torch.randint(2, (count, 1), generator=generator, dtype=torch.bool)
-        elif how.flip == "alternating":
-            # A fixed coin for each picture, turned over every epoch.
-            coin = (chosen.cpu() * 2_654_435_761 + self.seed) >> 16
-            mirrored = ((coin + self.epoch) % 2 == 1).view(-1, 1)
-        else:
-            mirrored = torch.zeros(count, 1, dtype=torch.bool)
-        columns = torch.where(mirrored, self.width - 1 - columns, columns)
+        columns = torch.where(mirrored.view(-1, 1), self.width - 1 - columns, columns)
         if how.crop:
             shifts = torch.randint(2 * how.crop + 1, (2, count, 1), generator=generator)
             rows, columns = rows + shifts[0], columns + shifts[1]

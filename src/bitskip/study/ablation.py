@@ -64,13 +64,14 @@ ARMS: dict[str, Arm] = {
         Arm("reestimate", "batch norm's running statistics", {"reestimate_batches": 0}),
         Arm("two_steps", "1-bit weights from the first step", {"real_weights": 0.0}),
         Arm("distillation", "labels alone, no teacher", {"distillation.weight": 0.0}, teacher=False),
+        Arm("views", "teacher looks at what the student is shown", {"distillation.views": "student"}),
         Arm("warm_start", "starts at random, not from the teacher", warm_start=False),
         Arm("standardise", "latent weights not standardised", {"latent.standardise": False}),
         Arm("freeze", "signs never frozen", {"latent.freeze": 0.0}),
     )
 }
 _NEEDS_BINARY = ("two_steps", "standardise", "freeze")
-_NEEDS_TEACHER = ("distillation", "warm_start")
+_NEEDS_TEACHER = ("distillation", "views", "warm_start")
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,10 @@ def _idle(
             return "it has no 1-bit weights, and only such models are given a teacher"
         if teacher is None:
             return "there is no teacher; name a finished run with --teacher"
-        return "" if name == "warm_start" or plain.distillation.weight else "the recipe has it so already"
+        if name == "warm_start":
+            return ""
+        if not plain.distillation.weight:
+            return "the recipe learns from no teacher"
     if name in ("whitening", "zero_gamma") and teacher is not None:
         return "the weights that it starts from replace what this part sets"
     if name in _NEEDS_BINARY and not binary:

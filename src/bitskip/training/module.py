@@ -49,7 +49,8 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         recipe: settled for this model.
         splits: the pictures.
         seed: of order and augmentation.
-        teacher: network to distil from, or None.
+        teacher: network to distil from, its outputs (views, N, classes) for the training pictures and
+            their mirror images, or None.
         on_epoch: called after each epoch, by the first process, with its history entry.
         compiled: run the training step's forward and backward through torch.compile.
         session: what the arithmetic of this session is; kept in checkpoints beside that of earlier ones.
@@ -61,7 +62,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         recipe: Recipe,
         splits: Splits,
         seed: int = 0,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Tensor | None = None,
         on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
         compiled: bool = False,
         session: Callable[[], dict[str, str]] = dict,
@@ -106,6 +107,8 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        if isinstance(self._teacher[0], Tensor):
+            self._batches.targets = self._teacher[0].to(self.device)
         return self._batches
 
     def val_dataloader(self) -> Batches | list[Any]:
@@ -147,10 +150,10 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             self._batches.set_epoch(self.current_epoch)
             self._batches.size = self.recipe.picture_size(self.current_epoch / self.recipe.epochs)
         teacher = self._teacher[0]
-        if teacher is not None:
+        if isinstance(teacher, nn.Module):
             teacher.to(self.device).eval()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         """Do one step of every optimizer."""
         progress = self._progress(batch_index)
         self._set_stage(progress)
@@ -159,9 +162,9 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-        pictures, labels = batch
+        pictures, labels = batch[:2]
         logits = self._network[0](pictures)
-        loss = self._loss(logits, pictures, labels)
+        loss = self._loss(logits, labels, self._taught(*batch))
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.manual_backward(loss)
@@ -190,13 +193,18 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             layer.frozen = frozen
             layer.real_weights = progress < self.recipe.real_weights
 
-    def _loss(self, logits: Tensor, pictures: Tensor, labels: Tensor) -> Tensor:
+    @torch.no_grad()
+    def _taught(self, pictures: Tensor, labels: Tensor, outputs: Tensor | None = None) -> Tensor | None:
+        """Return the teacher's logits, if there is one: those that came with the batch, or by asking it."""
+        teacher = self._teacher[0]
+        return teacher(pictures).float() if isinstance(teacher, nn.Module) else outputs
+
+    def _loss(self, logits: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
         logits = logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        teacher, how = self._teacher[0], self.recipe.distillation
-        if teacher is not None and how.weight > 0:
-            with torch.no_grad():
-                target = F.log_softmax(teacher(pictures).float() / how.temperature, 1)
+        how = self.recipe.distillation
+        if taught is not None and how.weight > 0:
+            target = F.log_softmax(taught / how.temperature, 1)
             student = F.log_softmax(logits / how.temperature, 1)
             soft = F.kl_div(student, target, reduction="batchmean", log_target=True) * how.temperature**2
             loss = (1 - how.weight) * loss + how.weight * soft

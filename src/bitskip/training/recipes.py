@@ -61,6 +61,11 @@ class DistillationSettings(BaseModel):
 
     weight: float = Field(0.0, ge=0, le=1, description="share of the teacher's term in the loss; 0 for none")
     temperature: float = Field(4.0, gt=0, description="softens both outputs")
+    views: Literal["student", "original"] = Field(
+        "student",
+        description="which pictures the teacher is asked about: those that the student is shown, at every "
+        "step; or the original ones and their mirror images at full size, once",
+    )
 
 
 class Recipe(BaseModel):

@@ -33,6 +33,7 @@ from bitskip.spec import NetworkSpec
 from bitskip.training.initial import prepare
 from bitskip.training.module import Classifier, Splits
 from bitskip.training.recipes import Recipe, recipe_changes
+from bitskip.training.teacher import outputs_of
 
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
@@ -160,8 +161,20 @@ def train(
     splits = _split(images, recipe)
     model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     prepare(model, recipe, splits, warm_start=None if warm_start is None else load_weights(warm_start))
-    teaching = None if teacher is None else _load_teacher(teacher, spec)
+    network = None if teacher is None else _load_teacher(teacher, spec)
     precision = hardware.lightning_precision(spec)
+    trainer = _trainer(out, recipe, hardware, precision, progress_bar)
+    teaching: nn.Module | torch.Tensor | None = network
+    if network is not None and recipe.distillation.views == "original":
+        with onednn_where_safe(network):
+            teaching = outputs_of(
+                network,
+                Batches(*splits.train, splits.normalisation, 256, device=trainer.strategy.root_device),
+                weights=str(asked["teacher_weights"]),
+                mirrored=recipe.augmentation.flip != "none",
+                arithmetic=trainer.precision_plugin.forward_context,
+                progress_bar=progress_bar,
+            )
     module = Classifier(
         model,
         recipe,
@@ -172,7 +185,6 @@ def train(
         compiled=hardware.compile,
         session=lambda: {"precision": str(precision), **versions()},
     )
-    trainer = _trainer(out, recipe, hardware, precision, progress_bar)
     if trainer.is_global_zero:
         write_json(out / "run.json", asked)
         write_text(out / "spec.json", spec.to_json() + "\n")
