@@ -65,6 +65,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         ({"resolution": [[0.7, 16], [0.4, 24]]}, "shares of resolution add up to 1.1, expected at most 1"),
         ({"resolution": [[0.7, 4]]}, "resolution.0.1: input should be greater than or equal to 8, got 4"),
         ({"resolution": [[0.7]]}, "resolution.0.1: field required"),
+        ({"low_resolution": 0}, r"unknown key 'low_resolution'; it is now resolution, e.g. .*, or \[\]"),
     ],
 )
 def test_bad_keys_and_values_are_named(change: dict[str, object], message: str) -> None:
@@ -78,10 +79,26 @@ def test_pictures_grow_in_steps() -> None:
         return [recipe.picture_size(epoch / 10) for epoch in range(10)]
 
     assert sizes() == 10 * [None]
-    assert sizes(low_resolution=0.4) == 4 * [24] + 6 * [None]
-    assert sizes(low_resolution=1.0, low_resolution_size=16) == 10 * [16]
+    assert sizes(resolution=[[1.0, 16]]) == 10 * [16]
     steps = [[0.1, 12], [0.2, 16], [0.4, 24]]
-    assert sizes(resolution=steps, low_resolution=0.9) == [12] + 2 * [16] + 4 * [24] + 3 * [None]
+    assert sizes(resolution=steps) == [12] + 2 * [16] + 4 * [24] + 3 * [None]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "steps"),
+    [
+        ({"low_resolution": 0.4, "low_resolution_size": 16}, ((0.4, 16),)),
+        ({"low_resolution": 0.0, "low_resolution_size": 24}, ()),
+        ({"low_resolution": 0.4, "low_resolution_size": 24, "resolution": []}, ((0.4, 24),)),
+        ({"low_resolution": 0.4, "low_resolution_size": 24, "resolution": [[0.5, 16]]}, ((0.5, 16),)),
+    ],
+)
+def test_recipes_of_earlier_runs_keep_their_picture_sizes(
+    tmp_path: Path, earlier: dict[str, object], steps: object
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "modern", **earlier}))
+    assert load_recipe(str(path)).resolution == steps
 
 
 def test_every_part_of_modern_can_be_switched_off() -> None:
@@ -92,7 +109,7 @@ def test_every_part_of_modern_can_be_switched_off() -> None:
         "warmup": 0,
         "label_smoothing": 0,
         "ema": 0,
-        "low_resolution": 0,
+        "resolution": (),
         "real_weights": 0,
         "reestimate_batches": 0,
         "weight_decay": 0,

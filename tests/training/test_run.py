@@ -203,7 +203,7 @@ def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
             "whitening": True,
             "zero_gamma": True,
             "ema": 0.9,
-            "low_resolution": 0.5,
+            "resolution": [[0.5, 24]],
             "reestimate_batches": 3,
             "real_weights": 0.5,
             "l1": 1e-6,
@@ -276,7 +276,7 @@ def test_a_teacher_is_asked_once_about_the_original_pictures(
         return step(self, logits, labels, taught)
 
     monkeypatch.setattr(Classifier, "_loss", note)
-    changes = {"distillation.weight": 0.5, "distillation.views": "original", "low_resolution": 1.0}
+    changes = {"distillation.weight": 0.5, "distillation.views": "original", "resolution": [[1.0, 16]]}
     recipe = _recipe(epochs=1, **changes)
     first = _train(tmp_path / "first", mini, recipe, teacher=folder)
     (kept,) = (tmp_path / "cache" / "bitskip" / "teachers").iterdir()

@@ -59,7 +59,7 @@ ARMS: dict[str, Arm] = {
         Arm("flip", "no flip", {"augmentation.flip": "none"}),
         Arm("translate", "no random shift", {"augmentation.crop": 0}),
         Arm("cutout", "no cutout", {"augmentation.cutout": 0}),
-        Arm("low_resolution", "full pictures throughout", {"low_resolution": 0.0, "resolution": []}),
+        Arm("resolution", "full pictures throughout", {"resolution": []}),
         Arm("ema", "last weights instead of averaged ones", {"ema": 0.0}),
         Arm("reestimate", "batch norm's running statistics", {"reestimate_batches": 0}),
         Arm("two_steps", "1-bit weights from the first step", {"real_weights": 0.0}),

@@ -68,6 +68,9 @@ class DistillationSettings(BaseModel):
     )
 
 
+_EARLIER_KEYS = {"low_resolution", "low_resolution_size"}
+
+
 class Recipe(BaseModel):
     """All settings of one training run."""
 
@@ -95,12 +98,10 @@ class Recipe(BaseModel):
     ema: float = Field(
         0.0, description="decay a step of averaged weights that are evaluated; 0 for none", ge=0, lt=1
     )
-    low_resolution: float = Field(0.0, description="first share of training on smaller pictures", ge=0, le=1)
-    low_resolution_size: int = Field(24, ge=8, description="their size, in pixels")
     resolution: tuple[tuple[Share, Pixels], ...] = Field(
         (),
-        description="smaller pictures in several steps: [share of training, pixels] one after another, the "
-        "rest at full size; takes the place of low_resolution",
+        description="smaller pictures at first: [share of training, pixels] one after another, the rest at "
+        "full size",
     )
     real_weights: float = Field(
         0.0, description="first share of training with real instead of 1-bit weights (two steps)", ge=0, le=1
@@ -112,6 +113,17 @@ class Recipe(BaseModel):
     latent: LatentSettings = LatentSettings()
     distillation: DistillationSettings = DistillationSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_keys(cls, values: Any) -> Any:
+        """Take what files of earlier runs have: `low_resolution`, a share, and `low_resolution_size`."""
+        if not isinstance(values, dict) or not _EARLIER_KEYS & set(values):
+            return values
+        kept = {key: value for key, value in values.items() if key not in _EARLIER_KEYS}
+        if not kept.get("resolution") and values.get("low_resolution"):  # it came before them even then
+            kept["resolution"] = [(values["low_resolution"], values.get("low_resolution_size", 24))]
+        return kept
+
     @model_validator(mode="after")
     def _check_resolution(self) -> Recipe:
         total = sum(share for share, _ in self.resolution)
@@ -122,7 +134,7 @@ class Recipe(BaseModel):
     def picture_size(self, progress: float) -> int | None:
         """Return the size of training pictures at `progress` (0..1 of training), or None for their own."""
         end = 0.0
-        for share, pixels in self.resolution or ((self.low_resolution, self.low_resolution_size),):
+        for share, pixels in self.resolution:
             end += share
             if progress < end - 1e-9:  # 0.1 + 0.2 is no more than 0.3
                 return pixels
@@ -186,6 +198,8 @@ def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, A
         if precisions & set(wanted) or any(fnmatch.fnmatchcase(str(name), p) for p in patterns):
             _merge(values, entry["set"])
     for key, value in (changes or {}).items():
+        if key in _EARLIER_KEYS:
+            raise RecipeError(f"unknown key '{key}'; it is now resolution, e.g. resolution=[[0.4,24]], or []")
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
