@@ -154,6 +154,22 @@ def test_a_remark_stands_below_the_bars() -> None:
     assert "| 8 after 10 |" in page
 
 
+def test_a_letter_stands_for_each_way_of_training() -> None:
+    taught, cut = "teacher t, from w", "teacher t, from w, augmentation.crop=2"
+    ours = [
+        _ours(name="plain", model="resnet14-full-none"),
+        _ours(name="one", model="resnet14-full-none", treatment=taught),
+        _ours(name="two", treatment=cut),
+        _ours(name="three", model="resnet14-full-none", treatment=taught),
+    ]
+    page = accuracy_markdown(ours, "a.svg")
+    recipes = {name: row[8] for name, row in _rows(page, "Ours").items()}
+    assert recipes == {"plain": "modern", "one": "modern a", "two": "modern b", "three": "modern a"}
+    assert _rows(page, "Bars")["resnet14-hybrid-all"][5] == "modern b"
+    assert _rows(page, "What the letters stand for") == {"a": [taught], "b": [cut]}
+    assert "letters stand for" not in accuracy_markdown(ours[:1], "a.svg")
+
+
 def test_bars_without_a_figure_and_bars_of_size() -> None:
     assert judge(_bar("resnet14-full-middle"), [_ours("resnet14-full-middle")]).state == TRAINED
     size = next(bar for bar in BARS if bar.most_effective_parameters is not None)

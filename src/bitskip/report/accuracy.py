@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from bitskip.cost import cost_of
@@ -205,8 +206,9 @@ def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
         key = (one.model, one.recipe, one.treatment, one.epochs, one.epochs_before)
         if groups.setdefault(key, {}).setdefault(one.seed, one.trained_accuracy) != one.trained_accuracy:
             raise RunError(
-                f"two results of {one.model} with recipe {_recipe(one.recipe, one.treatment)}, {one.epochs} "
-                f"epochs and seed {one.seed} differ in accuracy; name only one of them"
+                f"two results of {one.model} with recipe {one.recipe}"
+                + (f" ({one.treatment})" if one.treatment else "")
+                + f", {one.epochs} epochs and seed {one.seed} differ in accuracy; name only one of them"
             )
         remarks[key] = remarks.get(key) or one.remark
     if not groups:
@@ -217,7 +219,7 @@ def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
     return Verdict(bar, state, means[best], len(groups[best]), *best, remark=remarks[best])
 
 
-def _bars_table(ours: Sequence[Ours]) -> TextTable:
+def _bars_table(ours: Sequence[Ours], letters: Mapping[str, str]) -> TextTable:
     rows = []
     verdicts = [judge(bar, ours) for bar in BARS]
     for verdict in verdicts:
@@ -230,7 +232,7 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
                 verdict.state,
                 "" if reached is None else per_cent(reached),
                 "" if reached is None or bar.accuracy is None else points(reached - bar.accuracy),
-                "" if reached is None else _recipe(verdict.recipe, verdict.treatment),
+                "" if reached is None else _recipe(verdict.recipe, verdict.treatment, letters),
                 "" if reached is None else epochs(verdict.epochs, verdict.epochs_before),
                 "" if reached is None else str(verdict.seeds),
             )
@@ -252,7 +254,8 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
         (
             "Whole CIFAR-10 test set, last epoch of the trained network, no test-time augmentation. Where "
             "several recipes, treatments or lengths were run, the best of them, as the mean over its seeds. "
-            "'2 after 10' epochs: two on weights that had been trained for ten; the most allowed is of both.",
+            "'2 after 10' epochs: two on weights that had been trained for ten; the most allowed is of both. "
+            "What a letter behind the recipe stands for is in a table below.",
             *(f"{verdict.model}: {verdict.remark}." for verdict in verdicts if verdict.remark),
         ),
     )
@@ -261,7 +264,7 @@ def _bars_table(ours: Sequence[Ours]) -> TextTable:
 # -- the other tables --------------------------------------------------------------------------------
 
 
-def _ours_table(ours: Sequence[Ours]) -> TextTable:
+def _ours_table(ours: Sequence[Ours], letters: Mapping[str, str]) -> TextTable:
     rows = [
         (
             one.name,
@@ -273,7 +276,7 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
             one.activations if one.file_bytes is not None else "not packed",
             count(one.effective_parameters),
             "" if one.file_bytes is None else count(one.file_bytes),
-            _recipe(one.recipe, one.treatment),
+            _recipe(one.recipe, one.treatment, letters),
             epochs(one.epochs, one.epochs_before),
             str(one.seed),
             one.data,
@@ -308,8 +311,26 @@ def _ours_table(ours: Sequence[Ours]) -> TextTable:
     )
 
 
-def _recipe(recipe: str, treatment: str) -> str:
-    return f"{recipe} ({treatment})" if treatment else recipe
+def _letters(ours: Iterable[Ours]) -> dict[str, str]:
+    """Return a letter for each treatment: a, b, ..., z, aa, ..."""
+    known = dict.fromkeys(one.treatment for one in ours if one.treatment)
+    return {treatment: ascii_lowercase[at % 26] * (1 + at // 26) for at, treatment in enumerate(known)}
+
+
+def _recipe(recipe: str, treatment: str, letters: Mapping[str, str]) -> str:
+    return f"{recipe} {letters[treatment]}" if treatment else recipe
+
+
+def _treatments_table(letters: Mapping[str, str]) -> TextTable:
+    return TextTable(
+        "What the letters stand for",
+        (Column("", text=True), Column("beside the recipe alone", text=True)),
+        tuple((letter, treatment) for treatment, letter in letters.items()),
+        (
+            "'Teacher' is the network whose outputs were learned from, 'from' the one whose weights were "
+            "started from; the rest are keys of the recipe set otherwise, as by `--set`.",
+        ),
+    )
 
 
 def _range(interval: tuple[float, float]) -> str:
@@ -444,7 +465,14 @@ def accuracy_markdown(ours: Sequence[Ours], picture: str) -> str:
     ]
     if left_out:
         parts.append("Not in the plot, since not of the whole of CIFAR-10: " + ", ".join(left_out) + ".\n")
-    tables = (_bars_table(ours), _ours_table(ours), _paper_table(), _references_table())
+    letters = _letters(ours)
+    tables = (
+        _bars_table(ours, letters),
+        _ours_table(ours, letters),
+        *((_treatments_table(letters),) if letters else ()),
+        _paper_table(),
+        _references_table(),
+    )
     return "\n".join(parts + [markdown_table(table) for table in tables])
 
 
