@@ -23,6 +23,8 @@ OURS = {
     "hybrid-w1a1": "w1a1, int8 middle stage",
     "binary-all-int8-int8": "w1, int8 activations",
     "hybrid-all-int8-int8": "w1, int8 middle stage",
+    "full-all-int8-int8": "int8",
+    "binary-all-fp32-fp32": "w1, fp32 activations",
     "full-all-fp32-fp32": "fp32",
 }
 PEERS = {
@@ -201,7 +203,9 @@ def section(results: Path) -> str:
             BEGIN.format(source=source),
             f"{conditions(report)}.",
             "`w1` has 1-bit weights, `w1a1` 1-bit activations too. Medians, all engines in turns in one run;",
-            f"`x int8`: how many times faster than {peer}.",
+            f"`x int8`: how many times faster than {peer}. Weights are random, for what is timed",
+            "is arithmetic; what trained networks reach is in [accuracy against size](docs/accuracy.md).",
+            "On ARM the kernels are tested, not timed.",
             "",
             short(report),
             END,

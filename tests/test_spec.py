@@ -258,6 +258,17 @@ def test_width_factor() -> None:
     assert named_spec("resnet20").scaled(1) == named_spec("resnet20")
 
 
+def test_input_size_at_the_end_of_a_name() -> None:
+    spec = named_spec("resnet14-hybrid-none-x0.5-64px")
+    assert spec == named_spec("resnet14-hybrid-none").scaled(0.5).resized(64)
+    assert (spec.name, spec.input_size, spec.widths[0]) == ("resnet14-hybrid-none-x0.5-64px", 64, 32)
+    assert named_spec("resnet20").resized(32) == named_spec("resnet20")
+    with pytest.raises(SpecError, match="input_size is 0"):
+        named_spec("resnet20").resized(0)
+    with pytest.raises(SpecError, match="unknown model 'resnet20-px'"):
+        named_spec("resnet20-px")
+
+
 def test_resolve_reads_names_and_files(tmp_path: Path) -> None:
     assert resolve_spec("resnet20") == named_spec("resnet20")
     path = tmp_path / "net.json"

@@ -379,6 +379,12 @@ class NetworkSpec:
             stem_width=max(1, round(self.stem_width * width)),
         )
 
+    def resized(self, input_size: int) -> NetworkSpec:
+        """Return the same network for pictures of `input_size` x `input_size` pixels."""
+        if input_size == self.input_size:
+            return self
+        return dataclasses.replace(self, name=f"{self.name}-{input_size}px", input_size=input_size)
+
     # -- JSON -----------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
@@ -525,13 +531,16 @@ def named_models() -> tuple[str, ...]:
 def named_spec(name: str) -> NetworkSpec:
     """Return the spec of a named model.
 
-    `<resnet>-<full|hybrid|binary|w1a1>-<all|middle|none>`, with an optional `-x<width factor>` at the end;
-    `<resnet>` alone is full precision with all shortcuts. In `hybrid` the first and last stage are 1-bit;
-    in `middle` the first and last stage have no shortcuts.
+    `<resnet>-<full|hybrid|binary|w1a1>-<all|middle|none>`, with an optional `-x<width factor>` and then an
+    optional `-<input size>px` at the end; `<resnet>` alone is full precision with all shortcuts. In `hybrid`
+    the first and last stage are 1-bit; in `middle` the first and last stage have no shortcuts.
 
     Raises:
         SpecError: for an unknown name, naming the nearest one.
     """
+    head, dash, size = name.rpartition("-")
+    if dash and size.removesuffix("px").isdecimal() and size.endswith("px"):
+        return named_spec(head).resized(int(size.removesuffix("px")))
     head, factor, width = name.rpartition("-x")
     if factor:
         try:

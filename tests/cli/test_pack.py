@@ -20,7 +20,7 @@ from bitskip.errors import BitskipError, DataError, FileFormatError, LoweringErr
 from bitskip.nn import build
 from bitskip.spec import NetworkSpec, named_spec
 
-NAMES = "plane car bird cat deer dog frog horse ship truck".split()
+NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
 def write_run(folder: Path, spec: NetworkSpec, **metadata: str) -> Path:

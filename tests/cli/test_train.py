@@ -48,6 +48,36 @@ def test_two_processes_share_the_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "weights.safetensors").is_file()
 
 
+def test_own_pictures_of_another_size_from_folder_to_file(
+    tmp_path: Path, bitskip: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(5)
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{index}.png")
+    options = ("--width", "0.0625", "--input-size", "16", "--data", "pictures", "--out", "run")
+    short = ("--epochs", "1", "--set", "batch_size=4")
+    trained = bitskip("train", "resnet14-hybrid-none", *options, *short)
+    assert trained.code == 0, trained.err
+    spec = json.loads(Path("run/spec.json").read_text())
+    assert (spec["name"], spec["input_size"]) == ("resnet14-hybrid-none-x0.0625-16px", 16)
+    words = ("pack", "run", "--activations", "int8", "--dense", "int8", "-o", "mine.bitskip", "--data")
+    refused = bitskip(*words, "mini")
+    assert refused.code == 2
+    assert "has the classes airplane, automobile, bird, ... (10), and the run was trained on cat, dog" in (
+        refused.err
+    )
+    assert not Path("mine.bitskip").exists()
+    packed = bitskip(*words, "pictures")
+    assert packed.code == 0, packed.err
+    tested = bitskip("eval", "mine.bitskip", "--data", "pictures", "--json")
+    assert json.loads(tested.out)["images"] == 4
+    assert bitskip("run", "mine.bitskip", "pictures/cat/0.png").code == 0
+
+
 def test_compiled_training_gives_a_loadable_run(tmp_path: Path) -> None:
     run = _train(tmp_path, "--epochs", "1", "--compile", "--json")
     assert run.returncode == 0, run.stderr

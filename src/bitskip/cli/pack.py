@@ -77,7 +77,7 @@ def pack(
     Examples:
 
     - `bitskip pack runs/resnet14-hybrid-none-paper -o hybrid.bitskip`
-    - `bitskip pack runs/my-run --activations int8 --dense int8 --calibration 1024 -o small.bitskip`
+    - `bitskip pack runs/my-run --activations int8 --dense int8 --data PICTURES -o small.bitskip`
     - `bitskip pack torchvision:resnet18 --weights resnet18.safetensors -o resnet18.bitskip`
     - `bitskip inspect hybrid.bitskip`
     """
@@ -86,7 +86,7 @@ def pack(
 
     ensure_torchvision_ops()
     from bitskip.lower import lower
-    from bitskip.lower.run import calibration_pictures, lower_run
+    from bitskip.lower.run import calibration_pictures, class_names, lower_run
     from bitskip.runtime.summary import summarise
     from bitskip.study.model_sources import IMAGENET, load_trained
 
@@ -101,7 +101,8 @@ def pack(
     options: dict[str, Any] = {"activations": activations, "dense": dense}
     if activations == "int8":
         images = read_images(data, loaded.input_shape[1])
-        options["calibration"] = calibration_pictures(images, calibration)
+        trained_on = () if loaded.run is None else class_names(loaded.run)
+        options["calibration"] = calibration_pictures(images, calibration, trained_on)
         count = len(options["calibration"])
         if count < calibration:
             say(f"note: {images.name} has only {count} training pictures for calibration")

@@ -32,7 +32,7 @@ def study(
         str,
         typer.Option(
             help="quick: nine variants at a quarter of the width, 2 epochs. paper: full width, 100 epochs. "
-            "puzzle: the binary net without a gradient estimator, with and without L2."
+            "puzzle: the binary net with and without a gradient estimator, each with and without L2."
         ),
     ] = "quick",
     models: Annotated[

@@ -45,6 +45,13 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
     width: Annotated[float, typer.Option(help="Multiply every width by this factor.")] = 1.0,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Height = width that pictures are brought to, in pixels.  [default: the model's]",
+            show_default=False,
+        ),
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,6 +80,7 @@ def train(
 
     - `bitskip train resnet14-hybrid-none --recipe paper --epochs 3`
     - `bitskip train resnet14-binary-all --width 0.25 --data mini --out runs/try`
+    - `bitskip train resnet14-hybrid-all --recipe modern --data PICTURES --input-size 64 --out runs/mine`
     - `bitskip train resnet14-binary-all --out runs/try --resume`
     """
     from bitskip.spec import resolve_spec
@@ -82,7 +90,7 @@ def train(
     base = resolve_spec(model)
     changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
     settled = load_recipe(recipe, base, changes)
-    spec = base.scaled(width)
+    spec = base.scaled(width).resized(base.input_size if input_size is None else input_size)
     images = read_images(data, spec.input_size)
     if spec.classes != images.classes:
         say(f"{images.name} has {images.classes} classes: the head gets as many outputs")

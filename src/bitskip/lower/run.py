@@ -11,7 +11,7 @@ from torch import nn
 
 from bitskip.data import ImageSet
 from bitskip.data.batches import Normalisation
-from bitskip.errors import FileFormatError, LoweringError
+from bitskip.errors import DataError, FileFormatError, LoweringError
 from bitskip.lower import lower
 from bitskip.program import Program
 from bitskip.training.run import load_run, weights_file, weights_metadata
@@ -19,16 +19,40 @@ from bitskip.training.run import load_run, weights_file, weights_metadata
 __all__ = ["calibration_pictures", "lower_run"]
 
 
-def calibration_pictures(images: ImageSet, count: int) -> npt.NDArray[np.uint8]:
+def class_names(run: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a run was trained on; nothing if it does not say."""
+    text = weights_metadata(run).get("class_names")
+    return tuple(text.split("\n")) if text else ()
+
+
+def calibration_pictures(
+    images: ImageSet, count: int, trained_on: tuple[str, ...] = ()
+) -> npt.NDArray[np.uint8]:
     """Return `count` training pictures, the same ones each time.
+
+    Args:
+        images: the data set.
+        count: how many; all there are if it has fewer.
+        trained_on: names of the classes that the network was trained on; nothing if they are not known.
 
     Raises:
         LoweringError: if `count` is below 1.
+        DataError: if the network was trained on other classes: ranges of other pictures would be wrong.
     """
     if count < 1:
         raise LoweringError(f"calibration takes at least 1 picture, got {count}")
+    if trained_on and trained_on != images.class_names:
+        raise DataError(
+            f"int8 ranges come from pictures as in training, but {images.name} has the classes "
+            f"{_some(images.class_names)}, and the run was trained on {_some(trained_on)}; name its data "
+            "with --data"
+        )
     order = np.random.default_rng(0).permutation(len(images.train_images))
     return np.ascontiguousarray(images.train_images[order[:count]])
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")
 
 
 def lower_run(
@@ -62,7 +86,6 @@ def lower_run(
     known = Normalisation.from_metadata(metadata)
     if known is None:
         raise FileFormatError(f"{weights_file(run)} does not say how its pictures were normalised")
-    names = tuple(metadata["class_names"].split("\n")) if metadata.get("class_names") else ()
     return lower(
         model,
         known.mean,
@@ -72,6 +95,6 @@ def lower_run(
         activations=activations,
         dense=dense,
         calibration=calibration,
-        class_names=names,
+        class_names=class_names(run),
         progress=progress,
     )

@@ -328,7 +328,8 @@ def _treatments_table(letters: Mapping[str, str]) -> TextTable:
         tuple((letter, treatment) for treatment, letter in letters.items()),
         (
             "'Teacher' is the network whose outputs were learned from, 'from' the one whose weights were "
-            "started from; the rest are keys of the recipe set otherwise, as by `--set`.",
+            "started from; the rest are keys of the recipe set otherwise, as by `--set`. All this is of the "
+            "last run alone: how the weights that it started from were trained, their own run says.",
         ),
     )
 

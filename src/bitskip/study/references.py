@@ -16,10 +16,10 @@ __all__ = ["BARS", "NETWORKS", "REFERENCES", "SIZES_NOTE", "Bar", "Reference"]
 
 SIZES_NOTE = (
     "Sizes of published ResNets are counted here, not printed by their authors: first convolution, "
-    "classifier and batch norms at 32 bits, all convolutions between at the stated precision, 1x1 "
-    "convolutions where the shape changes. What a method adds of its own (scales, thresholds, learned "
-    "activations) is not in the count. Several of these figures are the best epoch on the test set, after "
-    "400 to 2,000 epochs."
+    "classifier and batch norms at 32 bits, all convolutions between at the stated precision, the 1x1 "
+    "ones where the shape changes included: a network that keeps those real is larger than shown. What a "
+    "method adds of its own (scales, thresholds, learned activations) is not in the count. Several of these "
+    "figures are the best epoch on the test set, after 400 to 2,000 epochs."
 )
 
 
@@ -87,7 +87,7 @@ REFERENCES: tuple[Reference, ...] = (
     Reference("ReCU", "ResNet-18", "w1a1", "93.2", _RECU),
     Reference("BiPer", "ResNet-18", "w1a1", "93.75", _BIPER),
     Reference("BEANet", "ResNet-18", "w1a1", "93.80", _BEANET),
-    Reference("XNOR-Net", "ResNet-20", "w1a1", "85.2", _XNOR),
+    Reference("XNOR-Net", "ResNet-20", "w1a1", "85.2", _XNOR, remark="as later papers give it"),
     Reference("IR-Net", "ResNet-20", "w1a1", "86.5", _IRNET),
     Reference("ReSTE", "ResNet-20", "w1a1", "86.75", _RESTE),
     Reference("BiPer", "ResNet-20", "w1a1", "87.5", _BIPER),
@@ -104,7 +104,14 @@ REFERENCES: tuple[Reference, ...] = (
     Reference("XNOR-NIN", "Network in Network", "w1a1", "86.28", "Cao 2017, XNOR-NIN"),
     Reference("IR-Net", "ResNet-20", "w1", "90.8", _IRNET),
     Reference("ReSTE", "ResNet-20", "w1", "91.32", _RESTE),
-    Reference("multi-prize tickets", "ResNet-18", "w1", "94.8", "Diffenderfer and Kailkhura 2021"),
+    Reference(
+        "multi-prize tickets",
+        "ResNet-18",
+        "w1",
+        "94.8",
+        "Diffenderfer and Kailkhura 2021",
+        remark="pruned as well, which is not in the count",
+    ),
     Reference(
         "MLPerf Tiny",
         "ResNet-8",
