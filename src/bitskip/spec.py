@@ -538,9 +538,9 @@ def named_spec(name: str) -> NetworkSpec:
     Raises:
         SpecError: for an unknown name, naming the nearest one.
     """
-    head, dash, size = name.rpartition("-")
-    if dash and size.removesuffix("px").isdecimal() and size.endswith("px"):
-        return named_spec(head).resized(int(size.removesuffix("px")))
+    head, _, size = name.rpartition("-")
+    if size.endswith("px") and size[:-2].isdecimal():
+        return named_spec(head).resized(int(size[:-2]))
     head, factor, width = name.rpartition("-x")
     if factor:
         try:

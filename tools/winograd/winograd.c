@@ -102,12 +102,16 @@ static inline size_t element(int point, int rows, int row, int channels) {
   return point * point_size(rows, channels) + (size_t)row * channels;
 }
 
+static void no_tile(int rows, int row, int channels, float *out) {
+  for (int k = 0; k < POINTS; k++) memset(out + element(k, rows, row, channels), 0, channels * sizeof(float));
+}
+
 static void input_tiles(const Pictures *p, const float *x, int channels, int64_t first, int rows, float *out) {
   for (int row = 0; row < rows; row++) {
     int64_t picture;
     int y0, x0;
     if (!place(p, first + row, &picture, &y0, &x0)) {
-      for (int k = 0; k < POINTS; k++) memset(out + element(k, rows, row, channels), 0, channels * sizeof(float));
+      no_tile(rows, row, channels, out);
       continue;
     }
     for (int c = 0; c < channels; c += 8) {
@@ -134,7 +138,7 @@ static void gradient_tiles(const Pictures *p, const float *dy, int channels, int
     int64_t picture;
     int y0, x0;
     if (!place(p, first + row, &picture, &y0, &x0)) {
-      for (int k = 0; k < POINTS; k++) memset(out + element(k, rows, row, channels), 0, channels * sizeof(float));
+      no_tile(rows, row, channels, out);
       continue;
     }
     for (int c = 0; c < channels; c += 8) {

@@ -89,6 +89,7 @@ def pack(
     from bitskip.lower.run import calibration_pictures, class_names, lower_run
     from bitskip.runtime.summary import summarise
     from bitskip.study.model_sources import IMAGENET, load_trained
+    from bitskip.training.run import weights_metadata
 
     if activations == "int8" and calibration < 1:
         raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
@@ -101,7 +102,7 @@ def pack(
     options: dict[str, Any] = {"activations": activations, "dense": dense}
     if activations == "int8":
         images = read_images(data, loaded.input_shape[1])
-        trained_on = () if loaded.run is None else class_names(loaded.run)
+        trained_on = () if loaded.run is None else class_names(weights_metadata(loaded.run))
         options["calibration"] = calibration_pictures(images, calibration, trained_on)
         count = len(options["calibration"])
         if count < calibration:

@@ -190,8 +190,7 @@ class Batches:
             if self.targets is None:
                 yield pictures, self.labels[chosen]
             else:
-                view = mirrored.to(chosen) if len(self.targets) > 1 else torch.zeros_like(chosen)
-                yield pictures, self.labels[chosen], self.targets[view, chosen]
+                yield pictures, self.labels[chosen], self.targets[mirrored.to(chosen), chosen]
 
     def _mirrored(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
         flip = "none" if self.augmentation is None else self.augmentation.flip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,12 @@ from bitskip.lower import lower
 from bitskip.program import Program
 from bitskip.training.run import load_run, weights_file, weights_metadata
 
-__all__ = ["calibration_pictures", "lower_run"]
+__all__ = ["calibration_pictures", "class_names", "lower_run"]
 
 
-def class_names(run: Path) -> tuple[str, ...]:
-    """Return the names of the classes that a run was trained on; nothing if it does not say."""
-    text = weights_metadata(run).get("class_names")
+def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the classes that a run was trained on, by its `weights_metadata`; nothing if it does not say."""
+    text = metadata.get("class_names")
     return tuple(text.split("\n")) if text else ()
 
 
@@ -95,6 +95,6 @@ def lower_run(
         activations=activations,
         dense=dense,
         calibration=calibration,
-        class_names=class_names(run),
+        class_names=class_names(metadata),
         progress=progress,
     )
