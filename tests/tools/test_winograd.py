@@ -1,8 +1,8 @@
-"""tools/winograd: its convolutions are torch's, forward and backward."""
+"""tools/winograd: its convolutions and activations are torch's, forward and backward."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,19 +14,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitskip.errors import RunError
+from bitskip.nn.layers import RPReLU
+from bitskip.nn.quantizers import ApproxSign, SteSign
 
 FOLDER = Path(__file__).parents[2] / "tools" / "winograd"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built with GCC's options")
 
 
+def _load(name: str) -> ModuleType:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
 @pytest.fixture(scope="module")
 def winograd() -> ModuleType:
-    found = importlib.util.spec_from_file_location("winograd_convolution", FOLDER / "convolution.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return _load("convolution")
+
+
+@pytest.fixture(scope="module")
+def pointwise() -> ModuleType:
+    return _load("pointwise")
 
 
 def _pictures(*shape: int) -> Tensor:
@@ -105,14 +115,12 @@ def test_no_pictures_and_wrong_channels_are_torchs(winograd: ModuleType) -> None
         winograd.conv2d(_pictures(2, 16, 8, 8), w, padding=1)
 
 
-def test_without_a_compiler_there_is_one_sentence(
-    tmp_path: Path, winograd: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("CC", "no-such-compiler -v")
-    with pytest.raises(RunError, match="do not compile with 'no-such-compiler -v'.*choose one with CC"):
-        winograd._library()
+    with pytest.raises(RunError, match="does not compile with 'no-such-compiler -v'.*choose one with CC"):
+        _load("compiled").library("pointwise.c", contract="off")
 
 
 def test_a_frozen_filter_and_a_first_layer_need_no_gradient(winograd: ModuleType) -> None:
@@ -123,3 +131,78 @@ def test_a_frozen_filter_and_a_first_layer_need_no_gradient(winograd: ModuleType
     y = winograd.conv2d(x.requires_grad_(), w.detach(), padding=1)
     y.sum().backward()
     assert x.grad is not None
+
+
+def _rprelu(forward: Any, module: RPReLU, x: Tensor, dy: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    module.zero_grad()
+    y = forward(module, x)
+    y.backward(dy)
+    gradients = [parameter.grad for parameter in (x, module.shift_in, module.slope, module.shift_out)]
+    assert all(gradient is not None for gradient in gradients)
+    return [y.detach(), *(gradient for gradient in gradients if gradient is not None)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(4, 64, 16, 16), (3, 24, 5, 7), (1, 3, 1, 1), (0, 16, 4, 4)])
+def test_rprelu_is_torchs_and_sums_more_exactly(
+    pointwise: ModuleType, shape: tuple[int, ...], threads: int
+) -> None:
+    torch.manual_seed(0)
+    module, x, dy = RPReLU(shape[1]), _pictures(*shape), _pictures(*shape)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(shape[1]))
+        if x.numel():
+            x[0] = module.shift_in.view(-1, 1, 1)  # z = 0, where the slope is the one below
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours, torchs = (_rprelu(call, module, x, dy) for call in (pointwise.rprelu, RPReLU.forward))
+    finally:
+        torch.set_num_threads(before)
+    exact = _rprelu(RPReLU.forward, module.double(), x.double(), dy.double())
+    assert all(torch.equal(a, b) for a, b in zip(ours[:2], torchs[:2], strict=True))
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in ours[:2])
+    for value, expected in zip(ours[2:], exact[2:], strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_clipped_sign_is_bitskips(pointwise: ModuleType, channels_last: bool) -> None:
+    torch.manual_seed(0)
+    x = 2 * torch.randn(3, 20, 6, 5)
+    x[0, 0, 0] = torch.tensor([0.0, -0.0, 1.0, -1.0, 1 + 2**-23])
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    dy = torch.randn(3, 20, 6, 5)
+    found = []
+    for forward in (pointwise.ste_sign, SteSign.forward):
+        leaf = x.clone().requires_grad_()
+        y = forward(SteSign(), leaf)
+        y.backward(dy)
+        assert leaf.grad is not None
+        found.append((y.detach(), leaf.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_what_does_not_fit_is_bitskips(pointwise: ModuleType) -> None:
+    module = RPReLU(16)
+    for x in (torch.randn(2, 16, 4, 4), torch.randn(2, 16), _pictures(2, 16, 4, 4).bfloat16()):
+        assert torch.equal(pointwise.rprelu(module, x), module(x))
+    part = torch.randn(4, 16)[:, ::2]
+    for x in (part, torch.randn(3, dtype=torch.float64)):
+        assert torch.equal(pointwise.ste_sign(SteSign(), x), SteSign()(x))
+
+
+def test_installed_they_leave_other_estimators_alone(
+    pointwise: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RPReLU, "forward", RPReLU.forward)
+    monkeypatch.setattr(SteSign, "forward", SteSign.forward)
+    pointwise.install()
+    assert RPReLU.forward is pointwise.rprelu
+    x = torch.tensor([0.25, -3.0], requires_grad=True)
+    ApproxSign()(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.5, 0.0]
+    assert SteSign()(x).tolist() == [1.0, -1.0]

@@ -6,59 +6,21 @@ is slow. A call that does not fit (another kernel, stride, padding, type or memo
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import os
-import shlex
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
+from compiled import library, pointers
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bitskip.errors import RunError
-from bitskip.machine import machine
-
-SOURCE = Path(__file__).with_name("winograd.c")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC")
 torch_conv2d = F.conv2d
-
-
-def _library() -> ctypes.CDLL:
-    """Compile `winograd.c`, once for each text of it, processor and compiler, and load it."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
-    command = [*compiler, *FLAGS, str(SOURCE)]
-    key = repr((SOURCE.read_bytes(), command, sorted(machine().items())))
-    name = hashlib.sha256(key.encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"bitskip-winograd-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user; remove it, or set TMPDIR")
-    file = folder / f"{name}.so"
-    if not file.is_file():
-        built = folder / f"{name}-{os.getpid()}.part"
-        try:
-            done = subprocess.run([*command, "-o", str(built)], capture_output=True, text=True, check=False)
-            said = done.stderr.strip().splitlines()
-        except OSError as error:
-            said = [str(error)]
-        if not built.is_file():
-            raise RunError(
-                f"the Winograd convolutions do not compile with '{' '.join(compiler)}' (GCC or Clang with "
-                f"OpenMP is expected; choose one with CC): {said[0] if said else 'no reason given'}"
-            )
-        built.replace(file)
-    return ctypes.CDLL(str(file))
 
 
 def _call(name: str, first: Tensor, second: Tensor, out: Tensor, inputs: int, outputs: int) -> None:
     n, _, height, width = first.shape
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (first, second, out))
-    if getattr(_lib, name)(*pointers, n, height, width, inputs, outputs, torch.get_num_threads()):
+    sizes = (n, height, width, inputs, outputs)
+    if getattr(_lib, name)(*pointers(first, second, out), *sizes, torch.get_num_threads()):
         raise MemoryError(f"{name} of {tuple(first.shape)} and {tuple(second.shape)} ran out of memory")
 
 
@@ -136,4 +98,4 @@ def used() -> bool:
 
 
 _count = [0]
-_lib = _library()
+_lib = library("winograd.c", contract="fast")

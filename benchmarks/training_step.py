@@ -1,6 +1,6 @@
-"""A training step with torch's 3x3 convolutions and with those of tools/winograd, in turns in one process.
+"""A training step without and with the operations of tools/winograd, in turns in one process.
 
-    python benchmarks/training_convolutions.py -o benchmarks/results/training_convolutions.json
+    python benchmarks/training_step.py -o benchmarks/results/training_step.json
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from bitskip.cli.options import say
 from bitskip.files import write_json
 from bitskip.machine import machine
-from bitskip.nn import build
+from bitskip.nn import RPReLU, build
+from bitskip.nn.quantizers import SteSign
 from bitskip.spec import named_spec
 from bitskip.training import load_recipe
 from bitskip.training.optim import make_optimizers
@@ -27,24 +28,25 @@ from bitskip.training.run import versions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "winograd"))
 import convolution
+import pointwise
 
 BATCH = 128
 CASES = ((1.0, 32), (1.0, 16), (0.25, 32), (0.25, 16))  # factor on every width, pixels
+MODELS = ("resnet14-full-all", "resnet14-w1a1")
 
 
 def measure(
-    model: Annotated[str, typer.Argument(help="A named model.")] = "resnet14-full-all",
     repeats: Annotated[int, typer.Option(help="Steps of each kind, in turns.")] = 9,
     out: Annotated[Path | None, typer.Option("-o", help="JSON file to write.")] = None,
 ) -> None:
     """Time steps of training on a fixed batch, in float32."""
-    rows = [_compare(model, width, size, repeats) for width, size in CASES]
+    rows = [_compare(model, width, size, repeats) for model in MODELS for width, size in CASES]
     result = {
-        "benchmark": "training_convolutions",
+        "benchmark": "training_step",
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
-        "model": model,
+        "models": MODELS,
         "batch_size": BATCH,
         "threads": torch.get_num_threads(),
         "repeats": repeats,
@@ -72,11 +74,14 @@ def _compare(model: str, width: float, size: int, repeats: int) -> dict[str, Any
             optimizer.step()
         return 1000 * (time.perf_counter() - started)
 
-    kinds = {"torch": convolution.torch_conv2d, "winograd": convolution.conv2d}
+    kinds = {
+        "torch": (convolution.torch_conv2d, pointwise.bitskip_rprelu, pointwise.bitskip_ste_sign),
+        "winograd": (convolution.conv2d, pointwise.rprelu, pointwise.ste_sign),
+    }
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for repeat in range(repeats + 1):
-        for kind, function in kinds.items():
-            F.conv2d = function
+        for kind, functions in kinds.items():
+            F.conv2d, RPReLU.forward, SteSign.forward = functions
             taken = step()
             if repeat:  # the first warms up
                 times[kind].append(taken)
