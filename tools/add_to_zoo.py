@@ -33,8 +33,12 @@ def add(
     dense: Annotated[str, typer.Option(help="As for `bitskip pack`.")] = "fp32",
     remark: Annotated[str, typer.Option(help="What a reader of the accuracy should know.")] = "",
     data: Annotated[str | None, typer.Option(help="As for `bitskip train`.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to write both.  [default: the zoo]")] = None,
 ) -> None:
     """Pack, test on the whole test set, time, and write file and card."""
+    folder = models_folder() if folder is None else folder
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; make it, or name one that exists with --folder")
     spec, _ = load_run(run)
     result = RunResult.load(run)
     images = read_images(data, spec.input_size)
@@ -86,8 +90,8 @@ def add(
         latency={**speed.to_dict(), **machine()},
         tta=flipped.to_dict("flip"),
     )
-    write_bytes(models_folder() / f"{name}.bitskip", content)
-    write_json(models_folder() / f"{name}.json", card.to_dict())
+    write_bytes(folder / f"{name}.bitskip", content)
+    write_json(folder / f"{name}.json", card.to_dict())
     say(f"{name}: {accuracy.share:.2%} packed ({result.test_accuracy:.2%} trained), {len(content):,} bytes")
 
 

@@ -32,7 +32,7 @@ from bitskip.spec import named_spec
 from bitskip.study.paper import TABLES
 from bitskip.study.references import BARS, REFERENCES, Bar
 from bitskip.study.results import Results
-from bitskip.zoo import zoo_names
+from bitskip.zoo import card_of, zoo_names
 
 
 def _card(model: str = "resnet14-hybrid-all", **changes: Any) -> dict[str, Any]:
@@ -232,6 +232,20 @@ def test_command_writes_the_zoos_page(tmp_path: Path, bitskip: Callable[..., Any
     end = bitskip("zoo", "page", "--out", str(out), "--results", str(tmp_path / "nothing.json"))
     assert end.code == 2
     assert "cannot read" in end.err
+
+
+def test_a_card_outside_the_zoo_is_shown_as_packed(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
+    out, card = tmp_path / "accuracy.md", tmp_path / "elsewhere.json"
+    values = card_of(zoo_names()[0]).to_dict() | {"name": "elsewhere", "seed": 77, "file_bytes": 1234}
+    card.write_text(json.dumps(values))
+    assert bitskip("zoo", "page", "--out", str(out), "--results", str(card)).code == 0
+    assert "| elsewhere |" in out.read_text()
+    assert "| 1,234 |" in out.read_text()
+    del values["model"]
+    card.write_text(json.dumps(values))
+    end = bitskip("zoo", "page", "--out", str(out), "--results", str(card))
+    assert end.code == 2
+    assert "key 'model' is missing" in end.err
 
 
 def test_the_page_does_not_take_the_plots_name(tmp_path: Path) -> None:
