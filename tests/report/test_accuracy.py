@@ -170,6 +170,16 @@ def test_a_letter_stands_for_each_way_of_training() -> None:
     assert "letters stand for" not in accuracy_markdown(ours[:1], "a.svg")
 
 
+def test_what_shortcuts_are_worth_stands_beside_the_papers_differences() -> None:
+    ours = [
+        _ours(f"resnet14-binary-{policy}", trained_accuracy=accuracy, epochs=6, treatment=treatment)
+        for policy, accuracy, treatment in (("all", 0.9, ""), ("none", 0.875, "teacher t"))
+    ]
+    rows = _rows(accuracy_markdown(ours, "plot.svg"), "What shortcuts are worth")
+    assert rows["binary"] == ["90.00", "", "87.50 (a)", "", "+1.01", "\u22122.50", "\u22124.19"]
+    assert rows["full"] == ["", "", "", "", "\u22123.21", "", "\u22126.35"]
+
+
 def test_bars_without_a_figure_and_bars_of_size() -> None:
     assert judge(_bar("resnet14-full-middle"), [_ours("resnet14-full-middle")]).state == TRAINED
     size = next(bar for bar in BARS if bar.most_effective_parameters is not None)
