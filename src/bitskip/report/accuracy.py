@@ -219,9 +219,8 @@ def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
     return Verdict(bar, state, means[best], len(groups[best]), *best, remark=remarks[best])
 
 
-def _bars_table(ours: Sequence[Ours], letters: Mapping[str, str]) -> TextTable:
+def _bars_table(verdicts: Sequence[Verdict], letters: Mapping[str, str]) -> TextTable:
     rows = []
-    verdicts = [judge(bar, ours) for bar in BARS]
     for verdict in verdicts:
         bar, reached = verdict.bar, verdict.accuracy
         rows.append(
@@ -261,12 +260,12 @@ def _bars_table(ours: Sequence[Ours], letters: Mapping[str, str]) -> TextTable:
     )
 
 
-def _shortcuts_table(ours: Sequence[Ours], letters: Mapping[str, str]) -> TextTable:
+def _shortcuts_table(verdicts: Sequence[Verdict], letters: Mapping[str, str]) -> TextTable:
     """Return what removing shortcuts costs: ours, and the paper's differences beside them."""
-    verdicts = {bar.model: judge(bar, ours) for bar in BARS if bar.model is not None}
+    of_model = {verdict.bar.model: verdict for verdict in verdicts}
     rows = []
     for table in TABLES:
-        found = [verdicts.get(row.model) for row in table.rows]
+        found = [of_model.get(row.model) for row in table.rows]
         reached = [None if verdict is None else verdict.accuracy for verdict in found]
         paper = [row.accuracy for row in table.rows]
         cells = [
@@ -491,7 +490,8 @@ def _short(name: str) -> str:
 
 def accuracy_markdown(ours: Sequence[Ours], picture: str) -> str:
     """Return the page; `picture` is the plot's file name beside it."""
-    met = [judge(bar, ours).state for bar in BARS if bar.accuracy is not None]
+    verdicts = [judge(bar, ours) for bar in BARS]
+    met = [verdict.state for verdict in verdicts if verdict.bar.accuracy is not None]
     left_out = [one.name for one in ours if (one.data, one.test_images) != _WHOLE_TEST_SET]
     parts = [
         "# Accuracy against size\n",
@@ -510,8 +510,8 @@ def accuracy_markdown(ours: Sequence[Ours], picture: str) -> str:
         parts.append("Not in the plot, since not of the whole of CIFAR-10: " + ", ".join(left_out) + ".\n")
     letters = _letters(ours)
     tables = (
-        _bars_table(ours, letters),
-        _shortcuts_table(ours, letters),
+        _bars_table(verdicts, letters),
+        _shortcuts_table(verdicts, letters),
         _ours_table(ours, letters),
         *((_treatments_table(letters),) if letters else ()),
         _paper_table(),
