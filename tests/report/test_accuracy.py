@@ -256,6 +256,7 @@ def test_a_card_outside_the_zoo_is_shown_as_packed(tmp_path: Path, bitskip: Call
     end = bitskip("zoo", "page", "--out", str(out), "--results", str(card))
     assert end.code == 2
     assert "key 'model' is missing" in end.err
+    assert "reinstall" not in end.err, "the file is the user's, not the package's"
 
 
 def test_the_page_does_not_take_the_plots_name(tmp_path: Path) -> None:

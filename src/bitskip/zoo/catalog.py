@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -67,34 +68,27 @@ class Card:
     def from_dict(cls, values: object, source: str) -> Card:
         """Read a card; raises FileFormatError if a key is missing, unknown or of the wrong kind."""
         if not isinstance(values, dict) or values.get("bitskip_card") != 1:
-            raise FileFormatError(
-                f"{source}: expected a card of a zoo model of this version; reinstall bitskip"
-            )
+            raise FileFormatError(f"{source}: expected a card of a zoo model of this version")
         rest = {key: value for key, value in values.items() if key != "bitskip_card"}
         for field in dataclasses.fields(cls):
             if field.name in rest:
                 value = rest[field.name]
                 if not _fits(value, str(field.type)):
-                    raise FileFormatError(
-                        f"{source}: {field.name} is {value!r}, expected {field.type}; reinstall bitskip"
-                    )
+                    raise FileFormatError(f"{source}: {field.name} is {value!r}, expected {field.type}")
             elif field.default is field.default_factory is dataclasses.MISSING:
-                raise FileFormatError(f"{source}: key '{field.name}' is missing; reinstall bitskip")
+                raise FileFormatError(f"{source}: key '{field.name}' is missing")
         try:
             card = cls(**{**rest, "interval": tuple(rest["interval"])})
         except TypeError as error:
             raise FileFormatError(f"{source} is no card of a zoo model: {error}") from None
         if not 0 <= card.test_correct <= card.test_images or card.test_images == 0:
             raise FileFormatError(
-                f"{source}: {card.test_correct} correct of {card.test_images} pictures is no share; "
-                "reinstall bitskip"
+                f"{source}: {card.test_correct} correct of {card.test_images} pictures is no share"
             )
         for name, keys in _INNER_KEYS.items():
             inner = getattr(card, name)
             if inner is not None and not keys <= set(inner):
-                raise FileFormatError(
-                    f"{source}: {name} lacks {', '.join(sorted(keys - set(inner)))}; reinstall bitskip"
-                )
+                raise FileFormatError(f"{source}: {name} lacks {', '.join(sorted(keys - set(inner)))}")
         return card
 
 
@@ -142,7 +136,8 @@ def card_of(name: str) -> Card:
             f"no model '{name}' in the zoo{nearest(name, zoo_names())} (`bitskip zoo list` lists them)"
         )
     path = models_folder() / f"{name}.json"
-    return Card.from_dict(read_json(path), str(path))
+    with _told_to_reinstall():
+        return Card.from_dict(read_json(path), str(path))
 
 
 def model_path(name: str) -> Path:
@@ -154,8 +149,18 @@ def model_path(name: str) -> Path:
     """
     card = card_of(name)
     path = models_folder() / f"{name}.bitskip"
-    check_file(path, card)
+    with _told_to_reinstall():
+        check_file(path, card)
     return path
+
+
+@contextmanager
+def _told_to_reinstall() -> Iterator[None]:
+    """Add what helps when a file of the package is broken; of files elsewhere only their reader knows."""
+    try:
+        yield
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; reinstall bitskip") from None
 
 
 def check_file(path: Path, card: Card) -> None:
@@ -163,9 +168,9 @@ def check_file(path: Path, card: Card) -> None:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise FileFormatError(f"cannot read {path}: {error.strerror or error}; reinstall bitskip") from None
+        raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from None
     if hashlib.sha256(content).hexdigest() != card.sha256:
         raise FileFormatError(
             f"{path} is damaged: {len(content):,} bytes with another checksum than its card's "
-            f"{card.file_bytes:,} bytes; reinstall bitskip"
+            f"{card.file_bytes:,} bytes"
         )
