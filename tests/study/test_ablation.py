@@ -225,6 +225,9 @@ def test_page_and_plot_hold_the_differences(tmp_path: Path) -> None:
     assert "| whole | the recipe as it is | 91.00 ± 1.00 | 3 |  |  | 2 min |" in page
     assert "Not complete" not in page
     assert "Not complete: 8 of 9 runs are done." in ablation_markdown(values | {"runs_done": 8}, "a.svg")
+    faster = values | {"versions": {"torch": "2.13.0", "convolutions": "Winograd"}}
+    assert "torch 2.13.0.\n" in page
+    assert "torch 2.13.0, convolutions Winograd.\n" in ablation_markdown(faster, "a.svg")
     (axes,) = draw_ablation(values).axes
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.22, -1.21])  # from below
     write_ablation(values, tmp_path)

@@ -42,7 +42,9 @@ def ablation_markdown(values: Mapping[str, Any], picture: str) -> str:
         "pictures"
         + (f", teacher {values['teacher']}" if values["teacher"] else "")
         + (f", with {changes}" if changes else "")
-        + f"; {machine.get('cpu', 'unknown processor')}, torch {versions['torch']}.\n",
+        + f"; {machine.get('cpu', 'unknown processor')}, torch {versions['torch']}"
+        + (f", convolutions {versions['convolutions']}" if "convolutions" in versions else "")
+        + ".\n",
         "Each row switches one part of the recipe and leaves the others. Accuracies are the last epoch's on "
         "the whole test set, without test-time augmentation; means over seeds with their standard deviation. "
         "The difference to the whole recipe is taken seed by seed, with the 95% t-interval of its mean: an "
