@@ -265,13 +265,10 @@ def _shortcuts_table(verdicts: Sequence[Verdict], letters: Mapping[str, str]) ->
     of_model = {verdict.bar.model: verdict for verdict in verdicts}
     rows = []
     for table in TABLES:
-        found = [of_model.get(row.model) for row in table.rows]
-        reached = [None if verdict is None else verdict.accuracy for verdict in found]
+        found = [of_model[row.model] for row in table.rows]
+        reached = [verdict.accuracy for verdict in found]
         paper = [row.accuracy for row in table.rows]
-        cells = [
-            "" if verdict is None or verdict.accuracy is None else _reached(verdict, letters)
-            for verdict in found
-        ]
+        cells = [_reached(verdict, letters) for verdict in found]
         for at in (1, 2):
             less_all = None if (a := reached[0]) is None or (b := reached[at]) is None else b - a
             cells += ["" if less_all is None else points(less_all), points(paper[at] - paper[0])]
@@ -298,8 +295,10 @@ def _shortcuts_table(verdicts: Sequence[Verdict], letters: Mapping[str, str]) ->
 
 
 def _reached(verdict: Verdict, letters: Mapping[str, str]) -> str:
+    if verdict.accuracy is None:
+        return ""
     letter = letters.get(verdict.treatment)
-    return per_cent(verdict.accuracy or 0) + (f" ({letter})" if letter else "")
+    return per_cent(verdict.accuracy) + (f" ({letter})" if letter else "")
 
 
 # -- the other tables --------------------------------------------------------------------------------
