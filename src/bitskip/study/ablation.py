@@ -58,6 +58,7 @@ ARMS: dict[str, Arm] = {
         Arm("alternating_flip", "random instead of alternating flip", {"augmentation.flip": "random"}),
         Arm("flip", "no flip", {"augmentation.flip": "none"}),
         Arm("translate", "no random shift", {"augmentation.crop": 0}),
+        Arm("translate2", "random shift by at most 2 pixels", {"augmentation.crop": 2}),
         Arm("cutout", "no cutout", {"augmentation.cutout": 0}),
         Arm("resolution", "full pictures throughout", {"resolution": []}),
         Arm("ema", "last weights instead of averaged ones", {"ema": 0.0}),
