@@ -57,6 +57,9 @@ def teacher(tmp_path: Path) -> Path:
 
 def test_only_arms_that_change_something_are_run(teacher: Path) -> None:
     full, binary = _arms("resnet14-full-all"), _arms("resnet14-binary-all", teacher=teacher)
+    assert not (full | binary) & {"cutout", "light"}  # modern's augmentation is light
+    heavy = _arms("resnet14-full-all", changes={"augmentation.crop": 4, "augmentation.cutout": 8})
+    assert heavy == full | {"cutout", "light"}
     assert {"whole", "whitening", "label_smoothing", "ema", "alternating_flip", "cosine"} <= full
     of_binary = {"standardise", "freeze", "distillation", "views", "warm_start"}
     assert not full & {*of_binary, "zero_gamma", "two_steps"}
@@ -69,7 +72,7 @@ def test_only_arms_that_change_something_are_run(teacher: Path) -> None:
     assert "zero_gamma" in _arms("resnet20")
     assert "two_steps" in _arms("resnet14-w1a1")
     assert not _arms("resnet14-binary-all") & {"distillation", "views", "warm_start"}
-    assert full | binary | {"zero_gamma", "two_steps"} == set(ARMS)
+    assert heavy | binary | {"zero_gamma", "two_steps"} == set(ARMS)
 
 
 def test_each_arm_changes_what_it_says_and_nothing_else(teacher: Path) -> None:
@@ -149,7 +152,7 @@ def test_an_ablation_resumes_with_more_arms_in_two_processes(corner: ImageSet, t
     stamps = {folder: (tmp_path / folder / "result.json").stat().st_mtime_ns for folder in seen}
     again: list[tuple[int, int, str]] = []
     values = run_ablation(
-        _plan("freeze", "whitening", "cutout"),
+        _plan("freeze", "whitening", "translate"),
         corner,
         tmp_path,
         jobs=2,
@@ -157,7 +160,7 @@ def test_an_ablation_resumes_with_more_arms_in_two_processes(corner: ImageSet, t
     )
     assert [(index, count) for index, count, _ in again] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert {folder: (tmp_path / folder / "result.json").stat().st_mtime_ns for folder in seen} == stamps
-    assert [row["arm"] for row in values["rows"]] == ["whole", "whitening", "cutout", "freeze"]
+    assert [row["arm"] for row in values["rows"]] == ["whole", "whitening", "translate", "freeze"]
     assert values == json.loads((tmp_path / "results.json").read_text())
     for row in values["rows"]:
         folder = tmp_path / model / f"{row['arm']}-seed0"
@@ -237,13 +240,13 @@ def test_page_and_plot_hold_the_differences(tmp_path: Path) -> None:
 
 def test_command(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
     words = ("ablate", MODEL, "--width", "0.0625", "--epochs", "1", "--seeds", "1", "--data", "mini")
-    end = bitskip(*words, "--arms", "cutout", "--set", "batch_size=300", "--out", str(tmp_path), "--json")
+    end = bitskip(*words, "--arms", "translate", "--set", "batch_size=300", "--out", str(tmp_path), "--json")
     assert end.code == 0
     values = json.loads(end.out)
-    assert [row["arm"] for row in values["rows"]] == ["whole", "cutout"]
+    assert [row["arm"] for row in values["rows"]] == ["whole", "translate"]
     assert (tmp_path / "page.md").is_file()
-    assert f"[2/2] {MODEL}-x0.0625/cutout-seed0: " in end.err
-    end = bitskip(*words, "--arms", "cutout", "--set", "batch_size=300", "--out", str(tmp_path))
+    assert f"[2/2] {MODEL}-x0.0625/translate-seed0: " in end.err
+    end = bitskip(*words, "--arms", "translate", "--set", "batch_size=300", "--out", str(tmp_path))
     assert "points" in end.out  # the table
     end = bitskip(*words, "--arms", "nothing", "--out", str(tmp_path))
     assert (end.code, len(end.err.strip().splitlines())) == (2, 1)

@@ -10,9 +10,12 @@ import pytest
 import yaml
 
 from bitskip.errors import RecipeError
-from bitskip.spec import named_spec
+from bitskip.files import read_json
+from bitskip.spec import NetworkSpec, named_spec
 from bitskip.training import load_recipe, recipe_names
 from bitskip.training.recipes import recipe_changes
+
+RUNS = Path(__file__).parents[2] / "results" / "runs"
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -45,6 +48,17 @@ def test_a_recipe_says_how_it_differs_from_the_packages() -> None:
     assert mine["ema"] == 0.9
     assert mine["whitening"] is True
     assert "dropout" not in mine
+
+
+@pytest.mark.parametrize("run", sorted(path.parent.name for path in RUNS.glob("*/recipe.yaml")))
+def test_kept_runs_say_how_they_differ_from_todays_recipe(run: str) -> None:
+    """Other defaults leave behind what the runs say of themselves, and the commands on their cards."""
+    result = read_json(RUNS / run / "result.json")
+    spec = NetworkSpec.from_json((RUNS / run / "spec.json").read_text())
+    changes = recipe_changes(load_recipe(str(RUNS / run / "recipe.yaml")), spec)
+    if result["teacher"] is None:  # how it would be distilled makes no difference
+        changes = {key: value for key, value in changes.items() if not key.startswith("distillation.")}
+    assert result["changes"] == changes
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

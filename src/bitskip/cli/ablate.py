@@ -40,7 +40,7 @@ def ablate(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Arms with commas, e.g. whitening,cutout; all that change something if not given. The whole "
+            help="Arms with commas, e.g. whitening,ema; all that change something if not given. The whole "
             "recipe is always run.",
             show_default=False,
         ),

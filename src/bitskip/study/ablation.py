@@ -59,7 +59,11 @@ ARMS: dict[str, Arm] = {
         Arm("flip", "no flip", {"augmentation.flip": "none"}),
         Arm("translate", "no random shift", {"augmentation.crop": 0}),
         Arm("cutout", "no cutout", {"augmentation.cutout": 0}),
-        Arm("light", "shifts of at most 2 pixels, no cutout", {"augmentation.crop": 2, "augmentation.cutout": 0}),
+        Arm(
+            "light",
+            "shifts of at most 2 pixels, no cutout",
+            {"augmentation.crop": 2, "augmentation.cutout": 0},
+        ),
         Arm("resolution", "full pictures throughout", {"resolution": []}),
         Arm("ema", "last weights instead of averaged ones", {"ema": 0.0}),
         Arm("reestimate", "batch norm's running statistics", {"reestimate_batches": 0}),
