@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +13,21 @@ from typing import Any
 
 import pytest
 
+from bitskip.cli.options import parse_changes
 from bitskip.cost import cost_of
 from bitskip.errors import FileFormatError, SpecError
+from bitskip.files import read_json
 from bitskip.program import Program
 from bitskip.runtime.accuracy import wilson_interval
-from bitskip.spec import NetworkSpec
+from bitskip.spec import NetworkSpec, resolve_spec
+from bitskip.training import load_recipe
 from bitskip.zoo import card_of, catalog, model_path, zoo_names
 
 MEBIBYTE = 1024 * 1024
+RUNS = Path(__file__).parents[2] / "results" / "runs"
 # Those that do not fit into the zoo beside the others, packed and described as they are.
-ELSEWHERE = sorted((Path(__file__).parents[2] / "results" / "runs").glob("*/*-int8.json"))
+ELSEWHERE = sorted(RUNS.glob("*/*-int8.json"))
+CARDS = [catalog.models_folder() / f"{name}.json" for name in zoo_names()] + ELSEWHERE
 
 
 def test_there_are_models_and_they_fit_into_8_mib() -> None:
@@ -29,11 +36,7 @@ def test_there_are_models_and_they_fit_into_8_mib() -> None:
     assert sum(path.stat().st_size for path in catalog.models_folder().iterdir()) <= 8 * MEBIBYTE
 
 
-@pytest.mark.parametrize(
-    "file",
-    [catalog.models_folder() / f"{name}.json" for name in zoo_names()] + ELSEWHERE,
-    ids=lambda f: f.stem,
-)
+@pytest.mark.parametrize("file", CARDS, ids=lambda f: f.stem)
 def test_a_card_describes_its_file(file: Path) -> None:
     card = catalog.Card.from_dict(json.loads(file.read_text()), str(file))
     path = file.with_suffix(".bitskip")
@@ -59,6 +62,23 @@ def test_a_card_describes_its_file(file: Path) -> None:
     for command in card.command.split(" && "):
         assert command.startswith("python tools/winograd/train.py train " if winograd else "bitskip train ")
     assert [entry["epoch"] for entry in card.training["history"]] == list(range(1, card.epochs + 1))
+
+
+@pytest.mark.parametrize("file", CARDS, ids=lambda f: f.stem)
+def test_a_cards_command_asks_for_the_recipe_that_its_run_had(file: Path) -> None:
+    card = catalog.Card.from_dict(json.loads(file.read_text()), str(file))
+    run = RUNS / card.model
+    words = shlex.split(card.command.rpartition(" && ")[2])
+    options = list(itertools.pairwise(words))
+    changes = parse_changes([value for option, value in options if option == "--set"])
+    (epochs,) = (int(value) for option, value in options if option == "--epochs")
+    spec = resolve_spec(str(run / "spec.json"))
+    asked = load_recipe(card.recipe, spec, changes | {"epochs": epochs}).model_dump(exclude={"source"})
+    kept = load_recipe(str(run / "recipe.yaml")).model_dump(exclude={"source"})
+    if card.teacher is None:  # how it would be distilled makes no difference
+        del asked["distillation"], kept["distillation"]
+    assert asked == kept
+    assert card.changes == read_json(run / "result.json")["changes"]
 
 
 @pytest.mark.skipif(not os.environ.get("BITSKIP_DATA"), reason="needs the whole of CIFAR-10 in BITSKIP_DATA")
