@@ -19,6 +19,7 @@ from bitskip.cli import (
     count,
     draw,
     evaluate,
+    export,
     inspect,
     models,
     pack,
@@ -72,6 +73,7 @@ report.register(app)
 shortcuts.register(app)
 pack.register(app)
 inspect.register(app)
+export.register(app)
 evaluate.register(app)
 predict.register(app)
 bench.register(app)
