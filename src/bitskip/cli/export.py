@@ -36,7 +36,8 @@ def export(
     options: dict[str, Any] = {}  # one entry an option that was given
     strange = sorted(set(options) - target.options)
     if strange:
-        raise RunError(f"--to {to} does not take --{strange[0]}; it takes {', '.join(sorted(target.options))}")
+        known = ", ".join(sorted(target.options))
+        raise RunError(f"--to {to} does not take --{strange[0]}; it takes {known}")
     program = Program.load(file)
     reasons = target.supports(program)
     if reasons:
