@@ -68,7 +68,7 @@ class SignQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return sign(x)."""
-        out: Tensor = _SignWithGradient.apply(x, self)  # type: ignore[no-untyped-call]
+        out: Tensor = _SignWithGradient.apply(x, self)
         return out
 
 

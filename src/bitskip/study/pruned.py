@@ -129,7 +129,7 @@ def recover_loaded(
     training.seed = seed
     torch.manual_seed(seed)
     return recover(
-        loaded.model.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        loaded.model.to(memory_format=torch.channels_last),
         plan,
         training,
         settings,

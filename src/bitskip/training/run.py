@@ -159,7 +159,7 @@ def train(
 
     L.seed_everything(seed, workers=True, verbose=False)
     splits = _split(images, recipe)
-    model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)
     prepare(model, recipe, splits, warm_start=None if warm_start is None else load_weights(warm_start))
     network = None if teacher is None else _load_teacher(teacher, spec)
     precision = hardware.lightning_precision(spec)
@@ -492,4 +492,4 @@ def _load_teacher(folder: Path, spec: NetworkSpec) -> nn.Module:
             f"teacher {folder} has {teaching.classes} classes, but '{spec.name}' has {spec.classes}; "
             "choose a teacher trained on the same classes"
         )
-    return model.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)
