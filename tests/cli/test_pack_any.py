@@ -20,8 +20,8 @@ from bitskip.nn import build
 from bitskip.program import Program
 from bitskip.pruning import Plan, analyse, plan_shortcuts, remove_shortcuts
 from bitskip.runtime import load
+from bitskip.sources.load import load_model
 from bitskip.spec import named_spec
-from bitskip.study.model_sources import load_model
 from bitskip.training import load_run
 
 ROOT = Path(__file__).parents[2]

@@ -14,10 +14,15 @@ from torchvision import models
 from bitskip.cost import Cost, cost_of
 from bitskip.errors import SpecError
 from bitskip.nn import BinaryConv2d, BinaryLinear, build
-from bitskip.nn.count import count_module, count_torchvision
+from bitskip.nn.count import count_module
+from bitskip.sources.cost import cost_of_source
 from bitskip.spec import NetworkSpec, named_models, named_spec
 
 # -- torchvision ------------------------------------------------------------------------------------------
+
+
+def count_torchvision(name: str, size: int | None = None) -> Cost:
+    return cost_of_source(f"torchvision:{name}", input_size=size)
 
 
 def _fvcore(name: str) -> int:
@@ -78,7 +83,7 @@ def test_torchvisions_resnets_cost_what_their_specs_cost(name: str) -> None:
     ("name", "size", "said"),
     [
         ("resnet500", None, "unknown torchvision model 'resnet500'; did you mean 'resnet50'"),
-        ("retinanet_resnet50_fpn", None, "no network from one picture"),
+        ("raft_small", None, "does not take one picture in real numbers"),
         ("resnet50", -3, "input size is -3"),
         ("vit_b_16", 100, "does not run on an input of 3x100x100: Wrong image height"),
     ],

@@ -13,7 +13,7 @@ from bitskip.pruning import Shortcut, ShortcutGates, find_shortcuts, plan_shortc
 from bitskip.pruning.batch_norm import reestimate_batch_norm
 from bitskip.pruning.coverage import prove_removal
 from bitskip.pruning.find import analyse
-from bitskip.study.model_sources import load_model
+from bitskip.sources.load import load_model
 
 RESNETS = {
     # name: (blocks of each stage, whether the first stage has a projection)

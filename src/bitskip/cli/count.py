@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitskip.cli.options import ClassesOption
 from bitskip.errors import SpecError
+from bitskip.sources import SOURCES_HELP
 
 if TYPE_CHECKING:
     from bitskip.cost import Cost
@@ -24,7 +25,7 @@ def count(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="A named model, the path of a spec's JSON file, `torchvision:NAME` or `baseline:NAME`.",
+            help=SOURCES_HELP,
             show_default=False,
         ),
     ],
@@ -36,6 +37,7 @@ def count(
     input_size: Annotated[
         int | None, typer.Option(help="Height = width of the picture, in pixels.", show_default=False)
     ] = None,
+    classes: ClassesOption = None,
 ) -> None:
     """Count parameters, MACs, bytes and peak activation memory, without training anything.
 
@@ -45,6 +47,8 @@ def count(
     - `bitskip count resnet14-binary-all --width 0.5 --json`
     - `bitskip count my-network.json --input-size 64`
     - `bitskip count torchvision:mobilenet_v2`
+    - `bitskip count timm:resnet18d --classes 3 --input-size 64`
+    - `bitskip count my_net.py:Net --input-size 32`
     - `bitskip count --compare resnet14-full-all resnet14-hybrid-none torchvision:resnet18`
 
     A MAC is one multiply-accumulate; a 1-bit MAC has a 1-bit weight and a 1-bit input. Effective parameters
@@ -52,7 +56,7 @@ def count(
     """
     if len(models) > 1 and not compare:
         raise SpecError(f"got {len(models)} models; add --compare to put them side by side")
-    costs = [_cost(model, width, input_size) for model in models]
+    costs = [_cost(model, input_size, classes, width) for model in models]
     if as_json:
         values = [cost.to_dict() for cost in costs]
         typer.echo(json.dumps(values if compare else values[0], indent=2))
@@ -62,28 +66,35 @@ def count(
         _print_layers(costs[0])
 
 
-def _cost(model: str, width: float | None, input_size: int | None) -> Cost:
-    source, colon, name = model.partition(":")
-    if colon and source in ("torchvision", "baseline"):
-        if width is not None:
-            raise SpecError(f"--width does not apply to '{model}'; it scales bitskip's own models")
-        if source == "torchvision":
-            from bitskip.nn.count import count_torchvision
+def _cost(model: str, input_size: int | None, classes: int | None, width: float | None) -> Cost:
+    from bitskip.sources import Kind, parse
+    from bitskip.sources.cost import cost_of_source
 
-            return count_torchvision(name, input_size)
-        from bitskip.nn.baselines import count_baseline
+    if parse(model).kind is Kind.TORCHVISION and width is None:
+        from bitskip.detection.cost import count_detector
+        from bitskip.sources.load import load_model
 
-        return count_baseline(name, input_size)
+        loaded = load_model(model, input_size=input_size, classes=classes, on_meta=True)
+        if loaded.task == "detection":
+            return count_detector(loaded.model, loaded.input_shape, loaded.name)
+    return cost_of_source(model, input_size=input_size, classes=classes, width=width)
 
-    from bitskip.cost import cost_of
-    from bitskip.spec import resolve_spec
 
-    spec = resolve_spec(model)
-    if width is not None:
-        spec = spec.scaled(width)
-    if input_size is not None:
-        spec = dataclasses.replace(spec, input_size=input_size)
-    return cost_of(spec)
+def _print_parts(cost: Cost) -> None:
+    """Say what each part of a detector costs; of other networks nothing."""
+    if not any(row.name.startswith("backbone.") for row in cost.layers):
+        return
+    from bitskip.detection.cost import parts_of
+    from bitskip.terminal import byte_size, number, print_table
+
+    print_table(
+        "Parts",
+        ["", "parameters", "memory", "MACs"],
+        [
+            [name, number(part["parameters"]), byte_size(part["weight_bytes"]), number(part["macs"])]
+            for name, part in parts_of(cost).items()
+        ],
+    )
 
 
 def _print_layers(cost: Cost) -> None:
@@ -134,6 +145,7 @@ def _print_layers(cost: Cost) -> None:
             *(number(None if macs is None else macs.get(kind, 0)) for kind in kinds),
         ],
     )
+    _print_parts(cost)
     print_table(
         "Totals",
         ["", cost.name],

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bitskip.sources import SOURCES_HELP
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -16,7 +18,7 @@ def draw(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A named model or the path of a spec's JSON file.", show_default=False
+            metavar="MODEL", help=SOURCES_HELP, show_default=False
         ),
     ],
     out: Annotated[
@@ -31,9 +33,10 @@ def draw(
 
     - `bitskip draw resnet14-hybrid-middle -o hybrid.svg`
     - `bitskip draw resnet50 -o resnet50.png`
+    - `bitskip draw zoo:resnet14-hybrid-all -o hybrid.svg`
     - `bitskip draw my-network.json -o my-network.svg`
     """
     from bitskip.report import draw_spec
-    from bitskip.spec import resolve_spec
+    from bitskip.sources import spec_of
 
-    typer.echo(draw_spec(resolve_spec(model), out))
+    typer.echo(draw_spec(spec_of(model), out))

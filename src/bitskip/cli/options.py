@@ -46,14 +46,23 @@ TtaOption = Annotated[
 MeanOption = Annotated[
     str | None,
     typer.Option(
-        help="What a torchvision or timm model's pictures (0..1) were normalised with, with commas "
-        "between.  [default: ImageNet's]",
+        help="What a library model's pictures (0..1) were normalised with, with commas between.  "
+        "[default: the library's]",
         show_default=False,
     ),
 ]
 StdOption = Annotated[
     str | None,
-    typer.Option(help="Standard deviations, likewise.  [default: ImageNet's]", show_default=False),
+    typer.Option(help="Standard deviations, likewise.  [default: the library's]", show_default=False),
+]
+ClassesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--classes",
+        help="Outputs of the network; a detector's count the background.  [default: as many as the weights "
+        "have, else the network's own number]",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -136,7 +145,7 @@ def read_normalisation(mean: str | None, std: str | None) -> Normalisation | Non
         return None
     from bitskip.data.batches import Normalisation
     from bitskip.errors import RunError
-    from bitskip.study.model_sources import IMAGENET
+    from bitskip.sources.load import IMAGENET
 
     found = Normalisation(
         IMAGENET.mean if mean is None else _numbers("--mean", mean),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bitskip.cli.options import (
+    ClassesOption,
     DataOption,
     JsonOption,
     MeanOption,
@@ -31,8 +32,8 @@ def pack(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Folder of a finished run, pruned or not, or its weights.safetensors; or `torchvision:NAME` "
-            "or `timm:NAME` with --weights.",
+            help="Folder of a finished run, pruned or not, or its weights.safetensors; or "
+            "`torchvision:NAME`, `timm:NAME`, `baseline:NAME` or `FILE.py:CALLABLE` with --weights.",
         ),
     ],
     out: Annotated[
@@ -52,7 +53,7 @@ def pack(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="State dict of a torchvision or timm model: .safetensors, or .pt of tensors only.",
+            help="State dict of a network that is not bitskip's own: .safetensors, or .pt of tensors only.",
             show_default=False,
         ),
     ] = None,
@@ -63,6 +64,7 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    classes: ClassesOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
     as_json: JsonOption = False,
@@ -79,6 +81,7 @@ def pack(
     - `bitskip pack runs/resnet14-hybrid-none-paper -o hybrid.bitskip`
     - `bitskip pack runs/my-run --activations int8 --dense int8 --data PICTURES -o small.bitskip`
     - `bitskip pack torchvision:resnet18 --weights resnet18.safetensors -o resnet18.bitskip`
+    - `bitskip pack torchvision:resnet18 --weights three_classes.pt --input-size 64 -o mine.bitskip`
     - `bitskip inspect hybrid.bitskip`
     """
     from bitskip.errors import LoweringError
@@ -88,7 +91,7 @@ def pack(
     from bitskip.lower import lower
     from bitskip.lower.run import calibration_pictures, class_names, lower_run
     from bitskip.runtime.summary import summarise
-    from bitskip.study.model_sources import IMAGENET, load_trained
+    from bitskip.sources.load import IMAGENET, load_trained
     from bitskip.training.run import weights_metadata
 
     if activations == "int8" and calibration < 1:
@@ -96,9 +99,12 @@ def pack(
     loaded = load_trained(
         run,
         input_size=input_size,
+        classes=classes,
         weights=path_or_none(weights),
         normalisation=read_normalisation(mean, std),
     )
+    for note in loaded.notes:
+        say(f"note: {note}")
     options: dict[str, Any] = {"activations": activations, "dense": dense}
     if activations == "int8":
         images = read_images(data, loaded.input_shape[1])
@@ -111,8 +117,11 @@ def pack(
             say(f"calibrating on {count} pictures of {images.name}")
     options["input_shape"] = loaded.input_shape
     if loaded.from_library:
-        options["name"] = loaded.name.partition(":")[2]
-        known = loaded.normalisation or IMAGENET
+        options["name"] = loaded.short_name
+        known = loaded.normalisation
+        if known is None:
+            say(f"note: nothing says how pictures of {loaded.name} were normalised; ImageNet's is taken")
+            known = IMAGENET
         program = lower(loaded.model, known.mean, known.std, **options)
     else:
         program = lower_run(Path(run), model=loaded.model, **options)

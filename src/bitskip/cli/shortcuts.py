@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitskip.cli.options import (
+    ClassesOption,
     DataOption,
     JsonOption,
     MeanOption,
@@ -22,24 +23,24 @@ from bitskip.cli.options import (
     read_normalisation,
     say,
 )
+from bitskip.sources import SOURCES_HELP
 
 if TYPE_CHECKING:
     from bitskip.pruning import Gain
-    from bitskip.study.model_sources import LoadedModel
+    from bitskip.sources.load import LoadedModel
 
 _shortcuts = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Find, score and remove the shortcuts of any PyTorch model.\n\n"
-    "MODEL is a named model, a spec's JSON file, a finished run's folder, `torchvision:NAME` or "
-    "`timm:NAME`.\n\n"
+    f"MODEL: {SOURCES_HELP[0].lower()}{SOURCES_HELP[1:]}\n\n"
     "A first look: `bitskip shortcuts list torchvision:resnet18`.",
 )
 
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        help="A named model, a spec's JSON file, a run's folder, `torchvision:NAME` or `timm:NAME`.",
+        help=SOURCES_HELP,
         show_default=False,
     ),
 ]
@@ -54,7 +55,7 @@ SizeOption = Annotated[
 WeightsOption = Annotated[
     str | None,
     typer.Option(
-        help="State dict for a torchvision or timm model: .safetensors, or .pt of tensors only.",
+        help="State dict for a network that is not bitskip's own: .safetensors, or .pt of tensors only.",
         show_default=False,
     ),
 ]
@@ -71,7 +72,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(_shortcuts, name="shortcuts")
 
 
-def list_(model: ModelArgument, input_size: SizeOption = None, as_json: JsonOption = False) -> None:
+def list_(
+    model: ModelArgument,
+    input_size: SizeOption = None,
+    classes: ClassesOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """List a model's shortcuts and what removing them all would free.
 
     Examples:
@@ -82,7 +88,7 @@ def list_(model: ModelArgument, input_size: SizeOption = None, as_json: JsonOpti
     """
     from bitskip.pruning import analyse, compare, plan_shortcuts, remove_shortcuts
 
-    loaded = _load(model, input_size)
+    loaded = _load(model, input_size, classes)
     analysis = analyse(loaded.model, loaded.example())
     gains: list[Gain] = []
     if analysis.shortcuts:
@@ -127,6 +133,8 @@ def score(
     data: DataOption = None,
     batches: Annotated[int, typer.Option(help="Batches to judge on, at most.")] = 20,
     batch_size: Annotated[int, typer.Option(help="Pictures a batch.")] = 100,
+    input_size: SizeOption = None,
+    classes: ClassesOption = None,
     weights: WeightsOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -146,7 +154,7 @@ def score(
 
     from bitskip.pruning import analyse, score_shortcuts
 
-    loaded = _load(model, None, weights, mean, std)
+    loaded = _load(model, input_size, classes, weights, mean, std)
     if not loaded.trained:
         say(f"note: {loaded.name} has random weights, so its scores mean little")
     calibration, held_out = _batches(loaded, data, batch_size)
@@ -218,6 +226,7 @@ def plan(
         ),
     ] = None,
     input_size: SizeOption = None,
+    classes: ClassesOption = None,
     out: Annotated[str, typer.Option(help="JSON file of the plan.")] = "plan.json",
     as_json: JsonOption = False,
 ) -> None:
@@ -232,7 +241,7 @@ def plan(
     """
     from bitskip.pruning import analyse, compare, load_scores, plan_shortcuts, remove_shortcuts
 
-    loaded = _load(model, input_size)
+    loaded = _load(model, input_size, classes)
     analysis = analyse(loaded.model, loaded.example())
     chosen = plan_shortcuts(
         loaded.model,
@@ -281,6 +290,7 @@ def prune(
         bool, typer.Option("--timed", help="Also time a forward pass before and after.")
     ] = False,
     input_size: SizeOption = None,
+    classes: ClassesOption = None,
     weights: WeightsOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -298,9 +308,9 @@ def prune(
     - `bitskip shortcuts prune torchvision:resnet50 plan.json --out pruned --weights resnet50.safetensors`
     """
     from bitskip.pruning import Plan, compare
-    from bitskip.study.pruned import prune_loaded, write_pruned
+    from bitskip.sources.pruned import prune_loaded, write_pruned
 
-    loaded = _load(model, input_size, weights, mean, std)
+    loaded = _load(model, input_size, classes, weights, mean, std)
     chosen = Plan.load(Path(plan_file))
     sets = _batches(loaded, data, batch_size) if refit else None
     pruned, measures = prune_loaded(loaded, chosen, sets, batches)
@@ -352,6 +362,7 @@ def recover(
     ] = "32-true",
     data: DataOption = None,
     input_size: SizeOption = None,
+    classes: ClassesOption = None,
     weights: WeightsOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -368,9 +379,9 @@ def recover(
     """
     from bitskip.errors import PruningError
     from bitskip.pruning import Plan, RecoverySettings, compare
-    from bitskip.study.pruned import recover_loaded, write_pruned
+    from bitskip.sources.pruned import recover_loaded, write_pruned
 
-    loaded = _load(model, input_size, weights, mean, std)
+    loaded = _load(model, input_size, classes, weights, mean, std)
     if not 0 <= teacher_weight <= 1:
         raise PruningError(f"--teacher-weight is {teacher_weight:g}, expected a share, 0 to 1")
     settings = RecoverySettings(
@@ -449,22 +460,27 @@ def coverage(
 def _load(
     model: str,
     input_size: int | None,
+    classes: int | None = None,
     weights: str | None = None,
     mean: str | None = None,
     std: str | None = None,
 ) -> LoadedModel:
-    from bitskip.study.model_sources import load_model
+    from bitskip.sources.load import load_model
 
-    return load_model(
+    loaded = load_model(
         model,
         input_size=input_size,
+        classes=classes,
         weights=path_or_none(weights),
         normalisation=read_normalisation(mean, std),
     )
+    for note in loaded.notes:
+        say(f"note: {note}")
+    return loaded
 
 
 def _batches(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[Any, Any]:
-    from bitskip.study.pruned import batches_for
+    from bitskip.sources.pruned import batches_for
 
     return batches_for(loaded, read_images(data, size=loaded.input_shape[1]), batch_size)
 

@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="A named model, or the path of a spec's JSON file.")],
+    model: Annotated[
+        str, typer.Argument(help="A named model, a spec's JSON file, or zoo:NAME or a run (for its shape).")
+    ],
     recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")] = "paper",
     epochs: Annotated[
         int | None, typer.Option(help="Epochs; rescales the recipe's schedule.", show_default=False)
@@ -83,11 +85,11 @@ def train(
     - `bitskip train resnet14-hybrid-all --recipe modern --data PICTURES --input-size 64 --out runs/mine`
     - `bitskip train resnet14-binary-all --out runs/try --resume`
     """
-    from bitskip.spec import resolve_spec
+    from bitskip.sources import spec_of
     from bitskip.training import Hardware, is_first_process, load_recipe
     from bitskip.training import train as run
 
-    base = resolve_spec(model)
+    base = spec_of(model)
     changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
     settled = load_recipe(recipe, base, changes)
     spec = base.scaled(width).resized(base.input_size if input_size is None else input_size)

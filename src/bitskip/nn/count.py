@@ -6,21 +6,15 @@ what is counted and how.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from bitskip.cost import Cost, LayerCost
-from bitskip.errors import SpecError, nearest
 from bitskip.nn.activation_graph import trace_peaks
 from bitskip.nn.layers import BinaryLayer, LearnedThreshold, RPReLU
-from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.nn.trace import LayerTrace, trace_module
 
-__all__ = ["count_module", "count_torchvision"]
+__all__ = ["count_module"]
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._BatchNorm, "batch_norm"),
@@ -80,63 +74,6 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     else:
         notes.append("peak activations are unknown: no tensor of the output comes from the input")
     return Cost(title, tuple(input_shape), tuple(rows), peaks, tuple(notes))
-
-
-def count_torchvision(name: str, input_size: int | None = None) -> Cost:
-    """Return the cost of a torchvision model for pictures, built without weights.
-
-    Args:
-        name: as `torchvision.models.list_models` has it, e.g. `resnet50`.
-        input_size: height = width of the picture in pixels; by default what the model was trained for.
-
-    Raises:
-        SpecError: for an unknown name, naming the nearest; for a model that does not turn one picture into
-            real scores (detection, video, optical flow, quantized); or for a size it does not take.
-    """
-    ensure_torchvision_ops()
-    from torchvision import models
-
-    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
-    if name not in known:
-        if name in models.list_models():
-            raise SpecError(
-                f"torchvision:{name} is no network from one picture to real-valued scores, and only those "
-                "are counted by name; bitskip.nn.count.count_module takes any module and input shape"
-            )
-        raise SpecError(f"unknown torchvision model '{name}'{nearest(name, known)}")
-    if input_size is not None and input_size < 1:
-        raise SpecError(f"torchvision:{name}: input size is {input_size}, expected at least 1 pixel")
-    options: dict[str, Any] = {"weights": None}
-    if name in models.list_models(module=models.segmentation):
-        options["weights_backbone"] = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # about the initialisation, which is not used
-        with _ParametersOnMeta():
-            model = models.get_model(name, **options)
-    size = input_size or getattr(model, "image_size", None) or _trained_size(models, name)
-    return count_module(model, (3, size, size), name=f"torchvision:{name}")
-
-
-class _ParametersOnMeta(TorchFunctionMode):
-    """Makes `torch.empty`, with which layers make their weights, allocate nothing.
-
-    `torch.device("meta")` as a context would catch the small tensors too with which some models (RegNet)
-    compute their widths.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.empty:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def _trained_size(models: Any, name: str) -> int:
-    transforms = models.get_model_weights(name).DEFAULT.transforms()
-    crop = getattr(transforms, "crop_size", None) or getattr(transforms, "resize_size", None) or [224]
-    return int(crop[0])
 
 
 def _parameters_by_bits(module: nn.Module, seen: set[int]) -> dict[int, int] | None:

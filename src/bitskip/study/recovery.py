@@ -30,9 +30,9 @@ from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_short
 from bitskip.pruning.plan import weights_digest
 from bitskip.pruning.report import Gain, take_turns
 from bitskip.runtime.native import NativeProgram, available_isas
+from bitskip.sources.load import LoadedModel, load_model
+from bitskip.sources.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.spec import NetworkSpec
-from bitskip.study.model_sources import LoadedModel, load_model
-from bitskip.study.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.study.results import RECOVERY_FORMAT_VERSION
 from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.run import versions

@@ -30,7 +30,7 @@ from bitskip.pruning import (
     save_pruned,
 )
 from bitskip.pruning.schedule import decayed_groups
-from bitskip.study.model_sources import LoadedModel
+from bitskip.sources.load import LoadedModel
 from bitskip.training import evaluate
 
 __all__ = ["batches_for", "prune_loaded", "recover_loaded", "write_pruned"]
@@ -169,6 +169,8 @@ def write_pruned(
         write_text(folder / "spec.json", pruned.spec.to_json() + "\n")
     elif original:
         metadata |= {"pruned_from": original, "input_size": str(loaded.input_shape[1])}
+        if loaded.classes is not None:
+            metadata["classes"] = str(loaded.classes)
     metadata["held_out"] = str(loaded.held_out)
     if loaded.normalisation is not None:
         for name in ("mean", "std"):

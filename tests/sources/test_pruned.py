@@ -12,9 +12,9 @@ from bitskip.data import ImageSet, load_mini
 from bitskip.data.batches import Normalisation
 from bitskip.errors import DataError
 from bitskip.files import read_json, write_json
+from bitskip.sources.load import IMAGENET, LoadedModel, load_model
+from bitskip.sources.pruned import batches_for
 from bitskip.spec import named_spec
-from bitskip.study.model_sources import IMAGENET, LoadedModel, load_model
-from bitskip.study.pruned import batches_for
 from bitskip.training import load_recipe, train
 
 SPEC = named_spec("resnet14-full-all-x0.0625")
