@@ -163,7 +163,21 @@ def test_eval_refuses_data_that_does_not_fit(tmp_path: Path) -> None:
     run = write_run(tmp_path / "three", spec, class_names="a\nb\nc")
     call("pack", run, "-o", tmp_path / "three.bitskip")
     message = call("eval", tmp_path / "three.bitskip", "--data", "mini", fails=DataError)
-    assert "has 10 classes" in message
+    assert "has the class 'airplane', which" in message
+    assert "it was trained on a, b, c" in message
+
+
+def test_eval_matches_classes_by_name(folder: Path, tmp_path: Path, packed: Path) -> None:
+    run = write_run(
+        tmp_path / "run", named_spec("resnet14-binary-none-x0.0625"), class_names="\n".join(NAMES[::-1])
+    )
+    call("pack", run, "-o", tmp_path / "m.bitskip", "--activations", "fp32")
+    values = json.loads(call("eval", tmp_path / "m.bitskip", "--data", "mini", "--json"))
+    from bitskip.runtime import load
+
+    mini = load_mini()
+    found = load(tmp_path / "m.bitskip").predict(mini.test_images).argmax(1)
+    assert values["hits"] == int((found == 9 - mini.test_labels).sum())
 
 
 def test_run(packed: Path, tmp_path: Path) -> None:
@@ -183,6 +197,34 @@ def test_run(packed: Path, tmp_path: Path) -> None:
     assert NAMES[int(expected[0].argmax())] in said
     assert " ms, engine " in said
     assert "does not exist" in call("run", packed, "nothing.png", fails=DataError)
+    assert "neither a file nor a model of the zoo" in call("run", "resnt14", paths[0], fails=FileFormatError)
+
+
+def test_run_takes_folders_and_names_of_the_zoo(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    for number, picture in enumerate(load_mini().test_images[:2]):
+        Image.fromarray(picture).save(tmp_path / ("below" if number else ".") / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("")
+    result = CliRunner().invoke(app, ["run", "resnet14-binary-all-x0.25-int8", str(tmp_path)])
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [
+        str(tmp_path / "0.png"),
+        str(tmp_path / "below" / "1.png"),
+    ]
+    assert "2 pictures; skipped 1 .txt" in result.stderr
+
+
+def test_run_names_the_broken_picture_and_classifies_the_others(packed: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.fromarray(load_mini().test_images[0]).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    result = CliRunner().invoke(app, ["run", str(packed), str(tmp_path)])
+    assert [Path(line.partition(":")[0]).name for line in result.stdout.splitlines()] == ["a.png", "c.png"]
+    assert "b.png is not a readable picture (it is empty)" in result.stderr
+    assert isinstance(result.exception, DataError)
+    assert "1 of 3 pictures cannot be read" in str(result.exception)
+    values = json.loads(CliRunner().invoke(app, ["run", str(packed), str(tmp_path), "--json"]).stdout)
+    assert [Path(entry["image"]).name for entry in values["failed"]] == ["b.png"]
+    assert len(values["results"]) == 2
     assert "expected at least 1 class" in call("run", packed, paths[0], "--top", "0", fails=DataError)
 
 

@@ -169,7 +169,7 @@ def test_corrupt_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_without_classes_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no data set bitskip knows.*expected at least 2"):
+    with pytest.raises(DataError, match=r"is not a data set that bitskip knows.*expected at least 2"):
         read_image_set(tmp_path)
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, TtaOption, interactive, read_images, wants_flip
+from bitskip.cli.options import DataOption, JsonOption, TtaOption, interactive, read_images, say, wants_flip
+from bitskip.cli.packed import PackedArgument, packed_path
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    file: Annotated[str, typer.Argument(metavar="M.bitskip", help="A packed model.")],
+    file: PackedArgument,
     data: DataOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Take only so many test pictures.", show_default=False)
@@ -42,16 +43,12 @@ def evaluate(
     from bitskip.runtime.accuracy import measure, measure_with_flip
 
     flip = wants_flip(tta)
-    model = load(file, threads=threads, engine=engine)
+    model = load(packed_path(file), threads=threads, engine=engine)
     height, width, _ = model.input_shape
     if limit is not None and limit < 1:
         raise DataError(f"--limit is {limit}, expected at least 1 picture")
     images = read_images(data, height)
-    if images.classes != model.program.classes:
-        raise DataError(
-            f"{images.name} has {images.classes} classes, but {file} has {model.program.classes}; "
-            "name the data set that it was trained on with --data"
-        )
+    images = images.for_classes(model.program.class_names, model.program.classes, file, say)
     if images.test_images.shape[1:] != model.input_shape:
         raise DataError(
             f"{images.name} has pictures of {images.image_size} pixels, but {file} takes {height}x{width}"

@@ -480,9 +480,15 @@ def _load(
 
 
 def _batches(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[Any, Any]:
+    from bitskip.lower.run import class_names
     from bitskip.sources.pruned import batches_for
+    from bitskip.training.run import weights_metadata
 
-    return batches_for(loaded, read_images(data, size=loaded.input_shape[1]), batch_size)
+    images = read_images(data, size=loaded.input_shape[1])
+    known = () if loaded.run is None else class_names(weights_metadata(loaded.run))
+    if known:  # labels are matched by name, as in `bitskip eval`
+        images = images.for_classes(known, len(known), loaded.name, say)
+    return batches_for(loaded, images, batch_size)
 
 
 def _kept(keep: str | None) -> str | int | list[str] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, TtaOption, read_images, wants_flip
+from bitskip.cli.options import DataOption, JsonOption, TtaOption, read_images, say, wants_flip
 
 if TYPE_CHECKING:
     from bitskip.zoo import Card
@@ -131,10 +131,11 @@ def _evaluate(name: str, path: Path, data: str | None, threads: int, flip: bool)
     card = card_of(name)
     model = load(path, threads=threads)
     images = read_images(data, model.input_shape[0])
-    if images.classes != model.program.classes or images.test_images.shape[1:] != model.input_shape:
+    images = images.for_classes(model.program.class_names, model.program.classes, name, say)
+    if images.test_images.shape[1:] != model.input_shape:
         raise DataError(
-            f"{images.name} has {images.classes} classes and pictures of {images.image_size} pixels, which "
-            f"do not fit {name}; name the data set that it was trained on ({card.data}) with --data"
+            f"{images.name} has pictures of {images.image_size} pixels, which do not fit {name}; name the data "
+            f"set that it was trained on ({card.data}) with --data"
         )
     augmented = None
     if flip:

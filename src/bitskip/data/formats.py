@@ -1,6 +1,6 @@
-"""Readers of data sets on disk, numpy only: CIFAR in its official and torchvision's layout, image folders.
+"""Readers of data sets on disk, numpy only: CIFAR in its official and torchvision's layout, or image folders.
 
-Every reader checks sizes and, for CIFAR-10, checksums before it believes a file.
+Every reader of CIFAR checks sizes and, for CIFAR-10, checksums before it believes a file.
 """
 
 from __future__ import annotations
@@ -8,56 +8,24 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from bitskip.data.folders import read_image_folder
+from bitskip.data.image_set import ImageSet, Labels, Pictures
 from bitskip.errors import DataError
 
 __all__ = [
     "CIFAR10_BINARY_FILES",
-    "ImageSet",
     "read_cifar10_binary",
     "read_cifar100_binary",
     "read_cifar_python",
-    "read_image_folder",
     "read_image_set",
-    "read_picture",
 ]
-
-Pictures = npt.NDArray[np.uint8]  # (N, H, W, C)
-Labels = npt.NDArray[np.int64]  # (N,)
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A whole data set in memory.
-
-    `train_images` and `test_images` are uint8 (N, H, W, 3); labels are int64 (N,), indices into
-    `class_names`. `name` says which data set it is, for reports.
-    """
-
-    name: str
-    train_images: Pictures
-    train_labels: Labels
-    test_images: Pictures
-    test_labels: Labels
-    class_names: tuple[str, ...]
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def image_size(self) -> int:
-        """Height = width of the pictures, in pixels."""
-        return int(self.train_images.shape[1])
-
 
 # -- CIFAR --------------------------------------------------------------------------------------------
 
@@ -89,7 +57,17 @@ CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 _PIXELS = 3 * 32 * 32
-_CIFAR100_LABELS = "fine_label_names.txt"
+# The fine labels, in the order of the official fine_label_names.txt.
+CIFAR100_CLASSES = tuple(
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly "
+    "camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup "
+    "dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower "
+    "leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid "
+    "otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray "
+    "road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar "
+    "sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle "
+    "wardrobe whale willow_tree wolf woman worm".split()
+)
 
 
 def _read_checked(path: Path, size: int | None, digest: str | None, algorithm: str = "sha256") -> bytes:
@@ -141,9 +119,7 @@ def read_cifar100_binary(folder: Path) -> ImageSet:
     for name, count in (("train.bin", 50_000), ("test.bin", 10_000)):
         path = folder / name
         parts.append(_records(_read_checked(path, count * (2 + _PIXELS), None), path, 2, 100))
-    names_file = folder / _CIFAR100_LABELS
-    names = tuple(names_file.read_text().split()) if names_file.is_file() else ()
-    return _join("CIFAR-100", parts, names if len(names) == 100 else tuple(map(str, range(100))))
+    return _join("CIFAR-100", parts, CIFAR100_CLASSES)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -173,9 +149,9 @@ def read_cifar_python(folder: Path, kind: str) -> ImageSet:
         path = folder / name
         content = _read_checked(path, None, digest, "md5")
         parts.append(_python_batch(content, path))
-    classes = 10 if kind == "cifar-10" else 100
-    names = CIFAR10_CLASSES if kind == "cifar-10" else tuple(map(str, range(classes)))
-    return _join("CIFAR-10" if classes == 10 else "CIFAR-100", parts, names)
+    if kind == "cifar-10":
+        return _join("CIFAR-10", parts, CIFAR10_CLASSES)
+    return _join("CIFAR-100", parts, CIFAR100_CLASSES)
 
 
 def _python_batch(content: bytes, path: Path) -> tuple[Pictures, Labels]:
@@ -195,82 +171,12 @@ def _join(name: str, parts: list[tuple[Pictures, Labels]], classes: tuple[str, .
     return ImageSet(name, images, labels, parts[-1][0], parts[-1][1], classes)
 
 
-# -- image folders --------------------------------------------------------------------------------------
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff"}
-_HELD_OUT = 5  # without a test folder, every fifth picture of a class is a test picture
-
-
-def read_image_folder(folder: Path, size: int) -> ImageSet:
-    """Read `folder/train/CLASS/*` and `folder/{test,val}/CLASS/*`, or `folder/CLASS/*`.
-
-    Without a test folder every fifth picture of each class (by file name) becomes a test picture.
-    Pictures are scaled so that their shorter side is `size` pixels, and cropped at the centre.
-
-    Raises:
-        DataError: for a folder without classes, or a picture that cannot be decoded.
-    """
-    train_root = folder / "train"
-    if train_root.is_dir():
-        test_root = next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
-        if test_root is None:
-            raise DataError(f"{folder} has a 'train' folder but neither 'test' nor 'val' beside it")
-        classes = _class_folders(train_root)
-        train = _read_classes(train_root, classes, size)
-        test = _read_classes(test_root, classes, size)
-    else:
-        classes = _class_folders(folder)
-        images, labels = _read_classes(folder, classes, size)
-        order = np.concatenate([np.arange((labels == c).sum()) for c in range(len(classes))])
-        held_out = order % _HELD_OUT == _HELD_OUT - 1
-        train = images[~held_out], labels[~held_out]
-        test = images[held_out], labels[held_out]
-    if len(test[0]) == 0:
-        raise DataError(f"{folder} leaves no test pictures; give each class at least {_HELD_OUT} pictures")
-    return ImageSet(f"image folder {folder.name}", *train, *test, classes)
-
-
-def _class_folders(root: Path) -> tuple[str, ...]:
-    names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(names) < 2:
-        raise DataError(f"{root} holds {len(names)} class folders, expected at least 2 (one folder a class)")
-    return names
-
-
-def _read_classes(root: Path, classes: tuple[str, ...], size: int) -> tuple[Pictures, Labels]:
-    images, labels = [], []
-    for label, name in enumerate(classes):
-        paths = sorted(p for p in (root / name).glob("*") if p.suffix.lower() in _SUFFIXES)
-        if not paths:
-            raise DataError(f"{root / name} holds no pictures ({', '.join(sorted(_SUFFIXES))})")
-        images += [read_picture(path, size) for path in paths]
-        labels += [label] * len(paths)
-    return np.stack(images), np.asarray(labels, dtype=np.int64)
-
-
-def read_picture(path: Path, size: int) -> Pictures:
-    """Decode one picture to uint8 (size, size, 3), scaled by its shorter side and cropped at the centre."""
-    try:
-        with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} is not a readable picture ({error}); remove or replace it") from None
-    width, height = picture.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
-        scaled = (max(size, round(width * scale)), max(size, round(height * scale)))
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
-        left, top = (scaled[0] - size) // 2, (scaled[1] - size) // 2
-        picture = picture.crop((left, top, left + size, top + size))
-    return np.asarray(picture, dtype=np.uint8)
-
-
 # -- any of them -----------------------------------------------------------------------------------------
 
 
-def read_image_set(folder: Path, size: int = 32) -> ImageSet:
+def read_image_set(
+    folder: Path, size: int = 32, notice: Callable[[str], None] = lambda text: None
+) -> ImageSet:
     """Read the data set at `folder`, whichever layout it has.
 
     The folder may be the layout's own (`cifar-10-batches-bin`) or the one above it.
@@ -278,12 +184,14 @@ def read_image_set(folder: Path, size: int = 32) -> ImageSet:
     Args:
         folder: where the data lies.
         size: height = width that pictures of an image folder are brought to, in pixels.
+        notice: called with one sentence a thing that is worth saying of an image folder.
 
     Raises:
-        DataError: if it is no folder, or holds none of the layouts.
+        DataError: if it is not a folder, holds none of the layouts, or something in it cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(f"data folder {folder} does not exist")
+        what = "is a file, not a folder" if folder.is_file() else "does not exist"
+        raise DataError(f"data folder {folder} {what}")
     for root in (
         folder,
         *(folder / n for n in ("cifar-10-batches-bin", "cifar-10-batches-py")),
@@ -297,10 +205,4 @@ def read_image_set(folder: Path, size: int = 32) -> ImageSet:
             return read_cifar100_binary(root)
         if (root / "train").is_file():
             return read_cifar_python(root, "cifar-100")
-    try:
-        return read_image_folder(folder, size)
-    except DataError as error:
-        raise DataError(
-            f"{folder} is no data set bitskip knows (CIFAR-10 or CIFAR-100 in the binary or torchvision's "
-            f"layout, or a folder of pictures): {error}"
-        ) from None
+    return read_image_folder(folder, size, notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitskip.data.formats import CIFAR10_BINARY_FILES, CIFAR10_CLASSES, ImageSet, read_image_set
+from bitskip.data.formats import CIFAR10_BINARY_FILES, CIFAR10_CLASSES, read_image_set
+from bitskip.data.image_set import ImageSet
 from bitskip.errors import DataError
 
 __all__ = ["cache_folder", "download_cifar10", "load_images", "load_mini"]
@@ -29,8 +31,18 @@ Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0 if unknow
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/bitskip`, else `~/.cache/bitskip`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitskip"
+    """Where downloads are kept: `$XDG_CACHE_HOME/bitskip`, else `~/.cache/bitskip`.
+
+    Raises:
+        DataError: if neither is known.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named or Path.home() / ".cache") / "bitskip"
+    except RuntimeError:  # no $HOME, and the user is in no list
+        raise DataError(
+            "there is no home folder to keep CIFAR-10 in; set $XDG_CACHE_HOME, or name a data set with --data"
+        ) from None
 
 
 def load_images(
@@ -56,20 +68,27 @@ def load_images(
     if chosen == "mini":
         return load_mini()
     if chosen is not None:
-        return read_image_set(Path(chosen).expanduser(), size)
-    cached = cache_folder() / "cifar-10-batches-bin"
-    if cached.is_dir():
-        return read_image_set(cached, size)
+        try:
+            folder = Path(chosen).expanduser()
+        except RuntimeError:
+            raise DataError(f"the home folder in '{chosen}' is not known; give the whole path") from None
+        return _with_source(read_image_set(folder, size, notice), folder)
     try:
-        notice(f"downloading CIFAR-10 (170 MB) to {cache_folder()}; --data names a copy of your own")
-        download_cifar10(cache_folder(), progress)
+        cached = cache_folder() / "cifar-10-batches-bin"
+        if not cached.is_dir():
+            notice(f"downloading CIFAR-10 (170 MB) to {cache_folder()}; --data names a copy of your own")
+            download_cifar10(cache_folder(), progress)
     except DataError as error:
         notice(
             f"{error}; using the bundled mini set instead (1,000 training and 500 test pictures): "
             "accuracies will be far below those of the whole of CIFAR-10"
         )
         return load_mini()
-    return read_image_set(cached, size)
+    return _with_source(read_image_set(cached, size), cached)
+
+
+def _with_source(images: ImageSet, folder: Path) -> ImageSet:
+    return dataclasses.replace(images, source=str(folder.resolve()))
 
 
 def load_mini() -> ImageSet:
@@ -84,6 +103,7 @@ def load_mini() -> ImageSet:
         parts["test_images"],
         parts["test_labels"].astype(np.int64),
         CIFAR10_CLASSES,
+        source="mini",
     )
 
 
