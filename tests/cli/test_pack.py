@@ -197,6 +197,7 @@ def test_run(packed: Path, tmp_path: Path) -> None:
     assert NAMES[int(expected[0].argmax())] in said
     assert " ms, engine " in said
     assert "does not exist" in call("run", packed, "nothing.png", fails=DataError)
+    assert "expected at least 1 class" in call("run", packed, paths[0], "--top", "0", fails=DataError)
     assert "neither a file nor a model of the zoo" in call("run", "resnt14", paths[0], fails=FileFormatError)
 
 
@@ -225,7 +226,6 @@ def test_run_names_the_broken_picture_and_classifies_the_others(packed: Path, tm
     values = json.loads(CliRunner().invoke(app, ["run", str(packed), str(tmp_path), "--json"]).stdout)
     assert [Path(entry["image"]).name for entry in values["failed"]] == ["b.png"]
     assert len(values["results"]) == 2
-    assert "expected at least 1 class" in call("run", packed, paths[0], "--top", "0", fails=DataError)
 
 
 def test_help_teaches() -> None:

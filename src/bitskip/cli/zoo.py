@@ -134,8 +134,8 @@ def _evaluate(name: str, path: Path, data: str | None, threads: int, flip: bool)
     images = images.for_classes(model.program.class_names, model.program.classes, name, say)
     if images.test_images.shape[1:] != model.input_shape:
         raise DataError(
-            f"{images.name} has pictures of {images.image_size} pixels, which do not fit {name}; name the data "
-            f"set that it was trained on ({card.data}) with --data"
+            f"{images.name} has pictures of {images.image_size} pixels, which do not fit {name}; name the "
+            f"data set that it was trained on ({card.data}) with --data"
         )
     augmented = None
     if flip:
