@@ -24,7 +24,9 @@ def packed_path(source: str) -> Path:
     path = Path(source)
     if path.is_dir():
         what = "a run: pack it first" if (path / "weights.safetensors").is_file() else "a folder"
-        raise FileFormatError(f"'{source}' is {what}; expected a packed file (`bitskip pack RUN -o M.bitskip`)")
+        raise FileFormatError(
+            f"'{source}' is {what}; expected a packed file (`bitskip pack RUN -o M.bitskip`)"
+        )
     if path.exists() or path.suffix == ".bitskip" or path.parent != Path():
         return path
     if source in zoo_names():

@@ -38,9 +38,9 @@ def run(
 ) -> None:
     """Classify pictures; each is scaled by its shorter side and cropped at the centre.
 
-    Of a folder all pictures are taken, those in folders below it too. Results come as they are ready. A picture
-    that cannot be read is named, the others are classified all the same, and the exit code is 2. The
-    milliseconds are those of the network alone, without reading the picture.
+    Of a folder all pictures are taken, those in folders below it too. Results come as they are ready. A
+    picture that cannot be read is named, the others are classified all the same, and the exit code is 2.
+    The milliseconds are those of the network alone, without reading the picture.
 
     Examples:
 
@@ -97,9 +97,7 @@ def _pictures(path: Path) -> list[Path]:
     return found.pictures
 
 
-def _classify(
-    model: Model, paths: list[Path], top: int
-) -> Iterator[tuple[Path, dict[str, Any] | DataError]]:
+def _classify(model: Model, paths: list[Path], top: int) -> Iterator[tuple[Path, dict[str, Any] | DataError]]:
     """Yield each path with what the model says of it, or why it cannot be read."""
     import numpy as np
 
