@@ -25,7 +25,7 @@ from bitskip.bench import worker
 from bitskip.files import write_json
 from bitskip.machine import machine
 from bitskip.program import Conv2d, FloatEpilogue, Program, QuantizeInput, Tensor
-from bitskip.runtime.native import NativeProgram, available_isas, cpu_features
+from bitskip.backends.native import NativeProgram, available_isas, cpu_features
 
 CHANNELS, OUTPUTS, KERNEL = 64, 32, 3
 EXACT = 255 * 127 * CHANNELS * KERNEL * KERNEL

@@ -22,7 +22,7 @@ import numpy as np
 from bitskip.bench.export import export
 from bitskip.bench.process import Worker
 from bitskip.errors import BitskipError, RunError
-from bitskip.runtime.native import cpu_features
+from bitskip.backends.native import cpu_features
 from bitskip.spec import named_spec
 
 HERE = Path(__file__).parent

@@ -18,6 +18,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitskip.backends.reference import run_reference
 from bitskip.errors import FileFormatError, RunError
 from bitskip.program import (
     Add,
@@ -32,7 +33,6 @@ from bitskip.program import (
     ThresholdEpilogue,
 )
 from bitskip.program.file import decode, encode, pack_container, pack_header, unpack_container
-from bitskip.runtime.reference import run_reference
 from programs import I8, Maker, every_op
 
 PROGRAM = every_op()

@@ -20,7 +20,7 @@ from bitskip.lower.run import calibration_pictures, lower_run
 from bitskip.machine import machine
 from bitskip.runtime import Model
 from bitskip.runtime.accuracy import measure_with_flip
-from bitskip.runtime.native import available_isas
+from bitskip.backends.native import available_isas
 from bitskip.training import RunResult, load_run
 from bitskip.zoo.catalog import Card, models_folder
 

@@ -200,7 +200,7 @@ class Engine {
 }  // namespace
 
 NB_MODULE(_native, m) {
-  m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.runtime.native).";
+  m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.backends.native).";
   m.def("cpu_features", &bsk_cpu_features, "Bits of the BSK_CPU_ constants.");
   m.def("limit_cpu", &bsk_cpu_limit, nb::arg("allowed"), "Hide features from engines made later, for tests; 0xffffffff shows all.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bitskip.runtime.native import available_isas
+from bitskip.backends.native import available_isas
 from programs import every_op
 
 

@@ -11,6 +11,7 @@ import torch
 from networks import MEAN, STD, normalised, pictures, random_network, torch_logits
 from torch import nn
 
+from bitskip.backends.reference import run_reference
 from bitskip.cost import cost_of
 from bitskip.errors import LoweringError
 from bitskip.lower import lower
@@ -27,7 +28,6 @@ from bitskip.program import (
     op_outputs,
 )
 from bitskip.program.file import stored_array_bytes
-from bitskip.runtime.reference import run_reference
 from bitskip.spec import PAPER_VARIANTS, NetworkSpec, named_spec
 
 

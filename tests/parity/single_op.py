@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bitskip import _native
+from bitskip.backends.native import ISAS
 from bitskip.bits import pack_signs
-from bitskip.runtime.native import ISAS
 
 U8, F32, I8, BITS, I32 = range(5)
 BYTES = {U8: 1, F32: 4, I8: 1, I32: 4}

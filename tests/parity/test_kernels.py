@@ -14,8 +14,8 @@ import pytest
 from single_op import BITS, F32, I8, SingleOp, conv_sum, packed_weights, signs
 
 from bitskip import _native
+from bitskip.backends.native import CPU_FEATURES, available_isas
 from bitskip.bits import pack_signs
-from bitskip.runtime.native import CPU_FEATURES, available_isas
 
 CHANNELS = (1, 3, 5, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200)
 SIZES = ((1, 1), (1, 7), (2, 3), (5, 5), (8, 8), (9, 16), (15, 4), (33, 33))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bitskip.backends.native import NativeProgram, available_isas
+from bitskip.backends.reference import run_reference
 from bitskip.bits import pack_signs
 from bitskip.errors import RunError
 from bitskip.program import (
@@ -28,8 +30,6 @@ from bitskip.program import (
     Tensor,
     ThresholdEpilogue,
 )
-from bitskip.runtime.native import NativeProgram, available_isas
-from bitskip.runtime.reference import run_reference
 
 Shape = tuple[int, int, int]
 

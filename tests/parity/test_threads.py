@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bitskip.runtime.native import NativeProgram
-from bitskip.runtime.reference import run_reference
+from bitskip.backends.native import NativeProgram
+from bitskip.backends.reference import run_reference
 from programs import every_op
 
 
@@ -28,7 +28,7 @@ def test_concurrent_calls_take_turns() -> None:
 _NO_ROOM = """
 import resource
 from bitskip.errors import RunError
-from bitskip.runtime.native import NativeProgram
+from bitskip.backends.native import NativeProgram
 from programs import every_op
 
 program = every_op()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitskip.backends.reference import run_reference
 from bitskip.cost import cost_of
 from bitskip.errors import FileFormatError, PruningError
 from bitskip.lower import lower
@@ -30,7 +31,6 @@ from bitskip.pruning import (
     save_pruned,
 )
 from bitskip.pruning.report import latency
-from bitskip.runtime.reference import run_reference
 from bitskip.spec import NetworkSpec, named_spec
 
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 import bitskip
+from bitskip.backends.reference import run_reference
 from bitskip.errors import DataError, FileFormatError, RunError
 from bitskip.runtime.accuracy import Accuracy, measure, measure_with_flip, wilson_interval
 from bitskip.runtime.model import Model
-from bitskip.runtime.reference import run_reference
 from programs import every_op
 
 PROGRAM = every_op()
@@ -42,7 +42,7 @@ def test_predict_is_the_reference(model: Model, tmp_path: Path) -> None:
 
 def test_the_engine_says_what_it_is() -> None:
     assert Model(PROGRAM).engine in ("native", "reference")
-    with pytest.raises(RunError, match="engine is 'fast', expected auto, native or reference"):
+    with pytest.raises(RunError, match="engine is 'fast', expected one of auto, native, reference"):
         Model(PROGRAM, engine="fast")
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bitskip.backends.reference import Reference, run_reference
 from bitskip.bits import pack_signs, unpack_signs
 from bitskip.program import (
     Activation,
@@ -28,7 +29,6 @@ from bitskip.program import (
     Tensor,
     ThresholdEpilogue,
 )
-from bitskip.runtime.reference import Reference, run_reference
 
 
 def observed(program: Program, images: npt.NDArray[np.uint8]) -> dict[int, npt.NDArray[Any]]:

@@ -1,24 +1,70 @@
 """What takes a Program further: one folder (or module) a target, behind one small protocol.
 
+A **backend** runs a Program in this process: a module with the two functions of `Backend`, made known by one
+line in `BACKENDS`. `bitskip.runtime.Model` takes the first that supports the program.
+
 `bitskip export` writes a packed model in another form. A target is a module with one object `TARGET` that
 follows `ExportTarget`; one line in `EXPORT_TARGETS` makes it known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from bitskip.errors import RunError, nearest
 from bitskip.program import Program
 
-__all__ = ["EXPORT_TARGETS", "ExportTarget", "Exported", "export_target"]
+__all__ = [
+    "BACKENDS",
+    "EXPORT_TARGETS",
+    "Backend",
+    "ExportTarget",
+    "Exported",
+    "Run",
+    "backend",
+    "export_target",
+]
+
+# name -> module with the functions of `Backend`, fastest first; imported only when it is asked for
+BACKENDS: dict[str, str] = {
+    "native": "bitskip.backends.native",
+    "reference": "bitskip.backends.reference",
+}
 
 # name -> module with an object TARGET; imported only when it is asked for
 EXPORT_TARGETS: dict[str, str] = {}
+
+
+Run = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]  # uint8 (N, H, W, C) -> float32 (N, classes)
+
+
+class Backend(Protocol):
+    """One way of running a Program here: a module with these functions."""
+
+    def supports(self, program: Program) -> tuple[str, ...]:
+        """Return why it cannot run `program` on this machine, one sentence a reason; empty if it can."""
+
+    def build(self, program: Program, *, threads: int = 1) -> Run:
+        """Return what runs batches of pictures; raises RunError if `supports` gave reasons."""
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of that name.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if name not in BACKENDS:
+        known = ", ".join(("auto", *BACKENDS))
+        raise RunError(f"engine is '{name}', expected one of {known}{nearest(name, BACKENDS)}")
+    return cast(Backend, import_module(BACKENDS[name]))
 
 
 @dataclass(frozen=True)

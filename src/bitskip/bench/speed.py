@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bitskip.backends.native import NativeProgram
 from bitskip.bench.timing import Spread, Timer, alternate, timer
 from bitskip.errors import RunError
 from bitskip.program import Program
-from bitskip.runtime.native import NativeProgram
 
 __all__ = [
     "ROUNDS",

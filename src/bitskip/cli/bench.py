@@ -49,9 +49,9 @@ def bench(
     - `bitskip bench hybrid.bitskip --threads 2 --batch 8 --json`
     - `bitskip bench hybrid.bitskip --peers`
     """
+    from bitskip.backends.native import available_isas, cpu_features
     from bitskip.bench.speed import measure, measure_layers
     from bitskip.program import Program
-    from bitskip.runtime.native import available_isas, cpu_features
 
     program = Program.load(file)
     found = available_isas()

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from bitskip.backends.reference import Reference
 from bitskip.lower.assemble import Quantization
 from bitskip.program import Program
-from bitskip.runtime.reference import Reference
 
 __all__ = ["find_quantizations"]
 

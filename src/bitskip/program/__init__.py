@@ -1,6 +1,6 @@
 """Program, the inference plan (docs/program.md): its ops, the one validation pass, and the file.
 
-`bitskip.runtime.reference` is docs/program.md as numpy.
+`bitskip.backends.reference` is docs/program.md as numpy.
 """
 
 from bitskip.program.ops import (

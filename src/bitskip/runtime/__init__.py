@@ -1,8 +1,8 @@
-"""Running packed networks with numpy alone: the reference executor, the native engine, and `Model`."""
+"""Running packed networks with numpy alone: `Model` over the backends, accuracy, and what a file holds."""
 
 from __future__ import annotations
 
+from bitskip.backends.reference import run_reference
 from bitskip.runtime.model import Model, Prediction, load
-from bitskip.runtime.reference import run_reference
 
 __all__ = ["Model", "Prediction", "load", "run_reference"]

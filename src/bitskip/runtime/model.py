@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitskip.backends import BACKENDS, Run, backend
 from bitskip.errors import DataError, RunError
 from bitskip.program import Program
 
 __all__ = ["Model", "Prediction", "load"]
 
-_CHUNK = 64  # pictures that the numpy reference takes at a time
 _TOLERANCE = 1e-4  # how far a normalised value may lie from that of a whole pixel level
 
 Logits = npt.NDArray[np.float32]
@@ -54,11 +53,9 @@ class Model:
     """
 
     def __init__(self, program: Program, *, threads: int = 1, engine: str = "auto") -> None:
-        if engine not in ("auto", "native", "reference"):
-            raise RunError(f"engine is '{engine}', expected auto, native or reference")
         self.program = program
         self._run, self.engine = _choose(program, threads, engine)
-        self._reference: Callable[[npt.NDArray[Any]], Logits] | None = None
+        self._reference: Run | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -93,7 +90,7 @@ class Model:
         if pixels is not None:
             return self._run(pixels)
         if self._reference is None:
-            self._reference = _reference(self.program)
+            self._reference = backend("reference").build(self.program)
         return self._reference(array)
 
     def top(self, images: npt.ArrayLike, k: int = 1) -> list[list[Prediction]]:
@@ -143,30 +140,13 @@ class Model:
         return pixels.astype(np.uint8) if np.abs(again - array).max() <= _TOLERANCE else None
 
 
-def _reference(program: Program) -> Callable[[npt.NDArray[Any]], Logits]:
-    from bitskip.runtime.reference import Reference
-
-    reference = Reference(program)
-
-    def run(images: npt.NDArray[Any]) -> Logits:
-        parts = [reference.run(images[at : at + _CHUNK]) for at in range(0, len(images), _CHUNK)]
-        return np.concatenate(parts)
-
-    return run
-
-
-def _choose(
-    program: Program, threads: int, engine: str
-) -> tuple[Callable[[npt.NDArray[Any]], Logits], str]:
-    if engine != "reference":
-        from bitskip.runtime.native import NativeProgram, require_native
-
-        try:
-            require_native()
-        except RunError as error:
-            if engine == "native":
-                raise RunError(f"the native engine is not there: {error}") from None
-        else:
-            run: Callable[[npt.NDArray[Any]], Logits] = NativeProgram(program, threads=threads).run
-            return run, "native"
-    return _reference(program), "reference"
+def _choose(program: Program, threads: int, engine: str) -> tuple[Run, str]:
+    """Return what runs `program`, and the name of its backend."""
+    for name in BACKENDS if engine == "auto" else (engine,):
+        module = backend(name)
+        reasons = module.supports(program)
+        if not reasons:
+            return module.build(program, threads=threads), name
+        if engine != "auto":
+            raise RunError(f"the {name} engine is not there: {'; '.join(reasons)}")
+    raise RunError(f"no engine runs {program.name}: {'; '.join(reasons)}")

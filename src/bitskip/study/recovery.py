@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from bitskip.backends.native import NativeProgram, available_isas
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.errors import RunError, nearest
@@ -29,7 +30,6 @@ from bitskip.machine import machine
 from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
 from bitskip.pruning.plan import weights_digest
 from bitskip.pruning.report import Gain, take_turns
-from bitskip.runtime.native import NativeProgram, available_isas
 from bitskip.sources.load import LoadedModel, load_model
 from bitskip.sources.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.spec import NetworkSpec

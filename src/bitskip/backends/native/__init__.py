@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitskip.backends import Run
 from bitskip.errors import RunError
 from bitskip.program import (
     Activation,
@@ -37,7 +38,7 @@ from bitskip.program import (
     op_residual,
 )
 
-__all__ = ["CPU_FEATURES", "ISAS", "NativeProgram", "available_isas", "cpu_features"]
+__all__ = ["CPU_FEATURES", "ISAS", "NativeProgram", "available_isas", "build", "cpu_features", "supports"]
 
 # The numbers of native/include/bitskip.h.
 ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
@@ -53,6 +54,7 @@ Description = dict[str, Any]
 
 MAX_THREADS = 256
 
+
 def _native() -> Any:
     try:
         return importlib.import_module("bitskip._native")
@@ -60,11 +62,6 @@ def _native() -> Any:
         raise RunError(
             f"the native runtime is not built ({error}); install bitskip with pip, which compiles it"
         ) from None
-
-
-def require_native() -> None:
-    """Raise RunError, saying why, unless the native runtime is built."""
-    _native()
 
 
 def cpu_features() -> tuple[str, ...]:
@@ -272,3 +269,17 @@ class NativeProgram:
     def profile(self, image: npt.NDArray[Any], repeats: int = 100) -> npt.NDArray[np.float64]:
         """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
         return np.asarray(self._engine.profile(self._checked(image), repeats))
+
+
+def supports(program: Program) -> tuple[str, ...]:
+    """Return why this machine cannot run `program` natively; empty if it can."""
+    try:
+        _native()
+    except RunError as error:
+        return (str(error),)
+    return ()
+
+
+def build(program: Program, *, threads: int = 1) -> Run:
+    """Return the native engine's run of `program`; see `NativeProgram`."""
+    return NativeProgram(program, threads=threads).run

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bitskip.backends import Run
 from bitskip.bits import unpack_signs
 from bitskip.program import (
     Activation,
@@ -41,10 +42,11 @@ from bitskip.program import (
 )
 from bitskip.program.check import accumulator_bound
 
-__all__ = ["Reference", "run_reference"]
+__all__ = ["Reference", "build", "run_reference", "supports"]
 
 Observer = Callable[[int, Array], None]
 
+_CHUNK = 64  # pictures that `build`'s run takes at a time
 _EXACT_IN_FLOAT32 = 1 << 24
 _EXACT_IN_FLOAT64 = 1 << 53
 
@@ -63,6 +65,22 @@ def run_reference(
         float32 logits (N, classes).
     """
     return Reference(program).run(images, observe)
+
+
+def supports(program: Program) -> tuple[str, ...]:
+    """Return nothing: the reference runs every Program."""
+    return ()
+
+
+def build(program: Program, *, threads: int = 1) -> Run:
+    """Return the reference's run of `program`, on pictures in small groups; `threads` is not used."""
+    reference = Reference(program)
+
+    def run(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        parts = [reference.run(images[at : at + _CHUNK]) for at in range(0, len(images), _CHUNK)]
+        return np.concatenate(parts)
+
+    return run
 
 
 class Reference:
