@@ -76,6 +76,6 @@ void bsk_cpu_limit(uint32_t allowed) { limit = allowed; }
 
 uint32_t bsk_cpu_features(void) {
   static _Atomic uint32_t known; /* bit 31: asked before */
-  if (!known) known = detect() | 0x80000000u;
+  if (!known) known = detect() | BSK_CPU_LOOKUP | BSK_CPU_WINOGRAD | 0x80000000u;
   return known & limit & 0x7fffffffu;
 }

@@ -82,13 +82,21 @@ int bsk_isa_available(bsk_isa isa) {
   }
 }
 
+static const char *_Atomic preferred;
+
+void bsk_conv_prefer(const char *name) {
+  preferred = NULL;
+  for (size_t i = 0; name && i < COUNT(convs); ++i)
+    if (strcmp(convs[i].kernel.name, name) == 0) preferred = convs[i].kernel.name;
+}
+
 /* Later lines of a kernels.inc win, so each lists its variants slowest first. */
 const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, int inputs, int width) {
   const bsk_conv_kernel *best = NULL;
   for (size_t i = 0; i < COUNT(convs); ++i)
     if (convs[i].types == types && runs_here(convs[i].kernel.isa, convs[i].kernel.needs, isa) &&
         (!convs[i].kernel.special || (inputs >= convs[i].kernel.special->least_inputs && width >= convs[i].kernel.special->least_width)))
-      best = &convs[i].kernel;
+      if (!best || best->name != preferred) best = &convs[i].kernel;
   return best;
 }
 

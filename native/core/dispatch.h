@@ -13,6 +13,9 @@ const bsk_plain_kernels *bsk_find_plain(bsk_isa isa);
 /* Whether `isa` can be asked for here: scalar and best always, others where the processor has the base feature. */
 int bsk_isa_available(bsk_isa isa);
 
+/* Take this variant wherever it can run, until called with another name or NULL: for tests and for timing. */
+void bsk_conv_prefer(const char *name);
+
 /* The i-th variant of the convolution kernels, for tests and listings; NULL past the last one. */
 const bsk_conv_kernel *bsk_conv_variant(size_t i);
 #endif

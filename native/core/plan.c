@@ -8,6 +8,7 @@
 #define MAX_CHANNELS (1 << 20)
 #define MAX_KERNEL 255
 #define MAX_TENSOR ((int64_t)1 << 40)
+#define TABLE_BYTES (192 * 1024) /* of lookup tables at once: less than half of a small second-level cache */
 
 static _Thread_local const char *last_error = "";
 const char *bsk_last_error(void) { return last_error; }
@@ -209,11 +210,11 @@ static const struct {
 } packs[] = {
     [BSK_PACK_BITS] = {32, 4 * BSK_GROUP, 4 * BSK_GROUP},  [BSK_PACK_I8] = {4, 4 * BSK_GROUP, 4 * BSK_GROUP},
     [BSK_PACK_I16] = {2, 4 * BSK_GROUP, 4 * BSK_GROUP},    [BSK_PACK_F32] = {1, 4 * BSK_GROUP, 4 * BSK_GROUP},
-    [BSK_PACK_NIBBLES] = {4, BSK_GROUP, BSK_GROUP},
+    [BSK_PACK_NIBBLES] = {4, BSK_GROUP, BSK_GROUP},        [BSK_PACK_SUBSETS] = {8, BSK_GROUP, 2 * BSK_GROUP},
     [BSK_PACK_MASK_I8] = {4, BSK_GROUP / 2, 4 * BSK_GROUP}, [BSK_PACK_MASK_F32] = {1, BSK_GROUP / 8, 4 * BSK_GROUP},
 };
 static const size_t row_element[] = {
-    [BSK_ROWS_BITS] = 4, [BSK_ROWS_U8] = 1, [BSK_ROWS_I16] = 2, [BSK_ROWS_I8] = 1, [BSK_ROWS_F32] = 4, [BSK_ROWS_NIBBLES] = 1, [BSK_ROWS_SIGNS] = 1};
+    [BSK_ROWS_BITS] = 4, [BSK_ROWS_U8] = 1, [BSK_ROWS_I16] = 2, [BSK_ROWS_I8] = 1, [BSK_ROWS_F32] = 4, [BSK_ROWS_NIBBLES] = 1, [BSK_ROWS_SIGNS] = 1, [BSK_ROWS_TABLES] = 8};
 
 /* One step of one lane. */
 static void pack_step(bsk_pack pack, const weights_view *v, char *step, int32_t lane, int32_t o, int32_t r, int32_t s, int32_t first) {
@@ -226,6 +227,9 @@ static void pack_step(bsk_pack pack, const weights_view *v, char *step, int32_t 
     }
     case BSK_PACK_NIBBLES:
       for (int32_t j = 0; j < 4; ++j) step[lane] = (char)(step[lane] | weight_negative(v, o, r, s, first + j) << j);
+      break;
+    case BSK_PACK_SUBSETS:
+      for (int32_t j = 0; j < 8; ++j) step[lane] = (char)(step[lane] | !weight_negative(v, o, r, s, first + j) << j);
       break;
     case BSK_PACK_I8:
       for (int32_t j = 0; j < 4; ++j)
@@ -304,7 +308,7 @@ static void fill_base(const bsk_op *op, const weights_view *v, const bsk_conv_pl
                 if (r < r0 || r >= r1 || s < s0 || s >= s1) value -= weight_sum(op, v, o, r, s);
           }
         } else if (o < v->o) {
-          const int32_t shift = c->kernel->rows == BSK_ROWS_U8 ? 128 + op->in.zero_point : c->kernel->rows == BSK_ROWS_I8 ? op->in.zero_point : 0;
+          const int32_t shift = c->kernel->rows == BSK_ROWS_U8 || c->kernel->rows == BSK_ROWS_TABLES ? 128 + op->in.zero_point : c->kernel->rows == BSK_ROWS_I8 ? op->in.zero_point : 0;
           if (shift)
             for (int32_t r = 0; r < v->kh; ++r)
               for (int32_t s = 0; s < v->kw; ++s) value -= shift * weight_sum(op, v, o, r, s);
@@ -319,6 +323,15 @@ static void fill_pad_pixel(const bsk_op *op, const bsk_conv_plan *c, uint8_t *pi
   memset(pixel, 0, c->pixel_bytes);
   const int32_t n = op->in.c;
   if (c->kernel->rows == BSK_ROWS_U8) memset(pixel, 128 + op->in.zero_point, (size_t)n);
+  if (c->kernel->rows == BSK_ROWS_TABLES) { /* every channel alike: popcount of the index times one value */
+    for (int32_t i = 0; i < c->channels_padded; i += 4)
+      for (int32_t e = 0; e < 16; ++e) {
+        int32_t sum = 0;
+        for (int32_t j = 0; j < 4 && i + j < n; ++j) sum += (e >> j & 1) * (128 + op->in.zero_point);
+        uint8_t *at = pixel + i / 8 * 64 + i / 4 % 2 * 16 + e;
+        at[0] = (uint8_t)(sum & 31), at[32] = (uint8_t)(sum >> 5);
+      }
+  }
   if (c->kernel->rows == BSK_ROWS_I8) memset(pixel, (uint8_t)(int8_t)op->in.zero_point, (size_t)n);
   if (c->kernel->rows == BSK_ROWS_BITS && op->pad_value == -1)
     for (int32_t i = 0; i < n; ++i) pixel[i / 8] = (uint8_t)(pixel[i / 8] | 1u << (i % 8));
@@ -367,19 +380,28 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   c->channels_padded = c->kernel->rows == BSK_ROWS_BITS || c->kernel->rows == BSK_ROWS_NIBBLES ? steps : steps * per_step;
   c->pixel_bytes = (size_t)c->channels_padded * row_element[c->kernel->rows];
   c->row_bytes = c->pixel_bytes * ((size_t)in->w + 2 * (size_t)op->pw);
-  c->rows_bytes = c->row_bytes * ((size_t)in->h + 2 * (size_t)op->ph);
+  c->band = shape->h;
+  if (c->kernel->rows == BSK_ROWS_TABLES) { /* 8 times the bytes of the input: a band of rows that stays in cache */
+    const int64_t rows = TABLE_BYTES / (int64_t)c->row_bytes, most = (rows - op->kh) / op->sh + 1;
+    if (most < c->band) c->band = most < 1 ? 1 : (int32_t)most;
+    c->band = (shape->h + (shape->h + c->band - 1) / c->band - 1) / ((shape->h + c->band - 1) / c->band); /* even bands */
+  }
+  const size_t in_rows = c->band < shape->h ? (size_t)(c->band - 1) * (size_t)op->sh + (size_t)op->kh : (size_t)in->h + 2 * (size_t)op->ph;
+  c->rows_bytes = c->row_bytes * in_rows;
+  c->sums_bytes = c->kernel->rows == BSK_ROWS_TABLES ? in_rows * ((size_t)in->w + 2 * (size_t)op->pw) * sizeof(int32_t) : 0;
   c->run = op->kw * steps;
   c->steps = (size_t)op->kh * (size_t)c->run;
   c->group_bytes = c->steps * packs[c->kernel->pack].packed;
   c->direct = op->ph == 0 && op->pw == 0 &&
               ((c->kernel->rows == BSK_ROWS_F32) || (c->kernel->rows == BSK_ROWS_BITS && steps % 2 == 0) ||
                (c->kernel->rows == BSK_ROWS_I8 && in->c == c->channels_padded));
-  size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN);
+  size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->sums_bytes, BSK_ALIGN);
   if (special && shape->w % special->line != 0) {
     c->line_bytes = (size_t)op->kh * (size_t)c->run * (size_t)per_step * row_element[c->kernel->rows];
     need += bsk_round_up(((size_t)shape->h * (size_t)shape->w + (size_t)c->kernel->pixels) * c->line_bytes, BSK_ALIGN);
   }
-  if (c->kernel->unpack) need += bsk_round_up(c->steps * packs[c->kernel->pack].ready, BSK_ALIGN);
+  c->ready_bytes = c->steps * packs[c->kernel->pack].ready;
+  if (c->kernel->unpack) need += bsk_round_up(c->ready_bytes * (size_t)(special && special->groups ? special->groups : 1), BSK_ALIGN);
   if (need > *scratch) *scratch = need;
 
   const weights_view v = {shape->c, op->kh, op->kw, in->c, op->weights};

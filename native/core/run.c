@@ -78,7 +78,7 @@ static void run_elementwise(const bsk_plan_op *p, const place *at, int32_t y0, i
 
 /* ---- Convolution -------------------------------------------------------------------------------------------------- */
 
-static void copy_pixels(const bsk_plan_op *p, char *dst, const char *src, size_t n) {
+static void copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const char *src, size_t n) {
   const bsk_conv_plan *c = &p->conv;
   const int32_t channels = p->op.in.c;
   switch (c->kernel->rows) {
@@ -100,6 +100,9 @@ static void copy_pixels(const bsk_plan_op *p, char *dst, const char *src, size_t
     case BSK_ROWS_NIBBLES:
       p->plain->rows_nibbles((uint8_t *)dst, (const uint8_t *)src, n, (int)(8 * bsk_words64(channels)), c->channels_padded);
       break;
+    case BSK_ROWS_TABLES:
+      c->kernel->special->rows_tables((uint8_t *)dst, sums, (const int8_t *)src, n, channels, c->channels_padded);
+      break;
     case BSK_ROWS_U8:
       p->plain->rows_u8((uint8_t *)dst, (const int8_t *)src, n, channels, c->channels_padded);
       break;
@@ -119,29 +122,41 @@ static void copy_pixels(const bsk_plan_op *p, char *dst, const char *src, size_t
   }
 }
 
-static void fill_padding(const bsk_conv_plan *c, char *dst, size_t n) {
+static void fill_padding(const bsk_plan_op *p, char *dst, int32_t *sums, size_t n) {
+  const bsk_conv_plan *c = &p->conv;
   if (c->pad_is_zero) {
     memset(dst, 0, n * c->pixel_bytes);
   } else {
     for (size_t i = 0; i < n; ++i) memcpy(dst + i * c->pixel_bytes, c->pad_pixel, c->pixel_bytes);
   }
+  if (sums)
+    for (size_t i = 0; i < n; ++i) sums[i] = p->op.in.c * (128 + p->op.in.zero_point);
 }
 
-/* Padded rows [first, last) of the picture, in the kernel's form. */
-static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32_t first, int32_t last) {
+/* Padded rows [first, last) of the picture, in the kernel's form, and the sums of their pixels where the kernel wants them.
+ * What no tap reads is left out: rows between kernels that are lower than their stride, and likewise pixels. */
+static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32_t *sums, int32_t first, int32_t last) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_op *op = &p->op;
   const size_t in_pixel = op->in.dtype == BSK_BITS ? 8 * bsk_words64(op->in.c) : (size_t)op->in.c * (op->in.dtype == BSK_F32 ? 4 : 1);
-  const size_t width = (size_t)op->in.w, left = (size_t)op->pw;
-  for (int32_t r = first; r < last; ++r, rows += c->row_bytes) {
+  const size_t width = (size_t)op->in.w, left = (size_t)op->pw, whole = width + 2 * left;
+  for (int32_t r = first; r < last; ++r, rows += c->row_bytes, sums = sums ? sums + whole : NULL) {
     const int32_t y = r - op->ph;
+    if (r % op->sh >= op->kh) continue;
     if (y < 0 || y >= op->in.h) {
-      fill_padding(c, rows, width + 2 * left);
+      fill_padding(p, rows, sums, whole);
       continue;
     }
-    fill_padding(c, rows, left);
-    copy_pixels(p, rows + left * c->pixel_bytes, in + (size_t)y * width * in_pixel, width);
-    fill_padding(c, rows + (left + width) * c->pixel_bytes, left);
+    const char *from = in + (size_t)y * width * in_pixel;
+    fill_padding(p, rows, sums, left);
+    if (op->kw < op->sw) {
+      for (size_t x = 0; x < width; ++x)
+        if ((x + left) % (size_t)op->sw < (size_t)op->kw)
+          copy_pixels(p, rows + (left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1);
+    } else {
+      copy_pixels(p, rows + left * c->pixel_bytes, sums ? sums + left : NULL, from, width);
+    }
+    fill_padding(p, rows + (left + width) * c->pixel_bytes, sums ? sums + left + width : NULL, left);
   }
 }
 
@@ -156,26 +171,28 @@ static void prepare_lines(const bsk_plan_op *p, const char *rows, char *lines, i
         memcpy(lines, rows + (size_t)(y - y0) * row_step + (size_t)r * c->row_bytes + (size_t)x * col_step, bytes);
 }
 
-static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+/* The sum of what output pixel (y, x) of a band reads; `sums` starts at the band's first row. */
+BSK_INLINE int32_t total_of(const bsk_op *op, const int32_t *sums, int32_t y, int32_t x) {
+  const size_t width = (size_t)op->in.w + 2 * (size_t)op->pw;
+  const int32_t *at = sums + (size_t)y * (size_t)op->sh * width + (size_t)x * (size_t)op->sw;
+  int32_t total = 0;
+  for (int32_t r = 0; r < op->kh; ++r)
+    for (int32_t s = 0; s < op->kw; ++s) total += at[(size_t)r * width + (size_t)s];
+  return total;
+}
+
+/* Output rows [y0, y1), whose input rows in the kernel's form start at `rows`. */
+static void run_band(const bsk_plan_op *p, const place *at, const char *rows, const int32_t *sums, char *scratch, int32_t y0, int32_t y1,
+                     const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_op *op = &p->op;
-  const int32_t first = y0 * op->sh, last = (y1 - 1) * op->sh + op->kh;
-  const char *rows;
-  char *scratch = at->scratch;
-  if (c->direct) {
-    rows = (const char *)read_at(at, &op->in) + (size_t)first * c->row_bytes;
-  } else {
-    prepare_rows(p, (const char *)read_at(at, &op->in), scratch, first, last);
-    rows = scratch;
-    scratch += bsk_round_up(c->rows_bytes, BSK_ALIGN);
-  }
   const int integer_acc = op->in.dtype != BSK_F32;
   const size_t row_step = (size_t)op->sh * c->row_bytes, col_step = (size_t)op->sw * c->pixel_bytes;
   const size_t padded = (size_t)c->groups * BSK_GROUP;
   const int pixels = c->kernel->pixels;
   const size_t begin = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w;
   _Alignas(BSK_ALIGN) int32_t acc[BSK_MAX_PIXELS * BSK_GROUP];
-  bsk_tile tile = {{0}, {0}, NULL, c->row_bytes, c->group_bytes, op->kh, c->run, 1};
+  bsk_tile tile = {.row_bytes = c->row_bytes, .group_bytes = c->group_bytes, .kh = op->kh, .run = c->run, .groups = 1};
   char *lines = NULL;
   if (c->line_bytes) {
     lines = scratch;
@@ -186,38 +203,69 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
     tile.run = op->kh * c->run;
   }
 
-  const bsk_special *special = c->kernel->special;
-  if (special && special->begin) special->begin();
-  const int32_t span = special && special->groups ? special->groups : 1;
+  const int32_t span = c->kernel->special && c->kernel->special->groups ? c->kernel->special->groups : 1;
   for (int32_t g = 0; g < c->groups; g += span) {
     tile.groups = c->groups - g < span ? c->groups - g : span;
     tile.weights = (const char *)c->weights + (size_t)g * c->group_bytes;
     if (c->kernel->unpack) {
-      c->kernel->unpack(tile.weights, scratch, c->steps);
+      for (int32_t part = 0; part < tile.groups; ++part)
+        c->kernel->unpack((const char *)tile.weights + (size_t)part * c->group_bytes, scratch + (size_t)part * c->ready_bytes, c->steps);
       tile.weights = scratch;
+      tile.group_bytes = c->ready_bytes;
     }
     const int32_t *base = c->base ? c->base + (size_t)g * BSK_GROUP : NULL;
     int32_t y = y0, x = 0;
     for (size_t pixel = begin; pixel < end; pixel += (size_t)pixels) {
-      const int n = (int)(end - pixel < (size_t)pixels ? end - pixel : (size_t)pixels);
+      tile.n = (int)(end - pixel < (size_t)pixels ? end - pixel : (size_t)pixels);
       for (int i = 0; i < pixels; ++i) {
-        if (i >= n) { /* beyond the last pixel: compute it again, store nothing */
-          tile.px[i] = lines ? lines + (pixel - begin + (size_t)i) * c->line_bytes : tile.px[n - 1];
-          tile.base[i] = tile.base[n - 1];
+        if (i >= tile.n) { /* beyond the last pixel: compute it again, store nothing */
+          tile.px[i] = lines ? lines + (pixel - begin + (size_t)i) * c->line_bytes : tile.px[tile.n - 1];
+          tile.base[i] = tile.base[tile.n - 1];
+          tile.total[i] = tile.total[tile.n - 1];
           continue;
         }
         tile.px[i] = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
         if (base) tile.base[i] = base + ((size_t)c->row_class[y] * (size_t)c->col_classes + c->col_class[x]) * padded;
+        if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
         if (++x == out->w) x = 0, ++y;
         if (lines) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
       }
       c->kernel->run(&tile, acc);
       for (int32_t part = 0; part < tile.groups; ++part) {
         bsk_epi_call call;
-        aim(&call, p, at, out->c, g + part, pixel, n);
+        aim(&call, p, at, out->c, g + part, pixel, tile.n);
         call.acc = acc + part * BSK_GROUP;
         call.acc_stride = (size_t)tile.groups * BSK_GROUP;
         finish(p, &call, integer_acc);
+      }
+    }
+  }
+}
+
+static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  const bsk_conv_plan *c = &p->conv;
+  const bsk_op *op = &p->op;
+  const char *in = (const char *)read_at(at, &op->in);
+  const bsk_special *special = c->kernel->special;
+  if (special && special->begin) special->begin();
+  if (c->direct) {
+    run_band(p, at, in + (size_t)(y0 * op->sh) * c->row_bytes, NULL, at->scratch, y0, y1, out);
+  } else {
+    char *rows = at->scratch, *scratch = rows + bsk_round_up(c->rows_bytes, BSK_ALIGN);
+    int32_t *sums = c->sums_bytes ? (int32_t *)(void *)scratch : NULL;
+    const size_t width = (size_t)op->in.w + 2 * (size_t)op->pw;
+    scratch += bsk_round_up(c->sums_bytes, BSK_ALIGN);
+    int32_t ready = 0; /* input rows of the band that the one before has left in place */
+    for (int32_t y = y0; y < y1; y += c->band) {
+      const int32_t end = y1 - y < c->band ? y1 : y + c->band;
+      const int32_t first = y * op->sh, last = (end - 1) * op->sh + op->kh;
+      prepare_rows(p, in, rows + (size_t)ready * c->row_bytes, sums ? sums + (size_t)ready * width : NULL, first + ready, last);
+      run_band(p, at, rows, sums, scratch, y, end, out);
+      ready = op->kh > op->sh ? op->kh - op->sh : 0;
+      if (end < y1 && ready > 0) {
+        const size_t from = (size_t)(end * op->sh - first);
+        memmove(rows, rows + from * c->row_bytes, (size_t)ready * c->row_bytes);
+        if (sums) memmove(sums, sums + from * width, (size_t)ready * width * sizeof *sums);
       }
     }
   }

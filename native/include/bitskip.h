@@ -35,7 +35,10 @@ enum {
   BSK_CPU_NEON = 1u << 4,
   BSK_CPU_DOTPROD = 1u << 5,
   BSK_CPU_AVXVNNI = 1u << 7, /* VNNI on 256 bits, on machines without AVX-512 too */
-  BSK_CPU_AMX = 1u << 6 /* tiles and their int8 products, and the system's leave to use them */
+  BSK_CPU_AMX = 1u << 6, /* tiles and their int8 products, and the system's leave to use them */
+  /* Not of the processor: methods of its kernels, here so that bsk_cpu_limit can hide them. */
+  BSK_CPU_LOOKUP = 1u << 24, /* 1-bit weights by table lookup */
+  BSK_CPU_WINOGRAD = 1u << 25 /* 3x3 convolutions by Winograd's minimal filtering */
 };
 uint32_t bsk_cpu_features(void);
 

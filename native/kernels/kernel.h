@@ -37,7 +37,9 @@ typedef enum {
   BSK_ROWS_I8 = 3,   /* q, channels padded to 4 with 0 */
   BSK_ROWS_F32 = 4,  /* as is */
   BSK_ROWS_SIGNS = 6, /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
-  BSK_ROWS_NIBBLES = 5 /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
+  BSK_ROWS_NIBBLES = 5, /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
+  BSK_ROWS_TABLES = 7 /* for 8 channels of q + 128 (padded with 0) 64 bytes: subset sums of the first 4, then the last 4, first
+                         their low 5 bits (16 bytes and 16 bytes), then what stands above; see conv_i8_w1/lookup.h */
 } bsk_rows;
 
 /* How weights are packed for a kernel: [group][kh][kw][step][lane of BSK_GROUP][inputs of a step]. */
@@ -48,6 +50,7 @@ typedef enum {
   BSK_PACK_F32 = 3,      /* 1 float a lane */
   BSK_PACK_MASK_I8 = 4,  /* BSK_GROUP * 4 bits a step, bit 1 = -1: 16 bytes that `unpack` turns into BSK_PACK_I8 */
   BSK_PACK_NIBBLES = 6,  /* a byte of 4 bits a lane */
+  BSK_PACK_SUBSETS = 7,  /* a byte a lane: bits 0..3 the first 4 inputs, bits 4..7 the next 4, 1 = +1; `unpack` parts them */
   BSK_PACK_MASK_F32 = 5  /* BSK_GROUP bits a step, bit 1 = -1: 4 bytes that `unpack` turns into BSK_PACK_F32 */
 } bsk_pack;
 
@@ -60,6 +63,8 @@ typedef struct {
   const void *weights;
   size_t row_bytes, group_bytes;
   int32_t kh, run, groups;
+  int32_t n;                     /* pixels that count: px[n..] repeat the last one, and what is made of them is not read */
+  int32_t total[BSK_MAX_PIXELS]; /* BSK_ROWS_TABLES: the sum of all q + 128 that a pixel reads */
 } bsk_tile;
 typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
 
@@ -76,6 +81,8 @@ typedef struct {
   int groups;       /* of a tile, fewer in the last one; 0 means 1 */
   void (*begin)(void), (*end)(void); /* around all tiles of a call, or NULL */
   void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
+  /* for BSK_ROWS_TABLES; sums: of the channels of each pixel */
+  void (*rows_tables)(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp);
 } bsk_special;
 
 typedef struct {
