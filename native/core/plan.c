@@ -4,6 +4,8 @@
  */
 #include "engine.h"
 
+#include <math.h>
+
 #define MAX_SIDE 65536     /* height, width: so that products stay in int64 */
 #define MAX_CHANNELS (1 << 20)
 #define MAX_KERNEL 255
@@ -114,7 +116,8 @@ static bsk_status plan_activation(block *b, const bsk_act *act, int32_t n, int32
   return BSK_OK;
 }
 
-static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *shape, int integer_acc, bsk_plan_op *p) {
+/* `largest_acc` bounds the absolute value of an integer accumulator; 0: it is a float. */
+static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *shape, int64_t largest_acc, bsk_plan_op *p) {
   const bsk_epilogue *e = &op->epi;
   const int32_t n = shape->c, padded = bsk_groups(n) * BSK_GROUP;
   bsk_status status;
@@ -138,7 +141,7 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
       return BSK_OK;
     }
     case BSK_EPI_THRESHOLD: {
-      CHECK(integer_acc, "the threshold epilogue needs an integer accumulator");
+      CHECK(largest_acc, "the threshold epilogue needs an integer accumulator");
       CHECK(!present(&op->out_f32) && !present(&op->out_i8) && !present(&op->residual), "the threshold epilogue has bits as its only output and no residual");
       CHECK(e->t, "the threshold epilogue without thresholds");
       int32_t *t = (int32_t *)take(b, (size_t)padded * sizeof(int32_t));
@@ -157,7 +160,7 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
       return BSK_OK;
     }
     case BSK_EPI_INTEGER: {
-      CHECK(integer_acc, "the integer epilogue needs an integer accumulator");
+      CHECK(largest_acc, "the integer epilogue needs an integer accumulator");
       CHECK(present(&op->out_i8) && !present(&op->out_f32) && !present(&op->out_bits), "the integer epilogue has i8 as its only output");
       CHECK(e->m && e->b, "the integer epilogue without multipliers");
       CHECK(e->shift >= 1 && e->shift <= 40, "the shift of an integer epilogue is not in 1..40");
@@ -178,6 +181,13 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
         memset(bias, 0, (size_t)padded * sizeof(int64_t));
         memcpy(m, e->m, (size_t)n * sizeof(int32_t));
         memcpy(bias, e->b, (size_t)n * sizeof(int64_t));
+        double most = 0.0; /* of |t|, generously */
+        for (int32_t i = 0; i < n; ++i) {
+          const double t = (double)largest_acc * fabs((double)m[i]) + fabs((double)bias[i]);
+          if (t > most) most = t;
+        }
+        most += 383.0 * fabs((double)f->residual_m) + fabs((double)f->c2);
+        f->narrow = f->shift <= 32 && most * 1.001 < ldexp(1.0, 31 + f->shift);
       }
       return BSK_OK;
     }
@@ -340,6 +350,11 @@ static void fill_pad_pixel(const bsk_op *op, const bsk_conv_plan *c, uint8_t *pi
     for (int32_t i = 0; i < n; ++i) pixel[i / 4] = (uint8_t)(pixel[i / 4] | 16u << (i % 4));
 }
 
+/* No integer accumulator of the convolution is larger in absolute value. */
+static int64_t largest_sum(const bsk_op *op) {
+  return (int64_t)op->kh * op->kw * op->in.c * (op->in.dtype == BSK_BITS ? 1 : op->weight_dtype == BSK_BITS ? 255 : 255 * 127);
+}
+
 static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
   const bsk_tensor *in = &op->in;
   bsk_conv_types types;
@@ -365,8 +380,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   } else {
     return fail(BSK_ERR_UNSUPPORTED, "no convolution for these types of input and weights");
   }
-  const int64_t largest = in->dtype == BSK_BITS ? 1 : op->weight_dtype == BSK_BITS ? 255 : 255 * 127;
-  CHECK(in->dtype == BSK_F32 || inputs * largest < ((int64_t)1 << (in->dtype == BSK_BITS ? 30 : 31)), "a convolution's accumulator could exceed int32");
+  CHECK(in->dtype == BSK_F32 || largest_sum(op) < ((int64_t)1 << (in->dtype == BSK_BITS ? 30 : 31)), "a convolution's accumulator could exceed int32");
   CHECK(inputs * shape->c < MAX_TENSOR, "a convolution has too many weights");
 
   bsk_conv_plan *c = &p->conv;
@@ -488,13 +502,13 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
   switch (op->kind) {
     case BSK_OP_CONV:
       if ((status = plan_conv(b, op, isa, shape, p, scratch))) return status;
-      return plan_epilogue(b, op, shape, integer_acc, p);
+      return plan_epilogue(b, op, shape, integer_acc ? largest_sum(op) : 0, p);
     case BSK_OP_ELEMENTWISE:
       CHECK(op->in.dtype == BSK_F32 && op->epi.kind == BSK_EPI_FLOAT, "an elementwise operation takes f32 and a float epilogue");
       return plan_epilogue(b, op, shape, 0, p);
     case BSK_OP_INTEGER:
       CHECK(op->in.dtype == BSK_I8 && op->epi.kind != BSK_EPI_FLOAT, "an integer operation takes i8 and an integer epilogue");
-      return plan_epilogue(b, op, shape, 1, p);
+      return plan_epilogue(b, op, shape, 255, p);
     case BSK_OP_QUANTIZE_INPUT: {
       const int to_i8 = present(&op->out_i8);
       CHECK(!present(&op->out_bits) && to_i8 != present(&op->out_f32), "quantize_input gives f32 or i8");

@@ -117,6 +117,7 @@ typedef struct {
  * output zero point and -z_r*residual_m are folded into c1 and c2 (exact: all are integers below 2^62). */
 typedef struct {
   int32_t pre_relu, post_relu, shift, residual_m;
+  int32_t narrow; /* t >> shift fits int32 for every accumulator that the operation can have, and shift is at most 32 */
   int64_t c1, c2;
   const int32_t *m;
   const int64_t *b;

@@ -115,15 +115,57 @@ void bsk_epi_threshold_avx2(const bsk_epi_threshold *e, const bsk_epi_call *c) {
 
 BSK_INLINE __m256i max0(__m256i t) { return _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), t), t); }
 
-/* AVX2 has no arithmetic shift of int64: shift t + 2^63 as unsigned, then take 2^(63 - shift) away. */
-void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
+/* 8 channels where every t >> shift fits int32 (e->narrow): then only 32 of the 64 bits after the shift matter, which a
+ * logical shift gives for even channels and a left shift, in the upper halves, for odd ones; a blend joins them.
+ * As in the AVX-512 kernel, constants added after each other are added once, and a relu that comes last is a maximum of bytes.
+ */
+BSK_INLINE int8_t saturated(int64_t c, int shift) {
+  const int64_t q = c >= 0 ? c >> shift : ~(~c >> shift);
+  return (int8_t)(q < -128 ? -128 : q > 127 ? 127 : q);
+}
+
+BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *c, int part, int with_residual, int early_relu) {
+  const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)part;
+  const __m256i m0 = _mm256_loadu_si256((const __m256i *)(const void *)(e->m + ch)), m1 = _mm256_srli_epi64(m0, 32);
+  const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch)), high = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch + 4));
+  const __m256i late = _mm256_set1_epi64x(e->c1 + e->c2), early = early_relu ? _mm256_setzero_si256() : late;
+  const __m256i b0 = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpacklo_epi64(low, high), 0xd8), early);
+  const __m256i b1 = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpackhi_epi64(low, high), 0xd8), early);
+  const __m256i residual_m = _mm256_set1_epi64x(e->residual_m);
+  const __m128i down = _mm_cvtsi32_si128(e->shift), up = _mm_cvtsi32_si128(32 - e->shift);
+  const int floored = e->post_relu || (e->pre_relu && !with_residual);
+  const __m128i floor8 = _mm_set1_epi8(floored ? saturated(e->c2, e->shift) : -128);
+  const int32_t *acc = (const int32_t *)c->acc + 8 * part;
+  const int8_t *residual = with_residual ? (const int8_t *)c->residual + 8 * part : NULL;
+  int8_t *out = c->i8 + 8 * part;
+  for (int p = 0; p < c->n; ++p) {
+    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)acc);
+    __m256i t0 = _mm256_add_epi64(_mm256_mul_epi32(a, m0), b0), t1 = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a, 32), m1), b1);
+    if (early_relu) t0 = _mm256_add_epi64(max0(t0), late), t1 = _mm256_add_epi64(max0(t1), late);
+    if (with_residual) {
+      const __m256i r = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)residual));
+      t0 = _mm256_add_epi64(t0, _mm256_mul_epi32(r, residual_m));
+      t1 = _mm256_add_epi64(t1, _mm256_mul_epi32(_mm256_srli_epi64(r, 32), residual_m));
+      residual += c->residual_stride;
+    }
+    const __m256i q = _mm256_blend_epi32(_mm256_srl_epi64(t0, down), _mm256_sll_epi64(t1, up), 0xaa);
+    const __m128i q16 = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+    _mm_storel_epi64((__m128i *)(void *)out, _mm_max_epi8(_mm_packs_epi16(q16, q16), floor8));
+    acc += c->acc_stride;
+    out += c->out_stride;
+  }
+}
+
+/* Any values, from channel `first` on. AVX2 has no arithmetic shift of int64: shift t + 2^63 as unsigned, then take
+ * 2^(63 - shift) away. */
+static void integer_wide(const bsk_epi_integer *e, const bsk_epi_call *c, int first) {
   const __m256i c1 = _mm256_set1_epi64x(e->c1), c2 = _mm256_set1_epi64x(e->c2), residual_m = _mm256_set1_epi64x(e->residual_m);
   const __m256i sign = _mm256_set1_epi64x((long long)(1ull << 63)), back = _mm256_set1_epi64x((long long)(1ull << (63 - e->shift)));
   const __m256i high = _mm256_set1_epi64x(127), low = _mm256_set1_epi64x(-128);
   const __m256i pick = _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0);
   const __m128i shift = _mm_cvtsi32_si128(e->shift);
   const int whole = c->lanes / 4;
-  for (int part = 0; part < whole; ++part) {
+  for (int part = first / 4; part < whole; ++part) {
     const size_t ch = (size_t)c->group * BSK_GROUP + 4u * (size_t)part;
     const __m256i m = _mm256_cvtepi32_epi64(_mm_loadu_si128((const __m128i *)(const void *)(e->m + ch)));
     const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch));
@@ -149,7 +191,7 @@ void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
       memcpy(c->i8 + (size_t)p * c->out_stride + 4 * part, &bytes, 4);
     }
   }
-  for (int lane = 4 * whole; lane < c->lanes; ++lane) { /* tail: the scalar kernel's steps on one channel */
+  for (int lane = 4 * whole > first ? 4 * whole : first; lane < c->lanes; ++lane) { /* tail: the scalar kernel's steps on one channel */
     bsk_epi_integer one = *e;
     bsk_epi_call call = *c;
     const size_t ch = (size_t)c->group * BSK_GROUP + (size_t)lane;
@@ -162,4 +204,17 @@ void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
     call.i8 = c->i8 + lane;
     bsk_epi_integer_scalar(&one, &call);
   }
+}
+
+void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
+  const int whole = e->narrow ? c->lanes / 8 : 0;
+  for (int part = 0; part < whole; ++part) {
+    if (!c->residual)
+      part_narrow(e, c, part, 0, 0);
+    else if (e->pre_relu)
+      part_narrow(e, c, part, 1, 1);
+    else
+      part_narrow(e, c, part, 1, 0);
+  }
+  if (8 * whole < c->lanes) integer_wide(e, c, 8 * whole);
 }
