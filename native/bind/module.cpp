@@ -203,6 +203,13 @@ NB_MODULE(_native, m) {
   m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.backends.native).";
   m.def("cpu_features", &bsk_cpu_features, "Bits of the BSK_CPU_ constants.");
   m.def("limit_cpu", &bsk_cpu_limit, nb::arg("allowed"), "Hide features from engines made later, for tests; 0xffffffff shows all.");
+  m.def("conv_kernels", [] {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; bsk_conv_variant(i); ++i) names.emplace_back(bsk_conv_variant(i)->name);
+    return names;
+  }, "Names of the convolution kernels in this build, whether this machine can run them or not.");
+  m.def("prefer_conv", [](const std::string &name) { bsk_conv_prefer(name.c_str()); }, nb::arg("name"),
+        "Take this convolution kernel wherever it can run, in engines made later, for tests and timing; '' takes the usual ones again.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"),

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "bitskip.h"
+#include "dispatch.h"
 
 static uint64_t state = 88172645463325252ull;
 
@@ -177,6 +178,20 @@ int main(int argc, char **argv) {
       }
       free(got);
     }
+    bsk_cpu_limit(~0u);
+    for (size_t i = 0; bsk_conv_variant(i); ++i) { /* and every variant by name, also where another is chosen */
+      bsk_conv_prefer(bsk_conv_variant(i)->name);
+      char *got = run(&op, BSK_ISA_BEST, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
+      ++compared;
+      if (!same(&op, expected, got, bytes)) {
+        ++wrong;
+        printf("round %d: %s (asked for %s) differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1],
+               bsk_conv_variant(i)->name, name[0], op.in.h, op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw,
+               op.epi.kind);
+      }
+      free(got);
+    }
+    bsk_conv_prefer(NULL);
     free(expected);
     free(arena);
   }

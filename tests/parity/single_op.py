@@ -27,6 +27,7 @@ class SingleOp:
 
     description: dict[str, Any]
     arena: int = 0
+    kernel: str = ""  # that the last run took
     inputs: list[tuple[int, Any]] = field(default_factory=list)
     outputs: dict[str, tuple[int, int, tuple[int, int, int]]] = field(default_factory=dict)
 
@@ -46,6 +47,7 @@ class SingleOp:
 
     def run(self, isa: str, parts: int = 1) -> dict[str, Any]:
         engine = _native.Engine([self.description], self.arena, ISAS[isa], 1, True)
+        (self.kernel,) = engine.kernels
         rubbish = np.full(self.arena, 0xA5, np.uint8)
         engine.write(0, rubbish)
         for offset, data in self.inputs:

@@ -6,6 +6,7 @@ Memory lies before pages that may not be touched: going over the end of tensors,
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,7 +200,8 @@ def build(case: Case) -> tuple[SingleOp, dict[str, Any], bool]:
     return op, expected, given != "f32"
 
 
-def check(case: Case, isa: str) -> None:
+def check(case: Case, isa: str) -> str:
+    """Compare one case; return the name of the kernel that ran."""
     op, expected, exact = build(case)
     parts = 1 + case.seed % 3
     got = op.run(isa, parts)
@@ -214,6 +216,7 @@ def check(case: Case, isa: str) -> None:
         else:
             wrong = np.bitwise_count(got[key] ^ want).sum() if hasattr(np, "bitwise_count") else 0
             assert wrong <= 2 + want.size // 50, (case, isa)
+    return op.kernel
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -234,6 +237,52 @@ def test_convolutions_of_processors_with_less(types: str, isa: str) -> None:
             check(case, isa)
     finally:
         _native.limit_cpu(0xFFFFFFFF)
+
+
+@pytest.fixture
+def preferred(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A convolution kernel that is taken wherever it can run, whatever would be faster."""
+    _native.prefer_conv(request.param)
+    yield request.param
+    _native.prefer_conv("")
+
+
+def types_of(kernel: str) -> str:
+    return next(types for types in TYPES if kernel.startswith(f"conv_{types}_"))
+
+
+@pytest.mark.parametrize("preferred", _native.conv_kernels(), indirect=True)
+def test_convolutions_by_every_kernel_by_name(preferred: str) -> None:
+    types = types_of(preferred)
+    ran = {check(case, "best") for case in sample(types, 60, seed=150 + TYPES.index(types))}
+    if preferred.split("_")[3] in {"scalar", "neon", "avx2"} & set(available_isas()) and "avxvnni" not in preferred:
+        assert preferred in ran
+
+
+@pytest.mark.parametrize("value", [-128, 127])
+@pytest.mark.parametrize("inputs", [36, 72, 600])
+@pytest.mark.parametrize(
+    "preferred", [k for k in _native.conv_kernels() if types_of(k) in ("i8_w1", "i8_i8")], indirect=True
+)
+def test_largest_integer_sums_are_exact(preferred: str, inputs: int, value: int) -> None:
+    """Everything at its limit at once, where partial sums of 8 and 16 bits would overflow first."""
+    types = types_of(preferred)
+    x = np.full((6, 6, inputs), value, np.int8)
+    zero_point = -1 - value  # so that an activation is 255 or -255
+    w = np.full((33, 3, 3, inputs), 1 if types == "i8_w1" else 127, np.int8)
+    w[1::3] *= -1
+    w[2::3, :, :, ::2] *= -1
+    op = SingleOp(
+        {
+            "kind": 0, "weight_dtype": BITS if types == "i8_w1" else I8, "epilogue": 1,
+            "weights": packed_weights(w.astype(np.float32)) if types == "i8_w1" else w,
+            "kh": 3, "kw": 3, "sh": 1, "sw": 1, "ph": 1, "pw": 1,
+        }
+    )  # fmt: skip
+    op.give("in", I8, x, inputs, zero_point)
+    op.take("out_f32", F32, (6, 6, 33))
+    expected = conv_sum(x.astype(np.float64) - zero_point, w, (1, 1), (1, 1), 0)
+    np.testing.assert_array_equal(op.run("best")["out_f32"], expected.astype(np.float32))
 
 
 @pytest.mark.slow
