@@ -21,11 +21,11 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bitskip.backends.native import NativeProgram, available_isas, cpu_features
 from bitskip.bench import worker
 from bitskip.files import write_json
 from bitskip.machine import machine
-from bitskip.program import Conv2d, FloatEpilogue, Program, QuantizeInput, Tensor
-from bitskip.backends.native import NativeProgram, available_isas, cpu_features
+from bitskip.program import Conv2d, FloatEpilogue, Output, Program, QuantizeInput, Tensor
 
 CHANNELS, OUTPUTS, KERNEL = 64, 32, 3
 EXACT = 255 * 127 * CHANNELS * KERNEL * KERNEL
@@ -88,7 +88,7 @@ def ours() -> Program:
             QuantizeInput("picture", 0, 1, table=table),
             Conv2d("conv", 1, (2,), "i8", weight, (1, 1), (0, 0), epilogue),
         ),
-        2,
+        (Output("logits", 2),),
         2048,
     )
 

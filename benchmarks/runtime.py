@@ -30,12 +30,12 @@ import runtime_tables
 import typer
 from synthetic import NETS, resnet14
 
+from bitskip.backends.native import available_isas, cpu_features
 from bitskip.bench.speed import measure_layers, native_timers
 from bitskip.bench.timing import Timer, alternate
 from bitskip.errors import BitskipError
 from bitskip.files import read_json, write_json
 from bitskip.program import Conv2d, Program
-from bitskip.backends.native import available_isas, cpu_features
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

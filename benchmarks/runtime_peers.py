@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from bitskip.backends.native import cpu_features
 from bitskip.bench.export import export
 from bitskip.bench.process import Worker
 from bitskip.errors import BitskipError, RunError
-from bitskip.backends.native import cpu_features
 from bitskip.spec import named_spec
 
 HERE = Path(__file__).parent

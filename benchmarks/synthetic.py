@@ -24,6 +24,7 @@ from bitskip.program import (
     GlobalAvgPool,
     IntegerEpilogue,
     Op,
+    Output,
     Program,
     Quantize,
     QuantizeInput,
@@ -147,7 +148,7 @@ class _Net:
             placed.append((start, stop, born[n], last))
             arena = max(arena, stop)
             self.tensors[n] = dataclasses.replace(self.tensors[n], offset=start)
-        return Program(name, tuple(self.tensors), tuple(self.ops), output, arena)
+        return Program(name, tuple(self.tensors), tuple(self.ops), (Output("logits", output),), arena)
 
 
 def resnet14(name: str) -> Program:

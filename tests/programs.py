@@ -21,6 +21,7 @@ from bitskip.program import (
     IntegerEpilogue,
     MaxPool,
     Op,
+    Output,
     Program,
     Quantize,
     QuantizeInput,
@@ -55,7 +56,7 @@ class Maker:
 
     def done(self, output: int, **labels: Any) -> Program:
         return Program(
-            "by hand", tuple(self.tensors), tuple(self.ops), output, self.end, **labels
+            "by hand", tuple(self.tensors), tuple(self.ops), (Output("logits", output),), self.end, **labels
         )
 
 

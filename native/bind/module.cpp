@@ -122,17 +122,24 @@ class Engine {
     described_.clear();
   }
 
-  void run(nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu> images,
-           nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> out, std::size_t out_offset) {
-    const std::size_t n = images.shape(0), floats = out.shape(1);
+  // `outs` are (N, H, W, C) each, filled from the arena at `offsets`.
+  using Result = nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
+  void run(nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu> images, const std::vector<Result> &outs,
+           const std::vector<std::size_t> &offsets) {
+    const std::size_t n = images.shape(0);
     if (images.shape(1) * images.shape(2) * images.shape(3) != image_bytes_) throw std::invalid_argument("an image has the wrong size");
-    if (out.shape(0) != n) throw std::invalid_argument("images and results differ in number");
-    if (out_offset % 4 || out_offset > session_.arena().size() || floats * 4 > session_.arena().size() - out_offset)
-      throw std::invalid_argument("the result lies outside the arena");
+    if (outs.size() != offsets.size()) throw std::invalid_argument("results and offsets differ in number");
+    std::vector<bitskip::Output> outputs;
+    for (std::size_t i = 0; i < outs.size(); ++i) {
+      const std::size_t floats = outs[i].shape(1) * outs[i].shape(2) * outs[i].shape(3);
+      if (outs[i].shape(0) != n) throw std::invalid_argument("images and results differ in number");
+      if (offsets[i] % 4 || offsets[i] > session_.arena().size() || floats * 4 > session_.arena().size() - offsets[i])
+        throw std::invalid_argument("a result lies outside the arena");
+      outputs.push_back({outs[i].data(), offsets[i], floats});
+    }
     const std::uint8_t *from = images.data();
-    float *to = out.data();
     nb::gil_scoped_release unlocked;
-    session_.run(from, n, image_bytes_, to, out_offset, floats);
+    session_.run(from, n, image_bytes_, outputs);
   }
 
   // Nanoseconds of every operation on one image, one thread, `repeats` passes: rows are passes.
@@ -214,7 +221,7 @@ NB_MODULE(_native, m) {
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"),
            nb::arg("threads") = 1, nb::arg("guarded") = false)
-      .def("run", &Engine::run, nb::arg("images"), nb::arg("out"), nb::arg("out_offset"))
+      .def("run", &Engine::run, nb::arg("images"), nb::arg("outs"), nb::arg("offsets"))
       .def("profile", &Engine::profile, nb::arg("images"), nb::arg("repeats"))
       .def("write", &Engine::write, nb::arg("offset"), nb::arg("data"))
       .def("read", &Engine::read, nb::arg("offset"), nb::arg("bytes"))

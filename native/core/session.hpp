@@ -68,6 +68,12 @@ class Block {
   char *data_ = nullptr;
 };
 
+// Where one output lies in the arena, and where that of all images goes, one after the other.
+struct Output {
+  float *to;
+  std::size_t offset, floats; /* bytes; floats an image */
+};
+
 class Session {
  public:
   Session(const std::vector<bsk_op> &ops, std::size_t arena_bytes, bsk_isa isa, int threads, bool guarded) : pool_(threads) {
@@ -82,7 +88,7 @@ class Session {
   }
 
   // One pass over `n` images. Whole images go to threads; what is left of n / threads is split by rows of each layer.
-  void run(const std::uint8_t *images, std::size_t n, std::size_t image_bytes, float *out, std::size_t out_offset, std::size_t out_floats) {
+  void run(const std::uint8_t *images, std::size_t n, std::size_t image_bytes, const std::vector<Output> &outputs) {
     const std::lock_guard<std::mutex> alone(mutex_); /* one arena a thread: calls take turns */
     const std::size_t threads = static_cast<std::size_t>(pool_.threads()), whole = n / threads * threads;
     const std::size_t n_ops = bsk_engine_ops(engine_);
@@ -93,7 +99,7 @@ class Session {
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < whole;) {
         for (std::size_t op = 0; op < n_ops; ++op)
           bsk_engine_run_op(engine_, op, images + i * image_bytes, arenas_[t].data(), scratch_[t].data(), 0, 1);
-        std::memcpy(out + i * out_floats, arenas_[t].data() + out_offset, out_floats * sizeof(float));
+        take(outputs, i, arenas_[t]);
       }
       if (whole < n) pool_.barrier(); /* thread 0's arena is free from here */
       for (std::size_t i = whole; i < n; ++i) {
@@ -101,7 +107,7 @@ class Session {
           bsk_engine_run_op(engine_, op, images + i * image_bytes, arenas_[0].data(), scratch_[t].data(), thread, pool_.threads());
           pool_.barrier();
         }
-        if (t == 0) std::memcpy(out + i * out_floats, arenas_[0].data() + out_offset, out_floats * sizeof(float));
+        if (t == 0) take(outputs, i, arenas_[0]);
         if (i + 1 < n) pool_.barrier(); /* the result is read before the next image overwrites it */
       }
     };
@@ -122,6 +128,9 @@ class Session {
   std::size_t scratch_bytes() const { return scratch_[0].size(); }
 
  private:
+  static void take(const std::vector<Output> &outputs, std::size_t image, const Block &arena) {
+    for (const Output &o : outputs) std::memcpy(o.to + image * o.floats, arena.data() + o.offset, o.floats * sizeof(float));
+  }
   static void check(bsk_status status) {
     if (status != BSK_OK) throw std::invalid_argument(bsk_last_error());
   }

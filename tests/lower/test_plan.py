@@ -12,6 +12,7 @@ from bitskip.program import (
     Affine,
     FloatEpilogue,
     Op,
+    Output,
     Program,
     QuantizeInput,
     Tensor,
@@ -33,7 +34,7 @@ def add(source: int, residual: int, result: int) -> Op:
 
 def planned(ops: list[Op], output: int | None = None) -> tuple[tuple[Tensor, ...], tuple[Op, ...], int]:
     tensors = [Tensor("u8", SHAPE), *(Tensor("f32", SHAPE, 0) for _ in ops)]
-    return plan_buffers(tensors, ops, len(ops) if output is None else output)
+    return plan_buffers(tensors, ops, (len(ops) if output is None else output,))
 
 
 FIRST = QuantizeInput("picture", 0, 1, ONE, ONE)
@@ -76,7 +77,7 @@ def test_every_plan_is_sound(steps: list[tuple[int, int, bool]]) -> None:
         source, residual = 1 + first % (number - 1), 1 + second % (number - 1)
         ops.append(add(source, residual, number) if adds else copy(source, number))
     tensors, final, arena = planned(ops)
-    program = Program("plan", tensors, final, len(ops), arena)
+    program = Program("plan", tensors, final, (Output("logits", len(ops)),), arena)
     alive = max(
         len({program.tensors[n].offset for n in (*op_inputs(op), *op_outputs(op)) if n}) for op in program.ops
     )

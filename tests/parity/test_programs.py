@@ -24,6 +24,7 @@ from bitskip.program import (
     IntegerEpilogue,
     MaxPool,
     Op,
+    Output,
     Program,
     Quantize,
     QuantizeInput,
@@ -84,7 +85,8 @@ class Builder:
         return ThresholdEpilogue(t, self.rng.random(channels) < 0.5)
 
     def finish(self, output: int) -> Program:
-        return Program("made by hand", tuple(self.tensors), tuple(self.ops), output, self.arena)
+        outputs = (Output("logits", output),)
+        return Program("made by hand", tuple(self.tensors), tuple(self.ops), outputs, self.arena)
 
     def input_f32(self) -> int:
         height, width, channels = self.tensors[0].shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import bitskip
 from bitskip.backends.reference import run_reference
 from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.program import Output, Program
 from bitskip.runtime.accuracy import Accuracy, measure, measure_with_flip, wilson_interval
 from bitskip.runtime.model import Model
 from programs import every_op
@@ -172,3 +174,26 @@ def test_the_package_names_what_it_offers(tmp_path: Path) -> None:
     (tmp_path / "m.bitskip").write_bytes(b"{}")
     with pytest.raises(FileFormatError, match=r"m\.bitskip is not a sound \.bitskip file"):
         bitskip.load(tmp_path / "m.bitskip")
+
+
+# -- several outputs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_program_may_give_several_named_outputs(engine: str, threads: int) -> None:
+    program = every_op()
+    whole = dataclasses.replace(program, outputs=(Output("logits", program.output), Output("stem", 3)))
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 5, 3), dtype=np.uint8)
+    model = Model(whole, threads=threads, engine=engine)
+    found = model.outputs(images)
+    seen: dict[int, npt.NDArray[Any]] = {}
+    run_reference(program, images, observe=seen.__setitem__)
+    assert list(found) == ["logits", "stem"]
+    np.testing.assert_allclose(found["stem"], seen[3], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found["logits"], seen[program.output], rtol=1e-5, atol=1e-5)
+    assert model.outputs(images[:0])["stem"].shape == (0, 6, 5, 9)
+    with pytest.raises(RunError, match=r"by hand gives logits, stem, not logits; call outputs\(images\)"):
+        model.predict(images)
+    again = Program.from_bytes(whole.to_bytes())
+    assert again.outputs == whole.outputs

@@ -23,6 +23,7 @@ from bitskip.program import (
     IntegerEpilogue,
     MaxPool,
     Op,
+    Output,
     Program,
     Quantize,
     QuantizeInput,
@@ -52,7 +53,7 @@ def program_of(tensors: list[Tensor], ops: list[Op]) -> Program:
     for t in tensors[1:]:
         placed.append(Tensor(t.dtype, t.shape, end, t.scale, t.zero_point))
         end += -(-t.size // 64) * 64
-    return Program("p", tuple(placed), (*ops, pool, head), len(placed) - 1, end)
+    return Program("p", tuple(placed), (*ops, pool, head), (Output("logits", len(placed) - 1),), end)
 
 
 def with_picture(shape: tuple[int, int, int], *tensors: Tensor, ops: list[Op]) -> Program:

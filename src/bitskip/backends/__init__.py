@@ -42,7 +42,8 @@ BACKENDS: dict[str, str] = {
 EXPORT_TARGETS: dict[str, str] = {}
 
 
-Run = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]  # uint8 (N, H, W, C) -> float32 (N, classes)
+# uint8 (N, H, W, C) -> each output of the program, float32 (N, H, W, C)
+Run = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], ...]]
 
 
 class Backend(Protocol):

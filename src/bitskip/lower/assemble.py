@@ -36,6 +36,7 @@ from bitskip.program import (
     IntegerEpilogue,
     MaxPool,
     Op,
+    Output,
     Program,
     Quantize,
     QuantizeInput,
@@ -229,11 +230,11 @@ def assemble(
         else:
             writer.pointwise(node)
     output = writer.done.held[graph.output, F32]
-    tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, output)
+    tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, (output,))
     program = Program(
         tensors=tensors,
         ops=ops,
-        output=output,
+        outputs=(Output("logits", output),),
         arena_bytes=arena,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),

@@ -8,6 +8,7 @@ output of a residual add takes over its residual's buffer where the residual is 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from bitskip.program import Add, Conv2d, Op, Tensor, op_inputs, op_outputs, op_residual
 
@@ -17,14 +18,14 @@ _ALIGNMENT = 64
 
 
 def plan_buffers(
-    tensors: list[Tensor], ops: list[Op], output: int
+    tensors: list[Tensor], ops: list[Op], outputs: Iterable[int]
 ) -> tuple[tuple[Tensor, ...], tuple[Op, ...], int]:
     """Give every tensor but the picture (number 0) its offset.
 
     Args:
         tensors: with their shapes and dtypes; offsets are ignored.
         ops: in the order they run; `in_place` is decided here.
-        output: number of the tensor that stays alive to the end.
+        outputs: numbers of the tensors that stay alive to the end.
 
     Returns:
         The tensors with offsets, the ops with `in_place`, and the arena's size in bytes.
@@ -37,7 +38,7 @@ def plan_buffers(
         for number in op_outputs(op):
             born[number] = at
             dies[number] = at
-    dies[output] = len(ops)
+    dies |= dict.fromkeys(outputs, len(ops))
 
     group = {number: number for number in born}  # a tensor to the one whose buffer it takes over
     planned: list[Op] = []

@@ -28,6 +28,7 @@ from bitskip.program.ops import (
     IntegerEpilogue,
     MaxPool,
     Op,
+    Output,
     Quantize,
     QuantizeInput,
     Tensor,
@@ -45,6 +46,7 @@ __all__ = ["MAX_KERNEL", "MAX_SIDE", "accumulator_bound", "check_program", "inte
 
 MAX_OPS = 4096
 MAX_TENSORS = 8192
+MAX_OUTPUTS = 16
 MAX_SIDE = 1 << 16  # height, width
 MAX_CHANNELS = 1 << 20
 MAX_KERNEL = 255
@@ -156,13 +158,25 @@ def _check_order(program: Program) -> list[int]:
             if written[number] != -2:
                 _fail(where, f"writes tensor {number} a second time")
             written[number] = at
-    _integer(program.output, 1, count - 1, "program", "output")
     if -2 in written:
         _fail(f"tensor {written.index(-2)}", "is never written")
-    logits = program.tensors[program.output]
-    if logits.dtype != "f32" or logits.shape[:2] != (1, 1):
-        _fail("program", f"output is {logits.dtype} {logits.shape}, expected f32 (1, 1, classes)")
+    _check_outputs(program)
     return written
+
+
+def _check_outputs(program: Program) -> None:
+    if not isinstance(program.outputs, tuple) or not 1 <= len(program.outputs) <= MAX_OUTPUTS:
+        _fail("program", f"outputs are {program.outputs!r:.60}, expected 1..{MAX_OUTPUTS} of them")
+    for output in program.outputs:
+        if not isinstance(output, Output) or not isinstance(output.name, str) or len(output.name) > 1000:
+            _fail("program", f"output {output!r:.60} is not a name of at most 1000 characters and a tensor")
+        _integer(output.tensor, 1, len(program.tensors) - 1, "program", f"output '{output.name}'")
+        tensor = program.tensors[output.tensor]
+        if tensor.dtype != "f32":
+            _fail("program", f"output '{output.name}' is {tensor.dtype} {tensor.shape}, expected f32")
+    names, numbers = zip(*program.outputs, strict=True)
+    if len(set(names)) != len(names) or len(set(numbers)) != len(numbers):
+        _fail("program", "two outputs have the same name or the same tensor")
 
 
 def _check_aliasing(program: Program, written_at: list[int]) -> None:
@@ -172,7 +186,8 @@ def _check_aliasing(program: Program, written_at: list[int]) -> None:
     for at, op in enumerate(program.ops):
         for number in op_inputs(op):
             last[number] = at
-    last[program.output] = end
+    for output in program.outputs:
+        last[output.tensor] = end
     start = np.array([t.offset for t in program.tensors])
     stop = np.array([t.buffer.end for t in program.tensors])
     born, dead = np.array(written_at), np.array(last)
@@ -209,7 +224,9 @@ def _check_labels(program: Program) -> None:
     if len(program.mean) != len(program.std) or any(v <= 0 for v in program.std):
         _fail("program", "mean and std must both be given, and std be positive")
     names = program.class_names
-    if len(names) not in (0, program.classes) or not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in names) or len(names) > MAX_CHANNELS:
+        _fail("program", f"class names must be at most {MAX_CHANNELS} strings")
+    if program.is_classifier and len(names) not in (0, program.classes):
         _fail("program", f"has {len(names)} class names for {program.classes} classes")
     for what, value in (("activations", program.activations), ("dense", program.dense)):
         if value not in ("fp32", "int8"):

@@ -31,6 +31,7 @@ from bitskip.program.ops import (
     FloatEpilogue,
     IntegerEpilogue,
     Op,
+    Output,
     Tensor,
     ThresholdEpilogue,
 )
@@ -62,7 +63,7 @@ def encode(program: Program) -> bytes:
         "name": program.name,
         "tensors": [_tensor_row(tensor) for tensor in program.tensors],
         "ops": _ops(program, constants),
-        "output": program.output,
+        "output": program.output if program.is_classifier else [list(o) for o in program.outputs],
         "arena_bytes": program.arena_bytes,
         "mean": list(program.mean),
         "std": list(program.std),
@@ -272,7 +273,7 @@ _TOP: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "name": str,
     "tensors": list,
     "ops": list,
-    "output": int,
+    "output": (int, list),
     "arena_bytes": int,
     "mean": list,
     "std": list,
@@ -296,6 +297,7 @@ def _program(values: Any, data: memoryview) -> Program:
     for key in ("mean", "std", "class_names"):
         fields[key] = tuple(values[key])
     program = Program(
+        outputs=_outputs(fields.pop("output")),
         tensors=tuple(_read_tensor(row, number) for number, row in enumerate(values["tensors"])),
         ops=tuple(reader.op(item, at) for at, item in enumerate(values["ops"])),
         **fields,
@@ -303,6 +305,14 @@ def _program(values: Any, data: memoryview) -> Program:
     if reader.next != len(reader.constants):
         raise FileFormatError(f"it holds {len(reader.constants)} constants and uses {reader.next}")
     return program
+
+
+def _outputs(value: Any) -> tuple[Output, ...]:
+    if isinstance(value, int):
+        return (Output("logits", value),)
+    if not all(isinstance(row, list) and len(row) == 2 for row in value):
+        raise FileFormatError(f"program: output is {value!r:.60}, expected a tensor or rows")
+    return tuple(Output(*row) for row in value)
 
 
 def _keys(values: Any, known: Any, where: str) -> None:

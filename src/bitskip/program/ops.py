@@ -9,7 +9,7 @@ uint64 words (O, KH, KW, ceil(I / 64)) in the packing of `bitskip.bits`. Channel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ __all__ = [
     "IntegerEpilogue",
     "MaxPool",
     "Op",
+    "Output",
     "Pool",
     "Quantize",
     "QuantizeInput",
@@ -90,6 +91,13 @@ class Tensor:
     def buffer(self) -> Buffer:
         """Its place in the arena."""
         return Buffer(self.offset, self.size)
+
+
+class Output(NamedTuple):
+    """A tensor that a program gives, under a name that tells it from the others."""
+
+    name: str
+    tensor: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bitskip.errors import FileFormatError
 from bitskip.program.check import check_program
-from bitskip.program.ops import Array, Op, Tensor
+from bitskip.program.ops import Array, Op, Output, Tensor
 
 __all__ = ["Program"]
 
@@ -22,7 +22,8 @@ __all__ = ["Program"]
 class Program:
     """An inference plan, validated at construction.
 
-    `ops` run in order; tensor 0 is the u8 picture and `output` the f32 logits of shape (1, 1, classes).
+    `ops` run in order; tensor 0 is the u8 picture. `outputs` are f32 tensors, read when all ops have run. A
+    classifier has one, its logits, of shape (1, 1, classes).
 
     Raises:
         FileFormatError: if anything in it does not hold together.
@@ -31,11 +32,11 @@ class Program:
     name: str
     tensors: tuple[Tensor, ...]
     ops: tuple[Op, ...]
-    output: int  # number of the logits
+    outputs: tuple[Output, ...]  # what it gives, named; a classifier's only one is its logits
     arena_bytes: int  # of one image, without input and weights
     mean: tuple[float, ...] = ()  # what the pictures were normalised with, per channel, of x / 255
     std: tuple[float, ...] = ()
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()  # of a classifier one a class, or none
     spec: Mapping[str, Any] | None = None  # the NetworkSpec's to_dict()
     activations: str = "fp32"  # mode it was lowered in: fp32 or int8
     dense: str = "fp32"  # what became of fp32 layers: fp32 or int8
@@ -51,8 +52,18 @@ class Program:
         return self.tensors[0].shape
 
     @property
+    def output(self) -> int:
+        """Number of the first output's tensor: of a classifier the logits."""
+        return self.outputs[0].tensor
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it gives logits and nothing else."""
+        return len(self.outputs) == 1 and self.tensors[self.output].shape[:2] == (1, 1)
+
+    @property
     def classes(self) -> int:
-        """Number of logits."""
+        """Channels of the first output: of a classifier the number of logits."""
         return self.tensors[self.output].shape[2]
 
     def constants(self) -> Iterator[Array]:

@@ -80,10 +80,27 @@ class Model:
 
         Raises:
             DataError: for another shape or dtype.
+            RunError: if the program gives something else than logits; see `outputs`.
         """
-        array = self._checked(images)
+        if not self.program.is_classifier:
+            names = ", ".join(output.name for output in self.program.outputs)
+            raise RunError(f"{self.program.name} gives {names}, not logits; call outputs(images)")
+        (logits,) = self.outputs(images).values()
+        return logits[:, 0, 0, :]
+
+    def outputs(self, images: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every output of a batch by its name, float32 (N, H, W, C); arguments as in `predict`.
+
+        Raises:
+            DataError: for another shape or dtype.
+        """
+        found = self._ran(self._checked(images))
+        return {output.name: values for output, values in zip(self.program.outputs, found, strict=True)}
+
+    def _ran(self, array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
         if len(array) == 0:
-            return np.empty((0, self.program.classes), np.float32)
+            shapes = (self.program.tensors[output.tensor].shape for output in self.program.outputs)
+            return tuple(np.empty((0, *shape), np.float32) for shape in shapes)
         if array.dtype == np.uint8:
             return self._run(array)
         pixels = self._pixels(array)

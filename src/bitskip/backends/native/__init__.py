@@ -7,6 +7,7 @@ instruction sets are found at load; `isa=` or the environment's BITSKIP_ISA forc
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -220,7 +221,7 @@ class NativeProgram:
         self.input_shape = program.input_shape
         self.classes = program.classes
         self.op_names = tuple(op.name for op in program.ops)
-        self._output = program.tensors[program.output].offset
+        self._outputs = tuple(program.tensors[output.tensor] for output in program.outputs)
         try:
             self._engine = _native().Engine(
                 [translate(op) for op in program.ops],
@@ -260,11 +261,19 @@ class NativeProgram:
         return np.ascontiguousarray(images)
 
     def run(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return the logits, float32 (N, classes), of uint8 images (N, H, W, C)."""
+        """Return the first output, flattened, of uint8 images (N, H, W, C): of a classifier the logits.
+
+        float32 (N, classes).
+        """
+        first = self.run_all(images)[0]
+        return first.reshape(len(first), math.prod(first.shape[1:]))
+
+    def run_all(self, images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
+        """Return every output, float32 (N, H, W, C) each, of uint8 images (N, H, W, C)."""
         images = self._checked(images)
-        logits = np.empty((len(images), self.classes), np.float32)
-        self._engine.run(images, logits, self._output)
-        return logits
+        found = tuple(np.empty((len(images), *tensor.shape), np.float32) for tensor in self._outputs)
+        self._engine.run(images, list(found), [tensor.offset for tensor in self._outputs])
+        return found
 
     def profile(self, image: npt.NDArray[Any], repeats: int = 100) -> npt.NDArray[np.float64]:
         """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
@@ -282,4 +291,4 @@ def supports(program: Program) -> tuple[str, ...]:
 
 def build(program: Program, *, threads: int = 1) -> Run:
     """Return the native engine's run of `program`; see `NativeProgram`."""
-    return NativeProgram(program, threads=threads).run
+    return NativeProgram(program, threads=threads).run_all

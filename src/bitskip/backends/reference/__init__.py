@@ -8,6 +8,7 @@ Inside, activations are (N, H, W, C) arrays; `bits` are bool, True meaning -1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,9 +77,9 @@ def build(program: Program, *, threads: int = 1) -> Run:
     """Return the reference's run of `program`, on pictures in small groups; `threads` is not used."""
     reference = Reference(program)
 
-    def run(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        parts = [reference.run(images[at : at + _CHUNK]) for at in range(0, len(images), _CHUNK)]
-        return np.concatenate(parts)
+    def run(images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
+        parts = [reference.run_all(images[at : at + _CHUNK]) for at in range(0, len(images), _CHUNK)]
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     return run
 
@@ -94,10 +95,17 @@ class Reference:
             if isinstance(op, Conv2d)
         }
         self.last_read = {n: at for at, op in enumerate(program.ops) for n in op_inputs(op)}
-        self.last_read[program.output] = len(program.ops)
+        self.last_read |= {output.tensor: len(program.ops) for output in program.outputs}
 
     def run(self, images: npt.NDArray[Any], observe: Observer | None = None) -> npt.NDArray[np.float32]:
-        """Return the float32 logits (N, classes) of a batch."""
+        """Return the first output of a batch, flattened: of a classifier the float32 logits (N, classes)."""
+        first = self.run_all(images, observe)[0]
+        return first.reshape(len(first), math.prod(first.shape[1:]))
+
+    def run_all(
+        self, images: npt.NDArray[Any], observe: Observer | None = None
+    ) -> tuple[npt.NDArray[np.float32], ...]:
+        """Return every output of a batch, float32 (N, H, W, C) each; arguments as in `run_reference`."""
         program = self.program
         values: dict[int, Array] = {0: images}
         # A float may leave its range in a hostile file; what happens then is defined, so not worth a warning.
@@ -111,8 +119,7 @@ class Reference:
                 for number in op_inputs(op):
                     if self.last_read[number] == at:
                         values.pop(number, None)
-        logits: npt.NDArray[np.float32] = values[program.output][:, 0, 0, :]
-        return logits
+        return tuple(values[output.tensor] for output in program.outputs)
 
     def _run_op(self, at: int, op: Op, values: dict[int, Array]) -> list[Array]:
         tensors = self.program.tensors
