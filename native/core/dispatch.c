@@ -8,6 +8,7 @@
 #include "../kernels/conv_i8_w1/conv_i8_w1.h"
 #include "../kernels/epilogue/epilogue.h"
 #include "../kernels/plain/plain.h"
+#include "../kernels/winograd/winograd.h"
 
 #if defined(__x86_64__)
 #define BSK_X86 1
@@ -90,13 +91,35 @@ void bsk_conv_prefer(const char *name) {
     if (strcmp(convs[i].kernel.name, name) == 0) preferred = convs[i].kernel.name;
 }
 
+/* Whether a kernel computes this convolution, and exactly. */
+static int can_run(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
+  const bsk_special *special = kernel->special;
+  if (!special || !special->winograd) return 1;
+  return s->kh == 3 && s->kw == 3 && s->sh == 1 && s->sw == 1 && s->inputs % 16 == 0 &&
+         (special->winograd->is_float || s->largest < BSK_WINOGRAD_INT_LIMIT(special->winograd->m));
+}
+
+/* Whether it pays where it can run. */
+static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
+  const bsk_special *special = kernel->special;
+  if (!special) return 1;
+  if (special->winograd) {
+    const int m = special->winograd->m;
+    const int64_t tiles = (int64_t)((s->height + m - 1) / m) * ((s->width + m - 1) / m);
+    return s->inputs >= 32 && s->outputs >= 32 && tiles >= (m == 4 ? 12 : 4);
+  }
+  return s->inputs >= special->least_inputs && s->width >= special->least_width;
+}
+
 /* Later lines of a kernels.inc win, so each lists its variants slowest first. */
-const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, int inputs, int width) {
+const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, const bsk_conv_shape *shape) {
   const bsk_conv_kernel *best = NULL;
-  for (size_t i = 0; i < COUNT(convs); ++i)
-    if (convs[i].types == types && runs_here(convs[i].kernel.isa, convs[i].kernel.needs, isa) &&
-        (!convs[i].kernel.special || (inputs >= convs[i].kernel.special->least_inputs && width >= convs[i].kernel.special->least_width)))
-      if (!best || best->name != preferred) best = &convs[i].kernel;
+  for (size_t i = 0; i < COUNT(convs); ++i) {
+    const bsk_conv_kernel *kernel = &convs[i].kernel;
+    if (convs[i].types != types || !runs_here(kernel->isa, kernel->needs, isa) || !can_run(kernel, shape)) continue;
+    if (kernel->name == preferred) return kernel;
+    if (pays(kernel, shape)) best = kernel;
+  }
   return best;
 }
 

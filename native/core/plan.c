@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#include "../kernels/winograd/winograd.h"
+
 #define MAX_SIDE 65536     /* height, width: so that products stay in int64 */
 #define MAX_CHANNELS (1 << 20)
 #define MAX_KERNEL 255
@@ -355,6 +357,86 @@ static int64_t largest_sum(const bsk_op *op) {
   return (int64_t)op->kh * op->kw * op->in.c * (op->in.dtype == BSK_BITS ? 1 : op->weight_dtype == BSK_BITS ? 255 : 255 * 127);
 }
 
+/* The same for these weights and this zero point. */
+static int64_t largest_here(const bsk_op *op, const weights_view *v) {
+  const int64_t below = (int64_t)op->in.zero_point + 128, above = 127 - (int64_t)op->in.zero_point, side = below > above ? below : above;
+  if (op->weight_dtype == BSK_BITS) return (int64_t)v->kh * v->kw * v->i * side;
+  const int8_t *w = (const int8_t *)v->data;
+  const size_t n = (size_t)v->kh * (size_t)v->kw * (size_t)v->i;
+  int64_t most = 0;
+  for (int32_t o = 0; o < v->o; ++o) {
+    int64_t sum = 0;
+    for (size_t i = 0; i < n; ++i) sum += w[(size_t)o * n + i] < 0 ? -(int64_t)w[(size_t)o * n + i] : w[(size_t)o * n + i];
+    if (sum > most) most = sum;
+  }
+  return most * side;
+}
+
+/* Weights in Winograd's form: [point][group][step][lane][inputs of a step], int16 or float. */
+static void pack_winograd(const bsk_op *op, const weights_view *v, const struct bsk_winograd *how, int32_t groups, char *to) {
+  static const double whole4[6][3] = {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {1, -2, 4}, {0, 0, 1}};
+  static const double real4[6][3] = {{1 / 4.0, 0, 0},           {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
+                                     {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
+  static const double whole2[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
+  static const double real2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  const int n = how->m + 2;
+  const double(*transform)[3] = how->m == 4 ? (how->is_float ? real4 : whole4) : (how->is_float ? real2 : whole2);
+  const size_t element = how->is_float ? 4 : 2, per_step = how->is_float ? 1 : 2;
+  const size_t point_bytes = (size_t)groups * (size_t)v->i * BSK_GROUP * element;
+  for (int32_t o = 0; o < v->o; ++o)
+    for (int32_t i = 0; i < v->i; ++i) {
+      double g[3][3], half[6][3];
+      for (int r = 0; r < 3; ++r)
+        for (int s = 0; s < 3; ++s) {
+          const size_t at = weight_at(v, o, r, s, i);
+          g[r][s] = op->weight_dtype == BSK_BITS  ? 1 - 2 * weight_negative(v, o, r, s, i)
+                    : op->weight_dtype == BSK_I8 ? (double)((const int8_t *)v->data)[at]
+                                                 : (double)((const float *)v->data)[at];
+        }
+      for (int a = 0; a < n; ++a)
+        for (int s = 0; s < 3; ++s) half[a][s] = transform[a][0] * g[0][s] + transform[a][1] * g[1][s] + transform[a][2] * g[2][s];
+      const size_t lane = (size_t)o % BSK_GROUP, step = (size_t)i / per_step;
+      char *place = to + (size_t)(o / BSK_GROUP) * (size_t)v->i * BSK_GROUP * element + ((step * BSK_GROUP + lane) * per_step + (size_t)i % per_step) * element;
+      for (int a = 0; a < n; ++a)
+        for (int e = 0; e < n; ++e, place += point_bytes) {
+          const double u = transform[e][0] * half[a][0] + transform[e][1] * half[a][1] + transform[e][2] * half[a][2];
+          const float real = (float)u;
+          const int16_t whole = (int16_t)u;
+          memcpy(place, how->is_float ? (const void *)&real : (const void *)&whole, element);
+        }
+    }
+}
+
+static bsk_status plan_winograd(block *b, const bsk_op *op, const weights_view *v, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
+  bsk_conv_plan *c = &p->conv;
+  const struct bsk_winograd *how = c->kernel->special->winograd;
+  const size_t element = how->is_float ? 4 : 2, points = (size_t)(how->m + 2) * (size_t)(how->m + 2), channels = (size_t)v->i;
+  const int32_t across = (shape->w + how->m - 1) / how->m, tiles = across * ((shape->h + how->m - 1) / how->m);
+  c->groups = bsk_groups(shape->c);
+  c->band = tiles < BSK_WINOGRAD_TILES ? tiles : BSK_WINOGRAD_TILES;
+  c->run = (int32_t)(how->is_float ? channels : channels / 2);
+  c->group_bytes = channels * BSK_GROUP * element;
+  c->pixel_bytes = channels * (how->is_float ? 4 : 1);
+  c->rows_bytes = points * (size_t)c->band * channels * element;
+  const size_t padded = bsk_round_up((size_t)c->band, (size_t)c->kernel->pixels);
+  c->line_bytes = points * padded * BSK_GROUP * 4;
+  const int32_t segment = across < c->band ? across : c->band;
+  const size_t need = bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->line_bytes, BSK_ALIGN) + (size_t)how->m * (size_t)how->m * (size_t)segment * BSK_GROUP * 4;
+  if (need > *scratch) *scratch = bsk_round_up(need, BSK_ALIGN);
+  char *weights = (char *)take(b, points * (size_t)c->groups * c->group_bytes);
+  uint8_t *pad_pixel = (uint8_t *)take(b, c->pixel_bytes);
+  int32_t *base = (int32_t *)take(b, BSK_GROUP * sizeof(int32_t));
+  c->weights = weights;
+  c->pad_pixel = pad_pixel;
+  c->base = base;
+  if (!b->memory) return BSK_OK;
+  memset(weights, 0, points * (size_t)c->groups * c->group_bytes);
+  memset(pad_pixel, how->is_float ? 0 : (uint8_t)(int8_t)op->in.zero_point, c->pixel_bytes);
+  memset(base, 0, BSK_GROUP * sizeof(int32_t));
+  pack_winograd(op, v, how, c->groups, weights);
+  return BSK_OK;
+}
+
 static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
   const bsk_tensor *in = &op->in;
   bsk_conv_types types;
@@ -384,9 +466,12 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   CHECK(inputs * shape->c < MAX_TENSOR, "a convolution has too many weights");
 
   bsk_conv_plan *c = &p->conv;
-  c->kernel = bsk_find_conv(types, isa, in->c, shape->w);
+  const weights_view v = {shape->c, op->kh, op->kw, in->c, op->weights};
+  const bsk_conv_shape what = {in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, in->dtype == BSK_I8 ? largest_here(op, &v) : 0};
+  c->kernel = bsk_find_conv(types, isa, &what);
   if (!c->kernel) return fail(BSK_ERR_ISA, "no kernel for this instruction set");
   p->name = c->kernel->name;
+  if (c->kernel->special && c->kernel->special->winograd) return plan_winograd(b, op, &v, shape, p, scratch);
   const int per_step = packs[c->kernel->pack].inputs;
   const bsk_special *special = c->kernel->special;
   const int32_t steps = (int32_t)bsk_round_up((size_t)((in->c + per_step - 1) / per_step), special ? (size_t)special->step_align : 1); /* a pixel */
@@ -418,7 +503,6 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   if (c->kernel->unpack) need += bsk_round_up(c->ready_bytes * (size_t)(special && special->groups ? special->groups : 1), BSK_ALIGN);
   if (need > *scratch) *scratch = need;
 
-  const weights_view v = {shape->c, op->kh, op->kw, in->c, op->weights};
   char *weights = (char *)take(b, (size_t)c->groups * c->group_bytes);
   uint8_t *pad_pixel = (uint8_t *)take(b, c->pixel_bytes);
   uint16_t *row_class = (uint16_t *)take(b, (size_t)shape->h * sizeof(uint16_t));

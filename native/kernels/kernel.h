@@ -72,6 +72,12 @@ typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
  * weights rest in memory as bits and the tile runs at the speed of the wider type. */
 typedef void (*bsk_unpack_fn)(const void *masks, void *weights, size_t steps);
 
+/* What a convolution is, for choosing its kernel. `largest`: no integer accumulator is larger in absolute value. */
+typedef struct {
+  int32_t inputs, outputs, height, width, kh, kw, sh, sw; /* height, width: of the output */
+  int64_t largest;
+} bsk_conv_shape;
+
 /* What only some kernels need. */
 typedef struct {
   int step_align;   /* steps of a pixel are padded to a multiple of this */
@@ -81,6 +87,7 @@ typedef struct {
   int groups;       /* of a tile, fewer in the last one; 0 means 1 */
   void (*begin)(void), (*end)(void); /* around all tiles of a call, or NULL */
   void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
+  const struct bsk_winograd *winograd; /* transforms around the tile, which then multiplies; kernels/winograd/winograd.h */
   /* for BSK_ROWS_TABLES; sums: of the channels of each pixel */
   void (*rows_tables)(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp);
 } bsk_special;

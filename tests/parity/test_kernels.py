@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -251,16 +251,28 @@ def types_of(kernel: str) -> str:
     return next(types for types in TYPES if kernel.startswith(f"conv_{types}_"))
 
 
+def for_winograd(case: Case) -> Case:
+    """The nearest case that Winograd's filtering computes: 3x3, stride 1, input channels a multiple of 16."""
+    rng = np.random.default_rng(case.seed)
+    padding = (int(rng.integers(3)), int(rng.integers(3)))
+    size = (max(case.size[0], 3 - 2 * padding[0]), max(case.size[1], 3 - 2 * padding[1]))
+    inputs = int(rng.choice((16, 32, 48, 64, 128)))
+    return replace(case, inputs=inputs, size=size, padding=padding, kernel=(3, 3), stride=(1, 1))
+
+
 @pytest.mark.parametrize("preferred", _native.conv_kernels(), indirect=True)
 def test_convolutions_by_every_kernel_by_name(preferred: str) -> None:
     types = types_of(preferred)
-    ran = {check(case, "best") for case in sample(types, 60, seed=150 + TYPES.index(types))}
+    cases = sample(types, 60, seed=150 + TYPES.index(types))
+    if "winograd" in preferred:
+        cases = [for_winograd(case) for case in cases]
+    ran = {check(case, "best") for case in cases}
     if preferred.split("_")[3] in {"scalar", "neon", "avx2"} & set(available_isas()):
         assert preferred in ran
 
 
 @pytest.mark.parametrize("value", [-128, 127])
-@pytest.mark.parametrize("inputs", [36, 72, 600])
+@pytest.mark.parametrize("inputs", [36, 72, 112, 128, 608])
 @pytest.mark.parametrize(
     "preferred", [k for k in _native.conv_kernels() if types_of(k) in ("i8_w1", "i8_i8")], indirect=True
 )

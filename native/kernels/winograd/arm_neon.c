@@ -1,0 +1,3 @@
+/* transforms.inl for neon. */
+#define BSK_WINOGRAD_ISA neon
+#include "transforms.inl"

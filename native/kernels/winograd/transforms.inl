@@ -1,0 +1,120 @@
+/* The transforms of winograd.h, one source for every instruction set: vectors of 32 bytes, which compilers split where they are
+ * shorter. The including file defines BSK_WINOGRAD_ISA. */
+#include "winograd.h"
+
+#define NAME2(a, b) a##b
+#define NAME(a, b) NAME2(a, b)
+
+typedef int16_t i16x16 __attribute__((vector_size(32), may_alias));
+typedef int8_t i8x16 __attribute__((vector_size(16), may_alias));
+typedef int32_t i32x8 __attribute__((vector_size(32), may_alias));
+typedef uint32_t u32x8 __attribute__((vector_size(32), may_alias));
+typedef float f32x8 __attribute__((vector_size(32), may_alias));
+
+BSK_INLINE i16x16 load_i8(const void *at, i16x16 zero_point) {
+  i8x16 x;
+  memcpy(&x, at, 16);
+  return __builtin_convertvector(x, i16x16) - zero_point;
+}
+BSK_INLINE f32x8 load_f32(const void *at) {
+  f32x8 x;
+  memcpy(&x, at, 32);
+  return x;
+}
+
+/* d := B' d along one axis, in place; `s` elements apart. */
+#define B2(d, s)                                                      \
+  {                                                                   \
+    const vec a = d[0] - d[2 * s], b = d[s] + d[2 * s];               \
+    const vec c = d[2 * s] - d[s], e = d[s] - d[3 * s];               \
+    d[0] = a, d[s] = b, d[2 * s] = c, d[3 * s] = e;                   \
+  }
+#define B4(d, s)                                                                                      \
+  {                                                                                                   \
+    const vec d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], d5 = d[5 * s];       \
+    const vec p = d4 - 4 * d2, q = d3 - 4 * d1, r = d4 - d2, t = 2 * (d3 - d1);                       \
+    d[0] = p + (4 * d0 - d2), d[s] = p + q, d[2 * s] = p - q;                                         \
+    d[3 * s] = r + t, d[4 * s] = r - t, d[5 * s] = d5 + 4 * d1 - 5 * d3;                              \
+  }
+
+#define INPUT(name, m, vector, lanes, bytes, LOAD_ONE)                                                    \
+  static void name(void *v, size_t stride, const void *const *px, int c, int zero_point) {                \
+    enum { n = m + 2 };                                                                                   \
+    typedef vector vec;                                                                                   \
+    (void)zero_point;                                                                                     \
+    for (int at = 0; at < c; at += lanes) {                                                               \
+      vec d[n * n];                                                                                       \
+      for (int i = 0; i < n * n; ++i) d[i] = LOAD_ONE((const char *)px[i] + (size_t)at * bytes);          \
+      for (int i = 0; i < n; ++i) B##m((d + i), n)                                                        \
+      for (int i = 0; i < n; ++i) {                                                                       \
+        B##m((d + n * i), 1)                                                                              \
+        for (int j = 0; j < n; ++j) memcpy((char *)v + (((size_t)(n * i + j)) * stride + (size_t)at) * (32 / lanes), &d[n * i + j], 32); \
+      }                                                                                                   \
+    }                                                                                                     \
+  }
+
+#define LOAD_I8(at) load_i8(at, zero16)
+#define LOAD_F32(at) load_f32(at)
+#define zero16 (i16x16){z, z, z, z, z, z, z, z, z, z, z, z, z, z, z, z}
+#define z ((int16_t)zero_point)
+INPUT(input2_i8, 2, i16x16, 16, 1, LOAD_I8)
+INPUT(input4_i8, 4, i16x16, 16, 1, LOAD_I8)
+#undef z
+INPUT(input2_f32, 2, f32x8, 8, 4, LOAD_F32)
+INPUT(input4_f32, 4, f32x8, 8, 4, LOAD_F32)
+
+/* y := A' x along one axis: x[0], x[s], ... to y[0], y[t], ... */
+#define A2(y, t, x, s)                                                   \
+  {                                                                      \
+    const vec a = x[s] + x[2 * s], b = x[s] - x[2 * s];                  \
+    y[0] = x[0] + a, y[t] = b - x[3 * s];                                \
+  }
+/* With the scales S of integers. */
+#define A4_u32(y, t, x, s)                                                                                \
+  {                                                                                                       \
+    const vec a = (x[s] + x[2 * s]) << 2, b = (x[s] - x[2 * s]) << 2;                                     \
+    const vec e = x[3 * s] + x[4 * s], f = x[3 * s] - x[4 * s];                                           \
+    y[0] = (x[0] << 2) + (x[0] << 1) - a + e, y[t] = (f << 1) - b, y[2 * t] = (e << 2) - a;               \
+    y[3 * t] = (f << 3) - b + (x[5 * s] << 4) + (x[5 * s] << 3);                                          \
+  }
+#define A4_f32(y, t, x, s)                                                                                \
+  {                                                                                                       \
+    const vec a = x[s] + x[2 * s], b = x[s] - x[2 * s], e = x[3 * s] + x[4 * s], f = x[3 * s] - x[4 * s]; \
+    y[0] = x[0] + a + e, y[t] = b + 2 * f, y[2 * t] = a + 4 * e, y[3 * t] = b + 8 * f + x[5 * s];         \
+  }
+#define A2_u32 A2
+#define A2_f32 A2
+
+/* What stands before Y is taken away. */
+BSK_INLINE u32x8 by_4(u32x8 x) { return (u32x8)((i32x8)x >> 2); }
+BSK_INLINE u32x8 by_576(u32x8 x) { return (u32x8)((i32x8)(x * 0x38e38e39u) >> 6); } /* 9 * 0x38e38e39 = 1 modulo 2^32 */
+BSK_INLINE f32x8 by_1(f32x8 x) { return x; }
+
+#define OUTPUT(name, m, vector, type, LAST)                                                                  \
+  static void name(void *y, size_t row, const void *mm, size_t stride) {                                     \
+    enum { n = m + 2 };                                                                                      \
+    typedef vector vec;                                                                                      \
+    for (size_t at = 0; at < BSK_GROUP; at += 8) {                                                           \
+      vec x[n * n], half[m * n], out[m];                                                                     \
+      for (int i = 0; i < n * n; ++i) memcpy(&x[i], (const char *)mm + 4 * ((size_t)i * stride + at), 32);   \
+      for (int i = 0; i < n; ++i) A##m##_##type((half + i), n, (x + i), n)                                   \
+      for (int i = 0; i < m; ++i) {                                                                          \
+        A##m##_##type(out, 1, (half + n * i), 1)                                                             \
+        for (int j = 0; j < m; ++j) {                                                                        \
+          const vec last = LAST(out[j]);                                                                     \
+          memcpy((char *)y + 4 * ((size_t)i * row + (size_t)j * BSK_GROUP + at), &last, 32);                 \
+        }                                                                                                    \
+      }                                                                                                      \
+    }                                                                                                        \
+  }
+OUTPUT(output2_i32, 2, u32x8, u32, by_4)
+OUTPUT(output4_i32, 4, u32x8, u32, by_576)
+OUTPUT(output2_f32, 2, f32x8, f32, by_1)
+OUTPUT(output4_f32, 4, f32x8, f32, by_1)
+
+static const struct bsk_winograd winograd2_i8 = {2, 0, input2_i8, output2_i32}, winograd4_i8 = {4, 0, input4_i8, output4_i32};
+static const struct bsk_winograd winograd2_f32 = {2, 1, input2_f32, output2_f32}, winograd4_f32 = {4, 1, input4_f32, output4_f32};
+
+#define SPECIAL(name) {.step_align = 1, .line = 1, .winograd = &name}
+const bsk_special NAME(bsk_winograd2_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_i8), NAME(bsk_winograd4_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_i8);
+const bsk_special NAME(bsk_winograd2_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_f32), NAME(bsk_winograd4_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_f32);

@@ -1,0 +1,35 @@
+/* 3x3 convolutions of stride 1 by minimal filtering, F(m x m, 3x3) (Lavin and Gray, 2016, arXiv 1509.09308): exact on integers.
+ *
+ * 1. m x m outputs come from (m + 2)^2 products a pair of channels instead of 9 m^2: 16 for 36 where m = 2, 36 for 144 where m = 4.
+ *    For each of the (m + 2)^2 points: M = sum over channels of U V, with U = G g G' of the weights, made when constants are packed,
+ *    V = B' d B of a tile of the input, and Y = A' M A.
+ * 2. Integers: rows of G are scaled until they are whole. m = 2: 2 G, so that A' M A = 4 Y. m = 4: rows (1 0 0), (1 1 1), (1 -1 1),
+ *    (1 2 4), (1 -2 4), (0 0 1), whose scales 1/4, -1/6, -1/6, 1/24, 1/24, 1 go to the other side, times 24: A' S M S A = 576 Y with
+ *    S = diag(6, -4, -4, 1, 1, 24).
+ * 3. Bounds: |d| <= 255, so |V| <= 4 * 255 = 1020 (m = 2) or 100 * 255 = 25,500 (m = 4), and |U| <= 9 * 127 = 1143 or 49 * 127 =
+ *    6223: all fit int16, and the sum of two products fits int32.
+ * 4. Sums of int32 may wrap, for all of it is arithmetic modulo 2^32. 4 Y is exact where |Y| < 2^29. 576 Y times the inverse of 9
+ *    modulo 2^32 is 64 Y, exact where |Y| < 2^25. Which |Y| can occur is computed from the weights when constants are packed; where
+ *    it is too large another kernel runs.
+ * 5. Floats: G as it is; the error of a sum grows by about 4 (m = 2) and 20 (m = 4) against the direct sum.
+ */
+#ifndef BSK_WINOGRAD_H
+#define BSK_WINOGRAD_H
+#include "../kernel.h"
+
+#define BSK_WINOGRAD_POINTS 36
+#define BSK_WINOGRAD_TILES 24 /* of a band: what they take stays in a small second-level cache */
+#define BSK_WINOGRAD_INT_LIMIT(m) ((m) == 2 ? (int64_t)1 << 29 : (int64_t)1 << 25) /* |Y| below it */
+
+/* V of one tile: px[(m + 2)^2] are its pixels (int8 or float), `c` channels, a multiple of 16; v[point] is at v + point * stride
+ * elements. */
+typedef void (*bsk_winograd_input_fn)(void *v, size_t stride, const void *const *px, int c, int zero_point);
+/* Y of one tile and one group from M, whose points are `stride` elements apart: m rows of m pixels, `row` and BSK_GROUP elements apart. */
+typedef void (*bsk_winograd_output_fn)(void *y, size_t row, const void *mm, size_t stride);
+
+struct bsk_winograd {
+  int m, is_float;
+  bsk_winograd_input_fn input;
+  bsk_winograd_output_fn output;
+};
+#endif
