@@ -207,6 +207,7 @@ class Engine {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false); /* a thread that predicts while the interpreter ends keeps its engine: no fault */
   m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.backends.native).";
   m.def("cpu_features", &bsk_cpu_features, "Bits of the BSK_CPU_ constants.");
   m.def("limit_cpu", &bsk_cpu_limit, nb::arg("allowed"), "Hide features from engines made later, for tests; 0xffffffff shows all.");

@@ -2,6 +2,7 @@
 //
 // A layer of these networks takes microseconds, less than a wake-up, so threads that take part in an inference never
 // sleep inside it. Between inferences they spin for a moment (a stream of images keeps them hot) and then block.
+// A fork takes no threads along: in the child a pool can only be destroyed, and what its threads waited on is left be.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,10 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -30,8 +35,8 @@ class Pool {
  public:
   explicit Pool(int threads) : threads_(threads) {
     try {
-      workers_.reserve(static_cast<std::size_t>(threads));
-      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+      sleepers_->workers.reserve(static_cast<std::size_t>(threads));
+      for (int i = 1; i < threads; ++i) sleepers_->workers.emplace_back([this, i] { work(i); });
     } catch (...) { /* the system has no thread left; those that run wait on members that would go away */
       stop();
       throw;
@@ -71,11 +76,28 @@ class Pool {
   }
 
  private:
+  // What cannot be destroyed while a thread waits, so never in a forked child, whose copy has waiters and no threads.
+  struct Sleepers {
+    std::vector<std::thread> workers;
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
+
+  static long process() {
+#if defined(__unix__) || defined(__APPLE__)
+    return static_cast<long>(getpid());
+#else
+    return 0;
+#endif
+  }
+
   void stop() {
+    if (process() != owner_) return;
     stop_ = true;
     announce();
-    for (auto &worker : workers_) worker.join();
-    workers_.clear();
+    for (auto &worker : sleepers_->workers) worker.join();
+    delete sleepers_;
+    sleepers_ = nullptr;
   }
 
   // Spin; where more threads than processors run, give way after a while.
@@ -92,10 +114,10 @@ class Pool {
 
   void announce() {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      std::lock_guard<std::mutex> lock(sleepers_->mutex);
       generation_.fetch_add(1, std::memory_order_release);
     }
-    wake_.notify_all();
+    sleepers_->wake.notify_all();
   }
 
   void work(int index) {
@@ -103,8 +125,8 @@ class Pool {
     for (;;) {
       for (int i = 0; i < 2000 && generation_.load(std::memory_order_acquire) == seen; ++i) relax();
       if (generation_.load(std::memory_order_acquire) == seen) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+        std::unique_lock<std::mutex> lock(sleepers_->mutex);
+        sleepers_->wake.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
       }
       seen = generation_.load(std::memory_order_acquire);
       if (stop_) return;
@@ -114,9 +136,8 @@ class Pool {
   }
 
   const int threads_;
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  const long owner_ = process();
+  Sleepers *sleepers_ = new Sleepers;
   std::atomic<uint64_t> generation_{0};
   std::atomic<bool> stop_{false};
   const std::function<void(int)> *job_ = nullptr;
