@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 import bitskip
 from bitskip.backends.reference import run_reference
 from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.pictures import read_picture
 from bitskip.program import Output, Program
 from bitskip.runtime.accuracy import Accuracy, measure, measure_with_flip, wilson_interval
 from bitskip.runtime.model import Model
@@ -84,8 +87,14 @@ def test_floats_beyond_the_pixel_levels_do_not_wrap_round(model: Model) -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        (np.zeros((6, 5, 3), np.uint8), r"one picture of shape \(6, 5, 3\).*images\[None\]"),
-        (np.zeros((1, 3, 6, 5), np.uint8), r"shape \(1, 3, 6, 5\), expected \(N, 6, 5, 3\), channels last"),
+        (
+            np.zeros((1, 3, 6, 5), np.uint8),
+            r"shape \(1, 3, 6, 5\), expected \(N, 6, 5, 3\), channels last; move",
+        ),
+        (
+            np.zeros((1, 9, 9, 3), np.uint8),
+            r"expected \(N, 6, 5, 3\), channels last; Model.preprocess brings",
+        ),
         (np.zeros((1, 6, 5, 3), np.int64), "dtype int64, expected uint8 pixels or normalised floats"),
         (np.full((1, 6, 5, 3), np.nan), "not finite"),
         ([], r"shape \(0,\), expected"),
@@ -94,6 +103,65 @@ def test_floats_beyond_the_pixel_levels_do_not_wrap_round(model: Model) -> None:
 def test_wrong_pictures_are_named(model: Model, wrong: npt.ArrayLike, match: str) -> None:
     with pytest.raises(DataError, match=match):
         model.predict(wrong)
+
+
+def test_one_picture_is_a_batch_of_one(model: Model) -> None:
+    one = images(1)
+    np.testing.assert_array_equal(model.predict(one[0]), model.predict(one))
+
+
+def test_paths_and_pillow_pictures_are_read_as_bitskip_run_reads_them(model: Model, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "a.png")
+    small = read_picture(tmp_path / "a.png", (6, 5))
+    expected = model.predict(small[None])
+    for given in (tmp_path / "a.png", str(tmp_path / "a.png"), picture, pixels):
+        assert np.array_equal(model.preprocess(given), small)
+    for given in (tmp_path / "a.png", picture, [picture], (str(tmp_path / "a.png"),)):
+        np.testing.assert_array_equal(model.predict(given), expected)
+    assert model.predict([picture, tmp_path / "a.png"]).shape == (2, 4)
+    assert model.top(picture)[0][0].index == expected[0].argmax()
+    assert model.preprocess(pixels[..., 0]).shape == (6, 5, 3)
+    with pytest.raises(DataError, match="does not exist"):
+        model.predict("nothing.png")
+    with pytest.raises(DataError, match="got a picture of float64 and shape"):
+        model.preprocess(pixels / 255)
+
+
+def test_the_normalisation_is_the_programs(model: Model) -> None:
+    assert (model.mean, model.std) == (PROGRAM.mean, PROGRAM.std)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (-1, 1)], ids=["0..1", "0..255", "-1..1"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_floats_scaled_otherwise_are_refused(model: Model, low: int, high: int, dtype: type) -> None:
+    scaled = (images() / 255 * (high - low) + low).astype(dtype)
+    if dtype is np.float16 and high == 1:  # too coarse to be seen as whole levels
+        with pytest.warns(UserWarning, match="as if not normalised") if low == 0 else nullcontext():
+            model.predict(scaled)
+        return
+    with pytest.raises(DataError, match=rf"got pixels scaled to {low}\.\.{high}, expected .* pass the uint8"):
+        model.predict(scaled)
+
+
+def test_floats_far_beyond_normalised_pixels_are_refused(model: Model) -> None:
+    with pytest.raises(DataError, match=r"got floats from .* expected \(x / 255 - mean\) / std"):
+        model.predict(np.random.default_rng(0).uniform(0, 255, (2, 6, 5, 3)))
+
+
+def test_resized_floats_of_0_to_1_are_warned_of(model: Model) -> None:
+    with pytest.warns(UserWarning, match="lie in 0..1, as if not normalised"):
+        model.predict(np.random.default_rng(0).uniform(0, 1, (2, 6, 5, 3)))
+
+
+def test_the_slow_way_of_floats_is_said() -> None:
+    with pytest.warns(UserWarning, match="run on the numpy reference, which is slow"):
+        Model(PROGRAM, engine="native").predict(np.random.default_rng(0).uniform(-1, 1, (2, 6, 5, 3)))
+
+
+def test_a_constant_float_picture_is_taken(model: Model) -> None:
+    assert model.predict(np.zeros((1, 6, 5, 3), np.float32)).shape == (1, 4)
 
 
 def test_top_names_the_likeliest(model: Model) -> None:

@@ -47,9 +47,7 @@ def program_of(tensors: list[Tensor], ops: list[Op]) -> Program:
     tensors[-2] = Tensor("f32", (1, 1, channels))
     pool = GlobalAvgPool("pool", 1, len(tensors) - 2)
     one = np.ones((1, 1, 1, channels), np.float32)
-    head = Conv2d(
-        "head", len(tensors) - 2, (len(tensors) - 1,), "f32", one, (1, 1), (0, 0), FloatEpilogue()
-    )
+    head = Conv2d("head", len(tensors) - 2, (len(tensors) - 1,), "f32", one, (1, 1), (0, 0), FloatEpilogue())
     for t in tensors[1:]:
         placed.append(Tensor(t.dtype, t.shape, end, t.scale, t.zero_point))
         end += -(-t.size // 64) * 64

@@ -6,11 +6,17 @@ instruction sets are found at load; `isa=` or the environment's BITSKIP_ISA forc
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import math
 import os
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from threading import Lock, current_thread, main_thread
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +60,7 @@ Description = dict[str, Any]
 
 
 MAX_THREADS = 256
+_TURN_SECONDS = 0.1
 
 
 def _native() -> Any:
@@ -201,8 +208,10 @@ def isa_number(isa: str | None) -> int:
 class NativeProgram:
     """A Program loaded into the native runtime. Calls of one object from several threads take turns.
 
+    A fork takes no threads along, so a forked child makes an engine of its own at its first call.
+
     Args:
-        program: the plan to run; its constants are repacked, the Program itself is not kept.
+        program: the plan to run; its constants are repacked.
         threads: threads of its own pool, 1..256. Whole images go to threads, a single image is split by rows.
         isa: "scalar", "neon", "avx2", "avx512", "amx" or "best"; None asks BITSKIP_ISA, then takes the best.
         guarded: put memory before pages that may not be touched, so that an over-read crashes (for tests).
@@ -217,10 +226,10 @@ class NativeProgram:
     ) -> None:
         if not 1 <= threads <= MAX_THREADS:
             raise RunError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
-        translate = _Translator(program)
         self.input_shape = program.input_shape
         self.classes = program.classes
         self.op_names = tuple(op.name for op in program.ops)
+<<<<<<< HEAD
         self._outputs = tuple(program.tensors[output.tensor] for output in program.outputs)
         try:
             self._engine = _native().Engine(
@@ -235,6 +244,27 @@ class NativeProgram:
             raise RunError(
                 f"the native runtime cannot run {program.name} with {threads} threads: {said}"
             ) from None
+=======
+        self.threads = threads
+        self._output = program.tensors[program.output].offset
+        self._make = partial(_make_engine, program, threads, isa_number(isa), guarded)
+        self._turn = threads  # pictures a call into C: few, until the first call has been timed
+        self._start()
+
+    def _start(self) -> None:
+        self._own_engine, self._process = self._make(), os.getpid()
+        self._inside = Lock()  # held during a call into C
+        _living.add(self)
+
+    @property
+    def _engine(self) -> Any:
+        if self._process != os.getpid():
+            self._start()
+        return self._own_engine
+
+    def _call(self) -> AbstractContextManager[Any]:
+        return nullcontext() if _ended and current_thread() is main_thread() else self._inside
+>>>>>>> f027c1b (Model in processes: fork, spawn, copies, Ctrl-C, interpreter end; predict takes paths and pictures, and refuses floats scaled otherwise)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -271,13 +301,61 @@ class NativeProgram:
     def run_all(self, images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
         """Return every output, float32 (N, H, W, C) each, of uint8 images (N, H, W, C)."""
         images = self._checked(images)
+<<<<<<< HEAD
         found = tuple(np.empty((len(images), *tensor.shape), np.float32) for tensor in self._outputs)
         self._engine.run(images, list(found), [tensor.offset for tensor in self._outputs])
         return found
+=======
+        logits = np.empty((len(images), self.classes), np.float32)
+        engine, at = self._engine, 0
+        # In turns of a tenth of a second, since Python hears of Ctrl-C only between calls into C.
+        while at < len(images):
+            count = min(self._turn, len(images) - at)
+            with self._call():
+                started = time.perf_counter()
+                engine.run(images[at : at + count], logits[at : at + count], self._output)
+                seconds = time.perf_counter() - started
+            if count == self._turn:
+                pictures = count * _TURN_SECONDS / max(seconds, 1e-6)
+                self._turn = self.threads * max(1, int(pictures) // self.threads)
+            at += count
+        return logits
+>>>>>>> f027c1b (Model in processes: fork, spawn, copies, Ctrl-C, interpreter end; predict takes paths and pictures, and refuses floats scaled otherwise)
 
     def profile(self, image: npt.NDArray[Any], repeats: int = 100) -> npt.NDArray[np.float64]:
         """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
-        return np.asarray(self._engine.profile(self._checked(image), repeats))
+        image, engine = self._checked(image), self._engine
+        with self._call():
+            return np.asarray(engine.profile(image, repeats))
+
+
+_living: WeakSet[NativeProgram] = WeakSet()
+_ended = False
+
+
+@atexit.register
+def _end() -> None:
+    """Wait for the calls of other threads, and let none of them begin another while the interpreter ends.
+
+    A thread that comes back from C then would be ended in the middle of C++, which takes the process down.
+    """
+    global _ended
+    _ended = True
+    for program in list(_living):
+        if program._process == os.getpid():
+            program._inside.acquire()
+
+
+def _make_engine(program: Program, threads: int, isa: int, guarded: bool) -> Any:
+    translate = _Translator(program)
+    ops = [translate(op) for op in program.ops]
+    try:
+        return _native().Engine(ops, program.arena_bytes, isa, threads, guarded)
+    except (ValueError, RuntimeError, MemoryError) as error:  # the last two: no thread, no memory
+        said = str(error) or type(error).__name__
+        raise RunError(
+            f"the native runtime cannot run {program.name} with {threads} threads: {said}"
+        ) from None
 
 
 def supports(program: Program) -> tuple[str, ...]:
