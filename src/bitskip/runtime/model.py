@@ -132,8 +132,8 @@ class Model:
             float32 (N, classes); one picture is a batch of one.
 
         Raises:
-<<<<<<< HEAD
-            DataError: for another shape or dtype.
+            DataError: for another shape or dtype, a picture that cannot be read, or floats that are not
+                normalised so.
             RunError: if the program gives something else than logits; see `outputs`.
         """
         if not self.program.is_classifier:
@@ -142,26 +142,20 @@ class Model:
         (logits,) = self.outputs(images).values()
         return logits[:, 0, 0, :]
 
-    def outputs(self, images: npt.ArrayLike) -> dict[str, npt.NDArray[np.float32]]:
+    def outputs(self, images: Any) -> dict[str, npt.NDArray[np.float32]]:
         """Return every output of a batch by its name, float32 (N, H, W, C); arguments as in `predict`.
 
         Raises:
-            DataError: for another shape or dtype.
-        """
-        found = self._ran(self._checked(images))
-        return {output.name: values for output, values in zip(self.program.outputs, found, strict=True)}
-
-    def _ran(self, array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
-=======
-            DataError: for another shape or dtype, a picture that cannot be read, or floats that are not
-                normalised so.
+            DataError: as in `predict`.
         """
         if _is_picture(images):
             images = self.preprocess(images)[None]
         elif isinstance(images, list | tuple) and images and all(map(_is_picture, images)):
             images = np.stack([self.preprocess(picture) for picture in images])
-        array = self._checked(images)
->>>>>>> f027c1b (Model in processes: fork, spawn, copies, Ctrl-C, interpreter end; predict takes paths and pictures, and refuses floats scaled otherwise)
+        found = self._ran(self._checked(images))
+        return {output.name: values for output, values in zip(self.program.outputs, found, strict=True)}
+
+    def _ran(self, array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
         if len(array) == 0:
             shapes = (self.program.tensors[output.tensor].shape for output in self.program.outputs)
             return tuple(np.empty((0, *shape), np.float32) for shape in shapes)
@@ -250,12 +244,12 @@ class Model:
         if low < lowest - margin or high > highest + margin:
             raise DataError(f"got floats from {low:g} to {high:g}, {expected}")
         if 0 <= low < high <= 1 and not (lowest > -0.5 and highest < 1.5):
-            warnings.warn(f"these floats lie in 0..1, as if not normalised: {expected}", stacklevel=3)
+            warnings.warn(f"these floats lie in 0..1, as if not normalised: {expected}", stacklevel=5)
         elif self.engine != "reference":
             warnings.warn(
                 "these floats are not whole pixel levels, so they run on the numpy reference, which is slow; "
                 "pass uint8 pictures for the native engine",
-                stacklevel=3,
+                stacklevel=5,
             )
 
 

@@ -229,24 +229,8 @@ class NativeProgram:
         self.input_shape = program.input_shape
         self.classes = program.classes
         self.op_names = tuple(op.name for op in program.ops)
-<<<<<<< HEAD
         self._outputs = tuple(program.tensors[output.tensor] for output in program.outputs)
-        try:
-            self._engine = _native().Engine(
-                [translate(op) for op in program.ops],
-                program.arena_bytes,
-                isa_number(isa),
-                threads,
-                guarded,
-            )
-        except (ValueError, RuntimeError, MemoryError) as error:  # the last two: no thread, no memory
-            said = str(error) or type(error).__name__
-            raise RunError(
-                f"the native runtime cannot run {program.name} with {threads} threads: {said}"
-            ) from None
-=======
         self.threads = threads
-        self._output = program.tensors[program.output].offset
         self._make = partial(_make_engine, program, threads, isa_number(isa), guarded)
         self._turn = threads  # pictures a call into C: few, until the first call has been timed
         self._start()
@@ -264,7 +248,6 @@ class NativeProgram:
 
     def _call(self) -> AbstractContextManager[Any]:
         return nullcontext() if _ended and current_thread() is main_thread() else self._inside
->>>>>>> f027c1b (Model in processes: fork, spawn, copies, Ctrl-C, interpreter end; predict takes paths and pictures, and refuses floats scaled otherwise)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -301,26 +284,21 @@ class NativeProgram:
     def run_all(self, images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
         """Return every output, float32 (N, H, W, C) each, of uint8 images (N, H, W, C)."""
         images = self._checked(images)
-<<<<<<< HEAD
         found = tuple(np.empty((len(images), *tensor.shape), np.float32) for tensor in self._outputs)
-        self._engine.run(images, list(found), [tensor.offset for tensor in self._outputs])
-        return found
-=======
-        logits = np.empty((len(images), self.classes), np.float32)
+        offsets = [tensor.offset for tensor in self._outputs]
         engine, at = self._engine, 0
         # In turns of a tenth of a second, since Python hears of Ctrl-C only between calls into C.
         while at < len(images):
             count = min(self._turn, len(images) - at)
             with self._call():
                 started = time.perf_counter()
-                engine.run(images[at : at + count], logits[at : at + count], self._output)
+                engine.run(images[at : at + count], [part[at : at + count] for part in found], offsets)
                 seconds = time.perf_counter() - started
             if count == self._turn:
                 pictures = count * _TURN_SECONDS / max(seconds, 1e-6)
                 self._turn = self.threads * max(1, int(pictures) // self.threads)
             at += count
-        return logits
->>>>>>> f027c1b (Model in processes: fork, spawn, copies, Ctrl-C, interpreter end; predict takes paths and pictures, and refuses floats scaled otherwise)
+        return found
 
     def profile(self, image: npt.NDArray[Any], repeats: int = 100) -> npt.NDArray[np.float64]:
         """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
