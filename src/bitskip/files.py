@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ __all__ = [
     "file_digest",
     "keep_settings",
     "read_json",
+    "read_text",
     "require_writable",
     "write_bytes",
     "write_json",
@@ -51,10 +53,22 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file: UTF-8, with a byte order mark or not, or UTF-16 with one (PowerShell's `>`).
+
+    Raises:
+        OSError: if it cannot be read.
+        UnicodeDecodeError: if it is not text.
+    """
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig")
+
+
 def read_json(path: Path) -> Any:
     """Return the values of a JSON file; raises FileFormatError if it cannot be read or parsed."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bitskip.errors import SpecError, nearest
+from bitskip.files import read_text
 
 __all__ = [
     "INPUT_QUANTIZERS",
@@ -569,7 +570,7 @@ def resolve_spec(model: str) -> NetworkSpec:
     path = Path(model)
     if path.suffix == ".json" or path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"cannot read spec '{model}': {error}") from None
         return NetworkSpec.from_json(text, source=model)

@@ -50,7 +50,7 @@ def export(spec: NetworkSpec, directory: Path, batch: int = 1, prefix: str = "")
     if absent:
         raise RunError(
             f"peers need the network exported by torch and onnx, but {' and '.join(absent)} cannot be "
-            "imported; install them with pip install 'bitskip[train]' onnx onnxruntime"
+            "imported; pip install torch onnx onnxscript onnxruntime"
         )
     import torch
 

@@ -6,7 +6,6 @@ slow (torch above all) inside the command, so that `bitskip --help` answers at o
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -30,6 +29,7 @@ from bitskip.cli import (
     train,
     zoo,
 )
+from bitskip.cli.endings import check_streams, full_output, missing_package, silence_stdout
 from bitskip.errors import BitskipError
 
 __all__ = ["app", "main"]
@@ -83,9 +83,13 @@ zoo.register(app)
 def main() -> None:
     """Run the command line.
 
-    A `BitskipError` becomes one line on stderr and its exit code (2); Ctrl-C ends with 130 and a line; a
-    reader that closes the pipe (`bitskip count ... | head`) ends the program quietly.
+    A `BitskipError` becomes one line on stderr and its exit code (2), and so do a missing package and an
+    output that is closed or full; Ctrl-C ends with 130 and a line; a reader that closes the pipe
+    (`bitskip count ... | head`) ends the program quietly.
     """
+    closed = check_streams()
+    if closed is not None:
+        _fail(f"error: {closed}", 2)
     try:
         try:
             app()
@@ -96,9 +100,19 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it somewhere to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        text = missing_package(error, " ".join(["bitskip", *sys.argv[1:2]]))
+        if text is None:
+            raise
+        _fail(f"error: {text}", 2)
+    except OSError as error:
+        text = full_output(error)
+        if text is None:
+            raise
+        silence_stdout()
+        _fail(f"error: {text}", 2)
     except SystemExit as end:
         if end.code == 130:  # typer turns Ctrl-C into this code, without a word
             _fail("interrupted", 130)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitskip.cli.options import JsonOption
+from bitskip.cli.packed import PackedArgument, packed_path
 
 if TYPE_CHECKING:
     from bitskip.bench.peers import Comparison
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    file: Annotated[str, typer.Argument(metavar="M.bitskip", help="A packed model.")],
+    file: PackedArgument,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option(help="Pictures a call.")] = 1,
     isa: Annotated[
@@ -53,7 +53,8 @@ def bench(
     from bitskip.bench.speed import measure, measure_layers
     from bitskip.program import Program
 
-    program = Program.load(file)
+    path = packed_path(file)
+    program = Program.load(path)
     found = available_isas()
     isas = tuple(isa or [name for name in found if name != "scalar"] or found)
     comparison = None
@@ -80,7 +81,7 @@ def bench(
     title = f"{program.name}, {pictures} a call, threads: {threads}"
     machine = f"this machine has {', '.join(cpu_features()) or 'no instruction set beyond scalar'}"
     if comparison:
-        _print_comparison(title, machine, comparison, Path(file).stat().st_size)
+        _print_comparison(title, machine, comparison, path.stat().st_size)
     else:
         _print_timings(title, machine, timings)
     for name, times in by_layer.items():

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from bitskip.cli.options import JsonOption
+from bitskip.cli.packed import PackedArgument, packed_path
 
 
 def register(app: typer.Typer) -> None:
@@ -17,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    file: Annotated[str, typer.Argument(metavar="M.bitskip", help="A packed model.")],
+    file: PackedArgument,
     as_json: JsonOption = False,
 ) -> None:
     """List a packed model's layers with their precision and bytes, and the memory that running it takes.
@@ -30,8 +28,9 @@ def inspect(
     from bitskip.program import Program
     from bitskip.runtime.summary import summarise
 
-    program = Program.load(file)
-    values = summarise(program, Path(file).stat().st_size)
+    path = packed_path(file)
+    program = Program.load(path)
+    values = summarise(program, path.stat().st_size)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return

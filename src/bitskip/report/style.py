@@ -79,9 +79,7 @@ def figure_style() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError:
-        raise RunError(
-            "figures need matplotlib, which is not installed; pip install 'bitskip[train]'"
-        ) from None
+        raise RunError("figures need matplotlib, which is not installed; pip install matplotlib") from None
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitskip.errors import RecipeError, nearest
+from bitskip.files import read_text
 from bitskip.spec import PRECISIONS, NetworkSpec
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
@@ -243,7 +244,7 @@ def _read(recipe: str) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read recipe '{recipe}': {error}") from None
     elif recipe in recipe_names():
