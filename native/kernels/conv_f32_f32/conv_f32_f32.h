@@ -8,5 +8,7 @@ void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc);
 void bsk_conv_f32_f32_neon(const bsk_tile *tile, void *acc);
 #define bsk_conv_f32_f32_avx2_winograd2 bsk_conv_f32_f32_avx2
 #define bsk_conv_f32_f32_avx2_winograd4 bsk_conv_f32_f32_avx2
-extern const bsk_special bsk_winograd2_f32_avx2, bsk_winograd4_f32_avx2;
+#define bsk_conv_f32_f32_avx512_winograd2 bsk_conv_f32_f32_avx512
+#define bsk_conv_f32_f32_avx512_winograd4 bsk_conv_f32_f32_avx512
+extern const bsk_special bsk_winograd2_f32_avx2, bsk_winograd4_f32_avx2, bsk_winograd2_f32_avx512, bsk_winograd4_f32_avx512;
 #endif

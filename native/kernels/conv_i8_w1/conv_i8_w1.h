@@ -16,6 +16,7 @@ extern const bsk_special bsk_lookup_avx2;
 #define bsk_conv_i8_w1_scalar bsk_conv_i8_i8_scalar
 #define bsk_conv_i8_w1_avxvnni bsk_conv_i8_i8_avxvnni
 #define bsk_conv_i8_w1_avx512 bsk_conv_i8_i8_avx512
+#define bsk_conv_i8_w1_avx512_winograd4 bsk_conv_i16_avx512
 #define bsk_conv_i8_w1_amx bsk_conv_i8_i8_amx
 #define bsk_conv_bits_w1_amx bsk_conv_i8_i8_amx
 #define bsk_conv_i8_w1_neon bsk_conv_i8_i8_neon

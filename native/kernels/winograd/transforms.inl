@@ -1,24 +1,25 @@
-/* The transforms of winograd.h, one source for every instruction set: vectors of 32 bytes, which compilers split where they are
- * shorter. The including file defines BSK_WINOGRAD_ISA. */
+/* The transforms of winograd.h, one source for every instruction set: vectors of BSK_WINOGRAD_BYTES (32 or
+ * 64), which compilers split where they are shorter. The including file defines that and BSK_WINOGRAD_ISA. */
 #include "winograd.h"
 
 #define NAME2(a, b) a##b
 #define NAME(a, b) NAME2(a, b)
 
-typedef int16_t i16x16 __attribute__((vector_size(32), may_alias));
-typedef int8_t i8x16 __attribute__((vector_size(16), may_alias));
-typedef int32_t i32x8 __attribute__((vector_size(32), may_alias));
-typedef uint32_t u32x8 __attribute__((vector_size(32), may_alias));
-typedef float f32x8 __attribute__((vector_size(32), may_alias));
+#define W BSK_WINOGRAD_BYTES
+typedef int16_t i16v __attribute__((vector_size(W), may_alias));
+typedef int8_t i8v __attribute__((vector_size(W / 2), may_alias)); /* as many */
+typedef int32_t i32v __attribute__((vector_size(W), may_alias));
+typedef uint32_t u32v __attribute__((vector_size(W), may_alias));
+typedef float f32v __attribute__((vector_size(W), may_alias));
 
-BSK_INLINE i16x16 load_i8(const void *at, i16x16 zero_point) {
-  i8x16 x;
-  memcpy(&x, at, 16);
-  return __builtin_convertvector(x, i16x16) - zero_point;
+BSK_INLINE i16v load_i8(const void *at, int16_t zero_point) {
+  i8v x;
+  memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, i16v) - zero_point;
 }
-BSK_INLINE f32x8 load_f32(const void *at) {
-  f32x8 x;
-  memcpy(&x, at, 32);
+BSK_INLINE f32v load_f32(const void *at) {
+  f32v x;
+  memcpy(&x, at, sizeof x);
   return x;
 }
 
@@ -37,9 +38,10 @@ BSK_INLINE f32x8 load_f32(const void *at) {
     d[3 * s] = r + t, d[4 * s] = r - t, d[5 * s] = d5 + 4 * d1 - 5 * d3;                              \
   }
 
-#define INPUT(name, m, vector, lanes, bytes, LOAD_ONE)                                                    \
+/* `bytes` of an element in, `wide` of one out. */
+#define INPUT(name, m, vector, bytes, wide, LOAD_ONE)                                                     \
   static void name(void *v, size_t stride, const void *const *px, int c, int zero_point) {                \
-    enum { n = m + 2 };                                                                                   \
+    enum { n = m + 2, lanes = W / wide };                                                                 \
     typedef vector vec;                                                                                   \
     (void)zero_point;                                                                                     \
     for (int at = 0; at < c; at += lanes) {                                                               \
@@ -48,20 +50,16 @@ BSK_INLINE f32x8 load_f32(const void *at) {
       for (int i = 0; i < n; ++i) B##m((d + i), n)                                                        \
       for (int i = 0; i < n; ++i) {                                                                       \
         B##m((d + n * i), 1)                                                                              \
-        for (int j = 0; j < n; ++j) memcpy((char *)v + (((size_t)(n * i + j)) * stride + (size_t)at) * (32 / lanes), &d[n * i + j], 32); \
+        for (int j = 0; j < n; ++j) memcpy((char *)v + (((size_t)(n * i + j)) * stride + (size_t)at) * wide, &d[n * i + j], W); \
       }                                                                                                   \
     }                                                                                                     \
   }
-
-#define LOAD_I8(at) load_i8(at, zero16)
+#define LOAD_I8(at) load_i8(at, (int16_t)zero_point)
 #define LOAD_F32(at) load_f32(at)
-#define zero16 (i16x16){z, z, z, z, z, z, z, z, z, z, z, z, z, z, z, z}
-#define z ((int16_t)zero_point)
-INPUT(input2_i8, 2, i16x16, 16, 1, LOAD_I8)
-INPUT(input4_i8, 4, i16x16, 16, 1, LOAD_I8)
-#undef z
-INPUT(input2_f32, 2, f32x8, 8, 4, LOAD_F32)
-INPUT(input4_f32, 4, f32x8, 8, 4, LOAD_F32)
+INPUT(input2_i8, 2, i16v, 1, 2, LOAD_I8)
+INPUT(input4_i8, 4, i16v, 1, 2, LOAD_I8)
+INPUT(input2_f32, 2, f32v, 4, 4, LOAD_F32)
+INPUT(input4_f32, 4, f32v, 4, 4, LOAD_F32)
 
 /* y := A' x along one axis: x[0], x[s], ... to y[0], y[t], ... */
 #define A2(y, t, x, s)                                                   \
@@ -86,34 +84,34 @@ INPUT(input4_f32, 4, f32x8, 8, 4, LOAD_F32)
 #define A2_f32 A2
 
 /* What stands before Y is taken away. */
-BSK_INLINE u32x8 by_4(u32x8 x) { return (u32x8)((i32x8)x >> 2); }
-BSK_INLINE u32x8 by_576(u32x8 x) { return (u32x8)((i32x8)(x * 0x38e38e39u) >> 6); } /* 9 * 0x38e38e39 = 1 modulo 2^32 */
-BSK_INLINE f32x8 by_1(f32x8 x) { return x; }
+BSK_INLINE u32v by_4(u32v x) { return (u32v)((i32v)x >> 2); }
+BSK_INLINE u32v by_576(u32v x) { return (u32v)((i32v)(x * 0x38e38e39u) >> 6); } /* 9 * 0x38e38e39 = 1 modulo 2^32 */
+BSK_INLINE f32v by_1(f32v x) { return x; }
 
 #define OUTPUT(name, m, vector, type, LAST)                                                                  \
   static void name(void *y, size_t row, const void *mm, size_t stride) {                                     \
     enum { n = m + 2 };                                                                                      \
     typedef vector vec;                                                                                      \
-    for (size_t at = 0; at < BSK_GROUP; at += 8) {                                                           \
+    for (size_t at = 0; at < BSK_GROUP; at += W / 4) {                                                           \
       vec x[n * n], half[m * n], out[m];                                                                     \
-      for (int i = 0; i < n * n; ++i) memcpy(&x[i], (const char *)mm + 4 * ((size_t)i * stride + at), 32);   \
+      for (int i = 0; i < n * n; ++i) memcpy(&x[i], (const char *)mm + 4 * ((size_t)i * stride + at), W);   \
       for (int i = 0; i < n; ++i) A##m##_##type((half + i), n, (x + i), n)                                   \
       for (int i = 0; i < m; ++i) {                                                                          \
         A##m##_##type(out, 1, (half + n * i), 1)                                                             \
         for (int j = 0; j < m; ++j) {                                                                        \
           const vec last = LAST(out[j]);                                                                     \
-          memcpy((char *)y + 4 * ((size_t)i * row + (size_t)j * BSK_GROUP + at), &last, 32);                 \
+          memcpy((char *)y + 4 * ((size_t)i * row + (size_t)j * BSK_GROUP + at), &last, W);                 \
         }                                                                                                    \
       }                                                                                                      \
     }                                                                                                        \
   }
-OUTPUT(output2_i32, 2, u32x8, u32, by_4)
-OUTPUT(output4_i32, 4, u32x8, u32, by_576)
-OUTPUT(output2_f32, 2, f32x8, f32, by_1)
-OUTPUT(output4_f32, 4, f32x8, f32, by_1)
+OUTPUT(output2_i32, 2, u32v, u32, by_4)
+OUTPUT(output4_i32, 4, u32v, u32, by_576)
+OUTPUT(output2_f32, 2, f32v, f32, by_1)
+OUTPUT(output4_f32, 4, f32v, f32, by_1)
 
-static const struct bsk_winograd winograd2_i8 = {2, 0, input2_i8, output2_i32}, winograd4_i8 = {4, 0, input4_i8, output4_i32};
-static const struct bsk_winograd winograd2_f32 = {2, 1, input2_f32, output2_f32}, winograd4_f32 = {4, 1, input4_f32, output4_f32};
+static const struct bsk_winograd winograd2_i8 = {2, 0, W / 2, input2_i8, output2_i32}, winograd4_i8 = {4, 0, W / 2, input4_i8, output4_i32};
+static const struct bsk_winograd winograd2_f32 = {2, 1, W / 4, input2_f32, output2_f32}, winograd4_f32 = {4, 1, W / 4, input4_f32, output4_f32};
 
 #define SPECIAL(name) {.step_align = 1, .line = 1, .winograd = &name}
 const bsk_special NAME(bsk_winograd2_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_i8), NAME(bsk_winograd4_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_i8);

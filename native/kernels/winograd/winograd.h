@@ -21,7 +21,7 @@
 #define BSK_WINOGRAD_TILES 24 /* of a band: what they take stays in a small second-level cache */
 #define BSK_WINOGRAD_INT_LIMIT(m) ((m) == 2 ? (int64_t)1 << 29 : (int64_t)1 << 25) /* |Y| below it */
 
-/* V of one tile: px[(m + 2)^2] are its pixels (int8 or float), `c` channels, a multiple of 16; v[point] is at v + point * stride
+/* V of one tile: px[(m + 2)^2] are its pixels (int8 or float), `c` channels; v[point] is at v + point * stride
  * elements. */
 typedef void (*bsk_winograd_input_fn)(void *v, size_t stride, const void *const *px, int c, int zero_point);
 /* Y of one tile and one group from M, whose points are `stride` elements apart: m rows of m pixels, `row` and BSK_GROUP elements apart. */
@@ -29,6 +29,7 @@ typedef void (*bsk_winograd_output_fn)(void *y, size_t row, const void *mm, size
 
 struct bsk_winograd {
   int m, is_float;
+  int align; /* the channels must be a multiple of it */
   bsk_winograd_input_fn input;
   bsk_winograd_output_fn output;
 };

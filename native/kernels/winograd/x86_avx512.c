@@ -1,3 +1,4 @@
 /* transforms.inl for avx512. */
 #define BSK_WINOGRAD_ISA avx512
+#define BSK_WINOGRAD_BYTES 64
 #include "transforms.inl"
