@@ -171,19 +171,24 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
     int32_t y = y0, x = 0;
     for (size_t pixel = begin; pixel < end; pixel += (size_t)pixels) {
       tile.n = (int)(end - pixel < (size_t)pixels ? end - pixel : (size_t)pixels);
-      for (int i = 0; i < pixels; ++i) {
-        if (i >= tile.n) { /* beyond the last pixel: compute it again, store nothing */
-          tile.px[i] = lines ? lines + (pixel - begin + (size_t)i) * c->line_bytes : tile.px[tile.n - 1];
-          tile.base[i] = tile.base[tile.n - 1];
-          tile.total[i] = tile.total[tile.n - 1];
-          continue;
+      for (int i = 0; i < tile.n;) { /* the pixels of one row */
+        const char *from = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
+        const int32_t *row_base = base ? base + (size_t)c->row_class[y] * (size_t)c->col_classes * padded : NULL;
+        const int stop = tile.n - i < out->w - x ? tile.n : i + out->w - x;
+        for (; i < stop; ++i, ++x, from += col_step) {
+          tile.px[i] = from;
+          if (row_base) tile.base[i] = row_base + c->col_class[x] * padded;
+          if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
         }
-        tile.px[i] = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
-        if (base) tile.base[i] = base + ((size_t)c->row_class[y] * (size_t)c->col_classes + c->col_class[x]) * padded;
-        if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
-        if (++x == out->w) x = 0, ++y;
-        if (lines) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
+        if (x == out->w) x = 0, ++y;
       }
+      for (int i = tile.n; i < pixels; ++i) { /* beyond the last pixel: compute it again, store nothing */
+        tile.px[i] = tile.px[tile.n - 1];
+        tile.base[i] = tile.base[tile.n - 1];
+        tile.total[i] = tile.total[tile.n - 1];
+      }
+      if (lines)
+        for (int i = 0; i < pixels; ++i) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
       c->kernel->run(&tile, acc);
       for (int32_t part = 0; part < tile.groups; ++part) {
         bsk_epi_call call;

@@ -4,15 +4,14 @@
  * channels (bytes) at once: two pshufb and two adds for 256 bit-MACs, about twice xor + popcount by pshufb. A step of a
  * pixel costs two loads (nibble, table) whatever the channels, so two groups share them: 6 operations for 256 bit-MACs,
  * and pshufb, 2 a cycle since Zen 2 and Ice Lake, bounds it at 256 bit-MACs a cycle (128 on older Intel, 1 a cycle).
- * Byte sums grow by at most 4 a step, so they are widened to 16 bits every 63 steps, and those to 32 at the end (or after
- * 259 times, 16,317 steps). Rows hold nibble * 16, the table's offset.
+ * Byte sums grow by at most 4 a step, so they are widened to 16 bits after at most 63 steps (60 here), and those to 32 at the end (or
+ * after 259 times). Rows hold nibble * 16, the table's offset.
  */
 #include "conv_bits_w1.h"
 #include <immintrin.h>
 
 #define PIXELS(X) X(0) X(1) X(2) X(3)
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
-#define MAX_STEPS 63
 #define MAX_WIDENED 259 /* 260 * 252 fits 16 bits, with the last bytes */
 
 #define BITS4(n) (uint8_t)(((n) & 1) + ((n) >> 1 & 1) + ((n) >> 2 & 1) + ((n) >> 3 & 1))
@@ -43,65 +42,80 @@ BSK_INLINE void subtract(int32_t *out, const int32_t *from, const uint16_t *sums
 
 const bsk_special bsk_two_groups = {.step_align = 1, .line = 1, .groups = 2};
 
-BSK_INLINE void collect(const bsk_tile *tile, int32_t *out, const uint16_t *sums, int groups, int started) {
+BSK_INLINE void collect(const bsk_tile *tile, int first, int32_t *out, const uint16_t *sums, int groups, int started) {
   const size_t stride = (size_t)groups * BSK_GROUP;
   for (size_t p = 0; p < 4; ++p)
     for (size_t c = 0; c < stride; c += BSK_GROUP)
-      subtract(out + p * stride + c, started ? out + p * stride + c : tile->base[p] + c, sums + p * stride + c);
+      subtract(out + p * stride + c, started ? out + p * stride + c : tile->base[(size_t)first + p] + c, sums + p * stride + c);
 }
 
-BSK_INLINE void tile_of(const bsk_tile *tile, int32_t *out, int groups) {
+#define KEEP(x) __asm__("" : "+x"(x)); /* no sums in trees, which take more registers than there are */
+
+/* 4 pixels from `first` on. */
+BSK_INLINE void tile_of(const bsk_tile *tile, int first, int32_t *out, int groups) {
   const size_t stride = (size_t)groups * BSK_GROUP;
   _Alignas(32) uint16_t sums[4 * 2 * BSK_GROUP] = {0};
-#define DECLARE(p)                                    \
-  __m256i a##p = _mm256_setzero_si256(), b##p = a##p; \
-  const uint8_t *x##p = (const uint8_t *)tile->px[p];
-  PIXELS(DECLARE)
   const uint8_t *w = (const uint8_t *)tile->weights, *v = w + tile->group_bytes;
-  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  size_t room = MAX_STEPS, widened = 0;
+  const size_t run = (size_t)tile->run;
+  /* Even pieces of a row, of whole fours where that is possible: loops of one length are predicted. */
+  const size_t pieces = (run + 59) / 60, piece = ((run + pieces - 1) / pieces + 3) / 4 * 4;
+  size_t widened = 0;
   int started = 0; /* whether `out` holds a part of the sum already */
-#define WIDEN(p)                                          \
-  widen(sums + p * stride, a##p);                         \
-  a##p = _mm256_setzero_si256();                          \
-  if (groups == 2) {                                      \
-    widen(sums + p * stride + BSK_GROUP, b##p);           \
-    b##p = _mm256_setzero_si256();                        \
-  }
-  for (int r = tile->kh; r > 0; --r) {
-    for (size_t i = 0; i < run;) {
-      const size_t stop = run - i < room ? run : i + room;
-      room -= stop - i;
-      for (; i < stop; ++i, w += BSK_GROUP, v += BSK_GROUP) {
-        const __m256i first = LOAD(w), second = groups == 2 ? LOAD(v) : first;
 #define STEP(p)                                                                                                             \
   {                                                                                                                         \
-    const __m256i t = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(const void *)(differing + x##p[i])));   \
-    a##p = _mm256_add_epi8(a##p, _mm256_shuffle_epi8(t, first));                                                            \
-    if (groups == 2) b##p = _mm256_add_epi8(b##p, _mm256_shuffle_epi8(t, second));                                          \
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(const void *)(differing + x##p[k])));   \
+    a##p = _mm256_add_epi8(a##p, _mm256_shuffle_epi8(t, one));                                                              \
+    KEEP(a##p)                                                                                                              \
+    if (groups == 2) {                                                                                                      \
+      b##p = _mm256_add_epi8(b##p, _mm256_shuffle_epi8(t, two));                                                            \
+      KEEP(b##p)                                                                                                            \
+    }                                                                                                                       \
   }
-        PIXELS(STEP)
+#define STEPS(at)                                                                                                           \
+  {                                                                                                                         \
+    const size_t k = at;                                                                                                    \
+    const __m256i one = LOAD(w + BSK_GROUP * k), two = groups == 2 ? LOAD(v + BSK_GROUP * k) : one;                          \
+    PIXELS(STEP)                                                                                                            \
+  }
+#define WIDEN(p)                                          \
+  widen(sums + p * stride, a##p);                         \
+  if (groups == 2) widen(sums + p * stride + BSK_GROUP, b##p);
+  for (int r = 0; r < tile->kh; ++r) {
+#define ROW(p) const uint8_t *x##p = (const uint8_t *)tile->px[first + p] + (size_t)r * tile->row_bytes;
+    PIXELS(ROW)
+    for (size_t i = 0; i < run; i += piece) {
+      const size_t steps = run - i < piece ? run - i : piece;
+#define DECLARE(p) __m256i a##p = _mm256_setzero_si256(), b##p = a##p;
+      PIXELS(DECLARE)
+      size_t left = steps;
+      for (; left >= 4; left -= 4) {
+        STEPS(0) STEPS(1) STEPS(2) STEPS(3)
+        w += 4 * BSK_GROUP, v += 4 * BSK_GROUP;
+#define FOUR(p) x##p += 4;
+        PIXELS(FOUR)
       }
-      if (room == 0) {
-        PIXELS(WIDEN)
-        room = MAX_STEPS;
-        if (++widened == MAX_WIDENED) {
-          collect(tile, out, sums, groups, started);
-          memset(sums, 0, sizeof sums);
-          widened = 0, started = 1;
-        }
+      for (; left > 0; --left) {
+        STEPS(0)
+        w += BSK_GROUP, v += BSK_GROUP;
+#define ONE(p) x##p += 1;
+        PIXELS(ONE)
+      }
+      PIXELS(WIDEN)
+      if (++widened == MAX_WIDENED) {
+        collect(tile, first, out, sums, groups, started);
+        memset(sums, 0, sizeof sums);
+        widened = 0, started = 1;
       }
     }
-#define NEXT_ROW(p) x##p += row_bytes;
-    PIXELS(NEXT_ROW)
   }
-  PIXELS(WIDEN)
-  collect(tile, out, sums, groups, started);
+  collect(tile, first, out, sums, groups, started);
 }
 
 void bsk_conv_bits_w1_avx2(const bsk_tile *tile, void *acc) {
-  if (tile->groups == 2)
-    tile_of(tile, (int32_t *)acc, 2);
-  else
-    tile_of(tile, (int32_t *)acc, 1);
+  for (int p = 0; p < tile->n; p += 4) {
+    if (tile->groups == 2)
+      tile_of(tile, p, (int32_t *)acc + p * 2 * BSK_GROUP, 2);
+    else
+      tile_of(tile, p, (int32_t *)acc + p * BSK_GROUP, 1);
+  }
 }
