@@ -2,6 +2,7 @@
  *
  *     speed [rounds]              every shape below
  *     speed rounds i8_w1 64 64 32 3 1    types, channels in and out, side of the picture, side of the kernel, stride
+ *     ... --json                  a JSON object a line
  *
  * The least time of all rounds is shown, for what disturbs a run only ever adds; integer networks' epilogue is part of it.
  */
@@ -28,6 +29,7 @@ static const struct {
 static const int shapes[][5] = {{64, 64, 32, 3, 1}, {128, 128, 16, 3, 1}, {256, 256, 8, 3, 1}, {64, 128, 32, 3, 2}, {64, 128, 32, 1, 2}, {64, 64, 56, 3, 1}, {256, 64, 56, 1, 1}, {512, 512, 7, 3, 1}};
 
 #define MAX_VARIANTS 16
+static int as_json;
 
 static void measure(int type, const int *s, int rounds) {
   const int ci = s[0], co = s[1], side = s[2], k = s[3], stride = s[4], pad = k / 2, o = (side + 2 * pad - k) / stride + 1;
@@ -86,13 +88,18 @@ static void measure(int type, const int *s, int rounds) {
     }
   const double macs = (double)o * o * co * ci * k * k;
   for (int v = 0; v < found; ++v) {
-    printf("%-8s %4d -> %4d %3dx%-3d kernel %d stride %d  %-24s %9.1f us %7.1f MACs/ns\n", types[type].name, ci, co, side, side, k, stride, names[v], least[v], macs / least[v] / 1e3);
+    if (as_json)
+      printf("{\"types\": \"%s\", \"inputs\": %d, \"outputs\": %d, \"side\": %d, \"kernel\": %d, \"stride\": %d, \"variant\": \"%s\", \"us\": %.2f, \"macs_per_ns\": %.2f}\n",
+             types[type].name, ci, co, side, k, stride, names[v], least[v], macs / least[v] / 1e3);
+    else
+      printf("%-8s %4d -> %4d %3dx%-3d kernel %d stride %d  %-24s %9.1f us %7.1f MACs/ns\n", types[type].name, ci, co, side, side, k, stride, names[v], least[v], macs / least[v] / 1e3);
     free(blocks[v]), free(scratch[v]);
   }
   free(memory), free(ones), free(m), free(t), free(b);
 }
 
 int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[argc - 1], "--json") == 0) as_json = 1, --argc;
   const int rounds = argc > 1 ? atoi(argv[1]) : 50;
   for (int type = 0; type < 5; ++type) {
     if (argc > 2 && strcmp(argv[2], types[type].name) != 0) continue;
