@@ -70,7 +70,7 @@ def _cost(model: str, input_size: int | None, classes: int | None, width: float 
     from bitskip.sources import Kind, parse
     from bitskip.sources.cost import cost_of_source
 
-    if parse(model).kind is Kind.TORCHVISION and width is None:
+    if parse(model).kind in (Kind.TORCHVISION, Kind.PYTHON) and width is None:
         from bitskip.detection.cost import count_detector
         from bitskip.sources.load import load_model
 

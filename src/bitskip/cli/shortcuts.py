@@ -86,14 +86,15 @@ def list_(
     - `bitskip shortcuts list torchvision:resnet50 --json`
     - `bitskip shortcuts list timm:resnet18d --input-size 64`
     """
-    from bitskip.pruning import analyse, compare, plan_shortcuts, remove_shortcuts
+    from bitskip.cli.detector_shortcuts import analysis_of, gains_of
+    from bitskip.pruning import plan_shortcuts, remove_shortcuts
 
     loaded = _load(model, input_size, classes)
-    analysis = analyse(loaded.model, loaded.example())
+    analysis = analysis_of(loaded)
     gains: list[Gain] = []
     if analysis.shortcuts:
         nothing_left = remove_shortcuts(loaded.model, plan_shortcuts(loaded.model, analysis, "none"))
-        gains = compare(loaded.model, nothing_left, loaded.example())
+        gains = gains_of(loaded, nothing_left)
     if as_json:
         values = {
             "model": loaded.name,
@@ -152,24 +153,29 @@ def score(
     """
     import dataclasses
 
-    from bitskip.pruning import analyse, score_shortcuts
+    from bitskip.cli.detector_shortcuts import analysis_of, score_loaded
+    from bitskip.pruning import score_shortcuts
 
     loaded = _load(model, input_size, classes, weights, mean, std)
     if not loaded.trained:
         say(f"note: {loaded.name} has random weights, so its scores mean little")
-    calibration, held_out = _batches(loaded, data, batch_size)
-    analysis = analyse(loaded.model, loaded.example())
-    with _progress("scoring") as show:
-        scores = score_shortcuts(
-            loaded.model,
-            analysis.shortcuts,
-            held_out,
-            calibration=calibration,
-            max_batches=batches,
-            calibration_batches=batches,
-            cache=Path(out),
-            progress=show,
-        )
+    if loaded.task == "detection":
+        with _progress("scoring") as show:
+            scores = score_loaded(loaded, data, batches, batch_size, Path(out), show)
+    else:
+        calibration, held_out = _batches(loaded, data, batch_size)
+        analysis = analysis_of(loaded)
+        with _progress("scoring") as show:
+            scores = score_shortcuts(
+                loaded.model,
+                analysis.shortcuts,
+                held_out,
+                calibration=calibration,
+                max_batches=batches,
+                calibration_batches=batches,
+                cache=Path(out),
+                progress=show,
+            )
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(value) for value in scores.values()], indent=2))
         return
@@ -181,7 +187,9 @@ def score(
 
     print_table(
         f"Closing one shortcut of {loaded.name} (mean ± 95% interval over batches)",
-        ["id", "loss", "KL of outputs", "accuracy, points"],
+        ["id", "loss", "change of maps", "AP50, points"]
+        if loaded.task == "detection"
+        else ["id", "loss", "KL of outputs", "accuracy, points"],
         [
             [
                 s.id,
@@ -239,10 +247,11 @@ def plan(
     - `bitskip shortcuts plan runs/teacher --scores scores.json --max-accuracy-drop 2`
     - `bitskip shortcuts plan torchvision:resnet18 --keep layer2.0,layer3.0`
     """
-    from bitskip.pruning import analyse, compare, load_scores, plan_shortcuts, remove_shortcuts
+    from bitskip.cli.detector_shortcuts import analysis_of, gains_of
+    from bitskip.pruning import load_scores, plan_shortcuts, remove_shortcuts
 
     loaded = _load(model, input_size, classes)
-    analysis = analyse(loaded.model, loaded.example())
+    analysis = analysis_of(loaded)
     chosen = plan_shortcuts(
         loaded.model,
         analysis,
@@ -254,7 +263,7 @@ def plan(
         shorten=shorten,
     )
     chosen.save(Path(out))
-    gains = compare(loaded.model, remove_shortcuts(loaded.model, chosen), loaded.example())
+    gains = gains_of(loaded, remove_shortcuts(loaded.model, chosen))
     if as_json:
         values = chosen.to_dict() | {"gains": [gain.to_dict() for gain in gains]}
         typer.echo(json.dumps(values, indent=2))
@@ -307,14 +316,18 @@ def prune(
     - `bitskip shortcuts prune runs/teacher plan.json --out runs/pruned --refit`
     - `bitskip shortcuts prune torchvision:resnet50 plan.json --out pruned --weights resnet50.safetensors`
     """
-    from bitskip.pruning import Plan, compare
+    from bitskip.cli.detector_shortcuts import gains_of
+    from bitskip.errors import PruningError
+    from bitskip.pruning import Plan
     from bitskip.sources.pruned import prune_loaded, write_pruned
 
     loaded = _load(model, input_size, classes, weights, mean, std)
     chosen = Plan.load(Path(plan_file))
+    if refit and loaded.task == "detection":
+        raise PruningError("--refit is for classifiers; train a detector on with `bitskip shortcuts recover`")
     sets = _batches(loaded, data, batch_size) if refit else None
     pruned, measures = prune_loaded(loaded, chosen, sets, batches)
-    gains = compare(loaded.model, pruned, loaded.example(), timed=timed)
+    gains = gains_of(loaded, pruned, timed=timed)
     report = {
         "model": loaded.name,
         "gains": [gain.to_dict() for gain in gains],
@@ -377,13 +390,46 @@ def recover(
     - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --epochs 30 --interval 3 --fade 3`
     - `bitskip shortcuts recover runs/teacher plan.json --out runs/pruned --max-accuracy-drop 1`
     """
+    from bitskip.cli.detector_shortcuts import gains_of, recover_loaded_detector
     from bitskip.errors import PruningError
-    from bitskip.pruning import Plan, RecoverySettings, compare
+    from bitskip.pruning import Plan, RecoverySettings
     from bitskip.sources.pruned import recover_loaded, write_pruned
 
     loaded = _load(model, input_size, classes, weights, mean, std)
     if not 0 <= teacher_weight <= 1:
         raise PruningError(f"--teacher-weight is {teacher_weight:g}, expected a share, 0 to 1")
+    if loaded.task == "detection":
+        if (schedule, interval, fade, max_accuracy_drop, seed) != ("gradual", 1, 1.0, None, 0):
+            raise PruningError(
+                "a detector's gates close one after another over the first third of its training; leave out "
+                "--schedule, --interval, --fade, --max-accuracy-drop and --seed"
+            )
+        carried_out = Plan.load(Path(plan_file))
+        recovered, precisions = recover_loaded_detector(
+            loaded,
+            carried_out,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            teacher_weight=teacher_weight,
+            mixed=precision == "bf16-mixed",
+        )
+        gains = gains_of(loaded, recovered)
+        report: dict[str, Any] = {
+            "model": loaded.name,
+            "gains": [gain.to_dict() for gain in gains],
+            "held_out_ap50": precisions,
+        }
+        write_pruned(Path(out), loaded, recovered, carried_out, report)
+        if as_json:
+            typer.echo(json.dumps(report, indent=2))
+            return
+        _print_gains(f"{loaded.name}: {carried_out.rule}", gains)
+        typer.echo(
+            f"held-out AP50 {precisions['pruned']:.2%}, before {precisions['before']:.2%}; written to {out}"
+        )
+        return
     settings = RecoverySettings(
         schedule=schedule,
         epochs=epochs,
@@ -411,7 +457,7 @@ def recover(
         folder=Path(out),
         on_epoch=show,
     )
-    gains = compare(loaded.model, result.model, loaded.example())
+    gains = gains_of(loaded, result.model)
     report = {
         "model": loaded.name,
         "gains": [gain.to_dict() for gain in gains],

@@ -22,7 +22,7 @@ from bitskip.pruning.find import Shortcut
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import PlannedShortcut, fingerprint, weights_digest
 
-__all__ = ["Score", "load_scores", "score_shortcuts", "student_t"]
+__all__ = ["Score", "load_scores", "score_shortcuts", "student_t", "write_scores"]
 
 FORMAT_VERSION = 1
 
@@ -175,6 +175,11 @@ def _key(
 def _write(path: Path, key: dict[str, Any], scores: Mapping[str, Score]) -> None:
     rows = [dataclasses.asdict(score) for score in scores.values()]
     write_json(path, {"bitskip_shortcut_scores": FORMAT_VERSION, "key": key, "scores": rows})
+
+
+def write_scores(path: Path, model: nn.Module, scores: Mapping[str, Score]) -> None:
+    """Write scores of `model` that something else than `score_shortcuts` measured, for `load_scores`."""
+    _write(path, {"fingerprint": fingerprint(model), "weights": weights_digest(model)}, scores)
 
 
 def _cached(path: Path | None, key: dict[str, Any]) -> dict[str, Score]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,8 +187,19 @@ def _build(word: Source, classes: int | None, input_size: int | None, auxiliary:
     if word.path is None:
         raise AssertionError(word)
     model = build_from_file(word.path, word.name, classes).eval()
+    transform = getattr(model, "transform", None)
+    if type(transform).__name__ == "GeneralizedRCNNTransform" and hasattr(model, "backbone"):
+        return _own_detector(model, transform, input_size, classes)
     shape = picture_shape(model, word.text, input_size)
     return Built(model, "classification", shape, classes or 0, None)
+
+
+def _own_detector(model: nn.Module, transform: Any, input_size: int | None, classes: int | None) -> Built:
+    """Return a detector that is made of torchvision's parts, for square pictures of one size."""
+    size = input_size or int(transform.min_size[0])
+    transform.min_size, transform.max_size = (size,), size
+    normalisation = Normalisation(tuple(transform.image_mean), tuple(transform.image_std))
+    return Built(model, "detection", (3, size, size), classes or 0, normalisation)
 
 
 def _with_weights(

@@ -33,7 +33,7 @@ from bitskip.pruning.schedule import decayed_groups
 from bitskip.sources.load import LoadedModel
 from bitskip.training import evaluate
 
-__all__ = ["batches_for", "prune_loaded", "recover_loaded", "write_pruned"]
+__all__ = ["batches_for", "check_source", "prune_loaded", "recover_loaded", "write_pruned"]
 
 
 def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple[Batches, Batches]:
@@ -84,7 +84,7 @@ def prune_loaded(
     Raises:
         PruningError: if the plan is for another model, or what it leaves could not be loaded again.
     """
-    _check_source(loaded)
+    check_source(loaded)
     if sets is None:
         return remove_shortcuts(loaded.model, plan), {}
     plan.check(loaded.model)
@@ -124,7 +124,7 @@ def recover_loaded(
     Raises:
         PruningError: if the plan is for another model, or what it leaves could not be loaded again.
     """
-    _check_source(loaded)
+    check_source(loaded)
     training, held_out = sets
     training.seed = seed
     torch.manual_seed(seed)
@@ -143,7 +143,7 @@ def recover_loaded(
     )
 
 
-def _check_source(loaded: LoadedModel) -> None:
+def check_source(loaded: LoadedModel) -> None:
     """A second plan upon one that no spec describes would have no architecture to start from."""
     if not loaded.source:
         raise PruningError(
