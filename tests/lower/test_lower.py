@@ -27,7 +27,7 @@ from bitskip.program import (
     op_inputs,
     op_outputs,
 )
-from bitskip.program.file import stored_array_bytes
+from bitskip.program.file import op_bytes
 from bitskip.spec import PAPER_VARIANTS, NetworkSpec, named_spec
 
 
@@ -247,7 +247,7 @@ def test_integer_epilogues_take_8_bytes_a_channel() -> None:
         if isinstance(op, Conv2d) and isinstance(op.epilogue, IntegerEpilogue):
             out, kh, kw, _ = op.weight.shape
             taps = kh * kw * program.tensors[op.input].shape[2]
-            assert stored_array_bytes(program, at) <= out * taps / 8 + 8 * out + 3 * 8
+            assert op_bytes(program)[at] <= out * taps / 8 + 8 * out + 3 * 8
 
 
 @pytest.mark.parametrize("name", ["binary", "react", "hybrid", "imagenet_w1a1"])

@@ -14,29 +14,33 @@ import numpy as np
 from bitskip.bits import WORD_BITS, words_for
 from bitskip.errors import FileFormatError
 from bitskip.program.ops import (
-    OPS,
     Activation,
     Add,
-    Affine,
-    Array,
     AvgPool,
-    Binarize,
+    Concat,
     Conv2d,
-    Dequantize,
-    FloatEpilogue,
     GlobalAvgPool,
     IntegerEpilogue,
     MaxPool,
+    Mul,
     Op,
     Output,
-    Quantize,
-    QuantizeInput,
     Tensor,
-    ThresholdEpilogue,
-    inverse_scale,
     op_inputs,
     op_outputs,
     op_residual,
+)
+from bitskip.program.record import Flat, flatten
+from bitskip.program.schema import (
+    ACCUMULATOR_LIMIT,
+    ACTIVATIONS,
+    DTYPES,
+    EPILOGUES,
+    INTEGER_LIMIT,
+    LIMITS,
+    OPS,
+    Form,
+    row_of,
 )
 
 if TYPE_CHECKING:
@@ -44,30 +48,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_KERNEL", "MAX_SIDE", "accumulator_bound", "check_program", "integer_bound"]
 
-MAX_OPS = 4096
-MAX_TENSORS = 8192
-MAX_OUTPUTS = 16
-MAX_SIDE = 1 << 16  # height, width
-MAX_CHANNELS = 1 << 20
-MAX_KERNEL = 255
-MAX_POOL_TAPS = 1 << 24  # pixels under a pool's kernel
-MAX_ARENA = (1 << 31) - 1
-_ACCUMULATOR_LIMIT = 1 << 31  # |acc| of a convolution stays below
-_INTEGER_LIMIT = 1 << 62  # |t| of an integer epilogue stays below
+MAX_OPS, MAX_TENSORS, MAX_OUTPUTS = LIMITS["MAX_OPS"], LIMITS["MAX_TENSORS"], LIMITS["MAX_OUTPUTS"]
+MAX_SIDE, MAX_CHANNELS, MAX_KERNEL = LIMITS["MAX_SIDE"], LIMITS["MAX_CHANNELS"], LIMITS["MAX_KERNEL"]
+MAX_ARENA = LIMITS["MAX_BYTES"]
 _ALIGNMENT = {"bits": 8}
-_DTYPES = ("u8", "f32", "i8", "i32", "bits")
-_ACTIVATIONS = {
-    "none": (),
-    "relu": (),
-    "prelu": ("slope",),
-    "rprelu": ("shift_in", "slope", "shift_out"),
-}
 
 
 def check_program(program: Program) -> None:
     """Raise FileFormatError unless every op, shape, dtype, bound and offset of `program` holds together."""
-    if not isinstance(program.name, str) or len(program.name) > 1000:
-        _fail("program", "name must be a string of at most 1000 characters")
+    _check_name(program.name, "program")
     if not 1 <= len(program.tensors) <= MAX_TENSORS or not 1 <= len(program.ops) <= MAX_OPS:
         _fail(
             "program",
@@ -97,8 +86,9 @@ def _integer(value: object, low: int, high: int, where: str, what: str) -> int:
 
 def _check_tensor(number: int, tensor: Tensor, arena: int) -> None:
     where = f"tensor {number}"
-    if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
-        _fail(where, f"dtype is {getattr(tensor, 'dtype', tensor)!r}, expected one of {', '.join(_DTYPES)}")
+    _check_name(getattr(tensor, "name", None), where)
+    if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES:
+        _fail(where, f"dtype is {getattr(tensor, 'dtype', tensor)!r}, expected one of {', '.join(DTYPES)}")
     if not isinstance(tensor.shape, tuple) or len(tensor.shape) != 3:
         _fail(where, f"shape is {tensor.shape!r}, expected (height, width, channels)")
     for axis, (size, most) in enumerate(
@@ -130,6 +120,27 @@ def _check_tensor(number: int, tensor: Tensor, arena: int) -> None:
         _fail(where, f"ends at byte {tensor.buffer.end} of an arena of {arena}")
 
 
+def _check_name(name: object, where: str) -> None:
+    """Names stand in the file as lines of UTF-8."""
+    most = LIMITS["MAX_NAME"]
+    try:
+        sound = isinstance(name, str) and "\n" not in name and len(name.encode()) <= most
+    except UnicodeEncodeError:  # half of a surrogate pair
+        sound = False
+    if not sound:
+        _fail(where, f"name is {name!r:.60}, expected a string of at most {most} bytes of UTF-8 on one line")
+
+
+def _check_reads(op: Op, where: str) -> None:
+    """Check how many tensors an op reads, and that its epilogue is one."""
+    row = OPS[op.kind]
+    if hasattr(op, "epilogue") and type(op.epilogue) not in [known.cls for known in EPILOGUES.values()]:
+        _fail(where, f"epilogue is {type(op.epilogue).__name__}, expected a float, threshold or integer one")
+    least, most = row.inputs
+    if isinstance(op, Concat) and not (isinstance(op.inputs, tuple) and least <= len(op.inputs) <= most):
+        _fail(where, f"reads {op.inputs!r:.60}, expected {least} to {most} tensors")
+
+
 def _as_float32(value: float) -> np.float32:
     with np.errstate(over="ignore"):
         return np.float32(value)
@@ -141,14 +152,14 @@ def _check_order(program: Program) -> list[int]:
     written = [-2] * count
     written[0] = -1
     for at, op in enumerate(program.ops):
-        if OPS.get(getattr(op, "kind", "")) is not type(op):
+        if row_of(op) is None:
             _fail(f"op {at}", f"is a {type(op).__name__}, expected one of {', '.join(OPS)}")
         where = f"op '{op.name}'"
-        if not isinstance(op.name, str) or len(op.name) > 1000:
-            _fail(f"op {at}", "name must be a string of at most 1000 characters")
+        _check_name(op.name, f"op {at}")
         outputs = op_outputs(op)
         if not isinstance(outputs, tuple) or not 1 <= len(outputs) <= 2:
             _fail(where, f"outputs are {outputs!r}, expected one or two tensors")
+        _check_reads(op, where)
         for number in op_inputs(op):
             _integer(number, 0, count - 1, where, "an input")
             if written[number] == -2:
@@ -168,8 +179,9 @@ def _check_outputs(program: Program) -> None:
     if not isinstance(program.outputs, tuple) or not 1 <= len(program.outputs) <= MAX_OUTPUTS:
         _fail("program", f"outputs are {program.outputs!r:.60}, expected 1..{MAX_OUTPUTS} of them")
     for output in program.outputs:
-        if not isinstance(output, Output) or not isinstance(output.name, str) or len(output.name) > 1000:
-            _fail("program", f"output {output!r:.60} is not a name of at most 1000 characters and a tensor")
+        if not isinstance(output, Output):
+            _fail("program", f"output {output!r:.60} is not an Output")
+        _check_name(output.name, "an output")
         _integer(output.tensor, 1, len(program.tensors) - 1, "program", f"output '{output.name}'")
         tensor = program.tensors[output.tensor]
         if tensor.dtype != "f32":
@@ -224,8 +236,10 @@ def _check_labels(program: Program) -> None:
     if len(program.mean) != len(program.std) or any(v <= 0 for v in program.std):
         _fail("program", "mean and std must both be given, and std be positive")
     names = program.class_names
-    if not all(isinstance(name, str) for name in names) or len(names) > MAX_CHANNELS:
-        _fail("program", f"class names must be at most {MAX_CHANNELS} strings")
+    if not isinstance(names, tuple) or len(names) > MAX_CHANNELS:
+        _fail("program", f"class names are not a tuple of at most {MAX_CHANNELS}")
+    for name in names:
+        _check_name(name, "a class")
     if program.is_classifier and len(names) not in (0, program.classes):
         _fail("program", f"has {len(names)} class names for {program.classes} classes")
     for what, value in (("activations", program.activations), ("dense", program.dense)):
@@ -243,7 +257,7 @@ def accumulator_bound(op: Conv2d, tensors: tuple[Tensor, ...], input_bound: int 
         input_bound: largest |value| of an i32 input.
     """
     source = tensors[op.input]
-    taps = op.kernel[0] * op.kernel[1] * source.shape[2]
+    taps = op.kernel[0] * op.kernel[1] * (source.shape[2] // op.groups)
     if source.dtype == "f32":
         return 0
     weight = 127 if op.weight_dtype == "i8" else 1
@@ -259,11 +273,12 @@ def integer_bound(epilogue: IntegerEpilogue, accumulator: int) -> int:
 
 
 class _Checker:
-    """Checks one op against the tensors that it names."""
+    """Checks one op against its row of the table and the tensors that it names."""
 
     def __init__(self, tensors: tuple[Tensor, ...], op: Op, bounds: dict[int, int]) -> None:
         self.tensors, self.op, self.bounds = tensors, op, bounds
         self.where = f"op '{op.name}'"
+        self.row = OPS[op.kind]
         self.source = tensors[op.input]
         self.results = [tensors[number] for number in op_outputs(op)]
 
@@ -271,174 +286,140 @@ class _Checker:
         _fail(self.where, message)
 
     def check(self) -> None:
-        if isinstance(self.op, Conv2d | Add) and not isinstance(self.op.in_place, bool):
-            self.fail(f"in_place is {self.op.in_place!r}, expected true or false")
-        getattr(self, f"check_{self.op.kind}")(self.op)
+        for name in ("in_place", "count_padding"):
+            if not isinstance(getattr(self.op, name, False), bool):
+                self.fail(f"{name} is {getattr(self.op, name)!r}, expected true or false")
+        flat = flatten(self.op)
+        form = self.form(flat)
+        self.written(form)
+        self.constants(flat, form)
+        if isinstance(self.op, Conv2d):
+            self.convolution(self.op, form)
+        self.shape()
+        self.values(flat)
+        if self.row.keeps_scale:
+            self.same_scale()
+        self.residual()
+        bound = self.accumulator()
+        if isinstance(self.op, Conv2d | Add | Mul) and isinstance(self.op.epilogue, IntegerEpilogue):
+            self.integer(self.op.epilogue, bound)
 
-    # -- small helpers --------------------------------------------------------------------------------
+    # -- types ----------------------------------------------------------------------------------------
 
-    def dtypes(self, source: str, *results: str) -> None:
-        got = (self.source.dtype, *(t.dtype for t in self.results))
-        if got != (source, *results):
-            self.fail(f"is {got[0]} to {' and '.join(got[1:])}, expected {source} to {' and '.join(results)}")
+    def form(self, flat: Flat) -> Form:
+        """Return the form of the table that the op has."""
+        forms = self.row.forms
+        fitting = [form for form in forms if form.source == self.source.dtype]
+        if not fitting:
+            known = ", ".join(dict.fromkeys(form.source for form in forms))
+            self.fail(f"reads {self.source.dtype}, expected {known}")
+        weight = flat.values.get("weight_dtype", "")
+        fitting = [form for form in fitting if form.weight == weight]
+        if not fitting:
+            self.fail(f"has {self.source.dtype} input and {weight!r} weights, which do not combine")
+        fitting = [form for form in fitting if form.epilogue == flat.epilogue]
+        if not fitting:
+            self.fail(f"has a {flat.epilogue} epilogue, which does not take {self.source.dtype} here")
+        written = {result.dtype for result in self.results}
+        for form in fitting:
+            if written <= set(form.writes):
+                return form
+        self.fail(
+            f"turns {self.source.dtype} into {' and '.join(sorted(written))}, expected "
+            f"{' or '.join(dict.fromkeys(name for form in fitting for name in form.writes))}"
+        )
 
-    def same_shape(self) -> None:
-        for result in self.results:
-            if result.shape != self.source.shape:
-                self.fail(f"turns shape {self.source.shape} into {result.shape}, expected the same")
+    def written(self, form: Form) -> None:
+        dtypes = [result.dtype for result in self.results]
+        if len(set(dtypes)) != len(dtypes):
+            self.fail(f"has two outputs of dtype {dtypes[0]}")
+        if len(dtypes) > 1 and form.epilogue != "float":
+            self.fail(f"writes {' and '.join(dtypes)}, expected one output")
+        least, most = self.row.inputs
+        inputs = op_inputs(self.op)
+        plain = inputs[: len(inputs) - (op_residual(self.op) is not None)]
+        if not least <= len(plain) <= most:
+            self.fail(f"reads {len(plain)} tensors, expected {least} to {most}")
+        for number in plain[1:]:
+            if self.tensors[number].dtype != self.source.dtype:
+                self.fail(f"reads {self.source.dtype} and {self.tensors[number].dtype}, expected one dtype")
 
-    def array(self, values: object, dtype: Any, shape: tuple[int, ...], what: str) -> None:
-        if not isinstance(values, np.ndarray) or values.dtype != dtype or values.shape != shape:
-            got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else repr(values)[:40]
-            self.fail(f"{what} is {got}, expected {np.dtype(dtype)} {shape}")
-        if values.dtype == np.float32 and not np.isfinite(values).all():
-            self.fail(f"{what} holds a value that is not finite")
+    def constants(self, flat: Flat, form: Form) -> None:
+        given = set(flat.constants)
+        for name in sorted(form.needed - given):
+            self.fail(f"lacks its {name}")
+        for name in sorted(given - form.taken):
+            self.fail(f"takes no {name} with {self.source.dtype} input")
+        written = {result.dtype for result in self.results}
+        if form.epilogue == "float" and "threshold" in given and "bits" not in written:
+            self.fail("has a threshold, but no bits output")
+        for at in ("pre", "post"):
+            if form.epilogue == "float" and at in flat.values:
+                self.activation(getattr(self.op.epilogue, at), at)  # type: ignore[union-attr]
+                kind = flat.values[at]
+                if kind != "none" and form.takes is not None and f"{at}_slope" not in form.takes:
+                    self.fail(f"takes no activation {at}")
+        if form.epilogue == "integer":
+            epilogue: Any = self.op.epilogue  # type: ignore[union-attr]
+            self.integer_fields(epilogue)
 
-    def optional(self, values: Array | None, channels: int, what: str) -> None:
-        if values is not None:
-            self.array(values, np.float32, (channels,), what)
+    def activation(self, activation: object, what: str) -> None:
+        if not isinstance(activation, Activation) or activation.kind not in ACTIVATIONS:
+            kind = getattr(activation, "kind", activation)
+            self.fail(f"{what} is {kind!r}, expected one of {', '.join(ACTIVATIONS)}")
+        needed = ACTIVATIONS[activation.kind][1]
+        for name in ("shift_in", "slope", "shift_out"):
+            if (getattr(activation, name) is not None) != (name in needed):
+                has = "lacks its" if name in needed else "takes no"
+                self.fail(f"{what} '{activation.kind}' {has} {name}")
 
-    def pair(self, values: object, low: int, high: int, what: str) -> tuple[int, int]:
-        if not isinstance(values, tuple) or len(values) != 2:
-            self.fail(f"{what} is {values!r}, expected two whole numbers")
-        first, second = (_integer(value, low, high, self.where, what) for value in values)
-        return first, second
+    def integer_fields(self, epilogue: IntegerEpilogue) -> None:
+        _integer(epilogue.shift, 1, LIMITS["MAX_SHIFT"], self.where, "shift")
+        most = (1 << 31) - 1
+        _integer(epilogue.residual_multiplier, -most - 1, most, self.where, "residual_multiplier")
+        if epilogue.residual is None and epilogue.residual_multiplier:
+            self.fail("has a residual_multiplier, but no residual")
+        for what in ("pre_relu", "post_relu"):
+            if not isinstance(getattr(epilogue, what), bool):
+                self.fail(f"{what} is {getattr(epilogue, what)!r}, expected true or false")
 
-    def activation(self, activation: object, channels: int, what: str) -> None:
-        if not isinstance(activation, Activation) or activation.kind not in _ACTIVATIONS:
-            self.fail(
-                f"{what} is {getattr(activation, 'kind', activation)!r}, expected one of "
-                f"{', '.join(_ACTIVATIONS)}"
-            )
-        needed = _ACTIVATIONS[activation.kind]
-        for field in ("shift_in", "slope", "shift_out"):
-            values = getattr(activation, field)
-            if field in needed:
-                self.array(values, np.float32, (channels,), f"{what}.{field}")
-            elif values is not None:
-                self.fail(f"{what} '{activation.kind}' takes no {field}")
+    # -- shapes ---------------------------------------------------------------------------------------
 
-    # -- epilogues ------------------------------------------------------------------------------------
-
-    def epilogue(self, epilogue: object, accumulator: int) -> None:
-        """Check an epilogue and the outputs; `accumulator` is the bound on |acc|, 0 if it is a float."""
+    def shape(self) -> None:
         shape = self.results[0].shape
-        channels = shape[2]
         if any(result.shape != shape for result in self.results):
             self.fail(f"has outputs of shapes {shape} and {self.results[1].shape}, expected the same")
-        written = [result.dtype for result in self.results]
-        if len(set(written)) != len(written):
-            self.fail(f"has two outputs of dtype {written[0]}")
-        if isinstance(epilogue, FloatEpilogue):
-            if not set(written) <= {"f32", "bits", "i8"}:
-                self.fail(f"a float epilogue writes f32, bits or i8, not {' and '.join(written)}")
-            self.optional(epilogue.scale, channels, "scale")
-            self.optional(epilogue.bias, channels, "bias")
-            self.optional(epilogue.threshold, channels, "threshold")
-            self.activation(epilogue.pre, channels, "pre")
-            self.activation(epilogue.post, channels, "post")
-            if epilogue.threshold is not None and "bits" not in written:
-                self.fail("has a threshold, but no bits output")
-            self.residual(epilogue.residual, "f32", shape)
-        elif isinstance(epilogue, ThresholdEpilogue):
-            if written != ["bits"] or accumulator == 0:
-                self.fail("a threshold epilogue turns an integer accumulator into bits alone")
-            self.array(epilogue.threshold, np.int32, (channels,), "threshold")
-            self.array(epilogue.flip, np.bool_, (channels,), "flip")
-        elif isinstance(epilogue, IntegerEpilogue):
-            if written != ["i8"] or accumulator == 0:
-                self.fail("an integer epilogue turns an integer accumulator into i8 alone")
-            self.array(epilogue.multiplier, np.int32, (channels,), "multiplier")
-            self.array(epilogue.bias, np.int64, (channels,), "bias")
-            _integer(epilogue.shift, 1, 40, self.where, "shift")
-            _integer(
-                epilogue.residual_multiplier, -(1 << 31), (1 << 31) - 1, self.where, "residual_multiplier"
-            )
-            for what in ("pre_relu", "post_relu"):
-                if not isinstance(getattr(epilogue, what), bool):
-                    self.fail(f"{what} is {getattr(epilogue, what)!r}, expected true or false")
-            self.residual(epilogue.residual, "i8", shape)
-            if integer_bound(epilogue, accumulator) >= _INTEGER_LIMIT:
-                self.fail("the integer epilogue can reach 2^62")
+        (height, width, channels), rule = self.source.shape, self.row.shape
+        if rule in ("window", "ceil"):
+            self.window(ceil=rule == "ceil")
+            expected = (*shape[:2], channels if rule == "ceil" else shape[2])
+        elif rule == "global":
+            expected = (1, 1, channels)
+        elif rule == "concat":
+            parts = [self.tensors[number].shape for number in op_inputs(self.op)]
+            if any(part[:2] != (height, width) for part in parts):
+                self.fail(f"joins shapes {', '.join(map(str, parts))}, expected one height and width")
+            expected = (height, width, sum(part[2] for part in parts))
         else:
-            self.fail(f"epilogue is {type(epilogue).__name__}, expected a float, threshold or integer one")
+            expected = (*(shape[:2] if rule == "resize" else (height, width)), channels)
+        if shape != expected:
+            self.fail(f"turns shape {self.source.shape} into {shape}, expected {expected}")
+        if isinstance(self.op, Mul):
+            factor = self.tensors[self.op.factor].shape
+            if factor != (1, 1, channels):
+                self.fail(f"multiplies by shape {factor}, expected (1, 1, {channels})")
 
-    def residual(self, number: int | None, dtype: str, shape: tuple[int, ...]) -> None:
-        if number is None:
-            if isinstance(self.op, Conv2d | Add) and self.op.in_place:
-                self.fail("is in place, but adds no residual")
-            return
-        added = self.tensors[number]
-        if added.dtype != dtype or added.shape != shape:
-            self.fail(f"adds {added.dtype} {added.shape}, expected {dtype} {shape}")
-
-    # -- ops ------------------------------------------------------------------------------------------
-
-    def check_quantize_input(self, op: QuantizeInput) -> None:
-        self.same_shape()
-        channels = self.source.shape[2]
-        if self.results[0].dtype == "i8":
-            self.dtypes("u8", "i8")
-            self.array(op.table, np.int8, (channels, 256), "table")
-            if op.scale is not None or op.bias is not None:
-                self.fail("takes a table or scale and bias, not both")
-            return
-        self.dtypes("u8", "f32")
-        self.array(op.scale, np.float32, (channels,), "scale")
-        self.array(op.bias, np.float32, (channels,), "bias")
-        if op.table is not None:
-            self.fail("takes a table or scale and bias, not both")
-
-    def check_conv2d(self, op: Conv2d) -> None:
-        allowed = {
-            "f32": ("f32", "w1"),
-            "i8": ("i8", "w1"),
-            "bits": ("w1",),
-            "i32": ("i8",),
-        }.get(self.source.dtype, ())
-        if op.weight_dtype not in allowed:
-            self.fail(f"has {self.source.dtype} input and {op.weight_dtype!r} weights, which do not combine")
-        if not isinstance(op.weight, np.ndarray) or op.weight.ndim != 4:
-            self.fail("weights must have four axes (O, KH, KW, I)")
-        in_channels, out_channels = self.source.shape[2], self.results[0].shape[2]
-        for size in op.kernel:
-            _integer(size, 1, MAX_KERNEL, self.where, "kernel")
-        dtype, last = {
-            "f32": (np.float32, in_channels),
-            "i8": (np.int8, in_channels),
-            "w1": (np.uint64, words_for(in_channels)),
-        }[op.weight_dtype]
-        self.array(op.weight, dtype, (out_channels, *op.kernel, last), "weight")
-        if op.weight_dtype == "i8" and op.weight.min() == -128:
-            self.fail("an int8 weight is -128, expected -127..127")
-        unused = -in_channels % WORD_BITS
-        if op.weight_dtype == "w1" and unused and (op.weight[..., -1] >> np.uint64(WORD_BITS - unused)).any():
-            self.fail("unused bits of the 1-bit weights are not 0")
-        self.window(op.kernel, op.stride, op.padding, ceil=False)
-        _integer(op.pad_value, -1, 1, self.where, "pad_value")
-        if op.pad_value and self.source.dtype != "bits":
-            self.fail(f"pads {self.source.dtype} with {op.pad_value}, expected 0")
-        if self.source.dtype == "i32" and (op.kernel != (1, 1) or self.source.shape[:2] != (1, 1)):
-            self.fail("an i32 input must be a vector, and its kernel 1x1")
-        bound = accumulator_bound(op, self.tensors, self.bounds.get(op.input, 0))
-        limit = _INTEGER_LIMIT if self.source.dtype == "i32" else _ACCUMULATOR_LIMIT
-        if bound >= limit:
-            self.fail(f"its accumulator can reach {bound}, expected less than {limit}")
-        if self.source.dtype == "i32" and not isinstance(op.epilogue, FloatEpilogue):
-            self.fail("an i32 input takes a float epilogue")
-        self.epilogue(op.epilogue, bound)
-
-    def window(
-        self,
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        *,
-        ceil: bool,
-    ) -> None:
+    def window(self, *, ceil: bool) -> None:
         """Check that the output's height and width are those of the windows."""
-        stride = self.pair(stride, 1, MAX_SIDE, "stride")
-        padding = self.pair(padding, 0, MAX_KERNEL - 1, "padding")
+        op: Any = self.op
+        kernel = self.pair(op.kernel, 1, MAX_SIDE if ceil else MAX_KERNEL, "kernel")
+        stride = self.pair(op.stride, 1, MAX_SIDE, "stride")
+        padding = self.pair(op.padding, 0, MAX_KERNEL - 1, "padding")
+        if isinstance(op, MaxPool | AvgPool):
+            if kernel[0] * kernel[1] > LIMITS["MAX_POOL_TAPS"]:
+                self.fail(f"its kernel {kernel} covers more than {LIMITS['MAX_POOL_TAPS']} pixels")
+            if any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
+                self.fail("padding is more than half of the kernel")
         for axis in range(2):
             size, result = self.source.shape[axis], self.results[0].shape[axis]
             if padding[axis] >= kernel[axis]:
@@ -457,90 +438,114 @@ class _Checker:
                     f"{kernel[axis]}, stride {stride[axis]} and padding {padding[axis]}"
                 )
 
-    def check_binarize(self, op: Binarize) -> None:
-        self.same_shape()
-        channels = self.source.shape[2]
-        if self.source.dtype == "i8":
-            self.dtypes("i8", "bits")
-            self.array(op.q_threshold, np.int32, (channels,), "q_threshold")
-            self.array(op.flip, np.bool_, (channels,), "flip")
-            if op.threshold is not None:
-                self.fail("takes an integer threshold for an i8 input")
+    def pair(self, values: object, low: int, high: int, what: str) -> tuple[int, int]:
+        if not isinstance(values, tuple) or len(values) != 2:
+            self.fail(f"{what} is {values!r}, expected two whole numbers")
+        first, second = (_integer(value, low, high, self.where, what) for value in values)
+        return first, second
+
+    def convolution(self, op: Conv2d, form: Form) -> None:
+        if not isinstance(op.weight, np.ndarray) or op.weight.ndim != 4:
+            self.fail("weights must have four axes (O, KH, KW, I)")
+        _integer(op.pad_value, -1, 1, self.where, "pad_value")
+        if op.pad_value and self.source.dtype != "bits":
+            self.fail(f"pads {self.source.dtype} with {op.pad_value}, expected 0")
+        if self.source.dtype == "i32" and (op.kernel != (1, 1) or self.source.shape[:2] != (1, 1)):
+            self.fail("an i32 input must be a vector, and its kernel 1x1")
+        groups = _integer(op.groups, 1, MAX_CHANNELS, self.where, "groups")
+        if groups > 1 and not form.groups:
+            types = f"{self.source.dtype} and {op.weight_dtype} weights"
+            self.fail(f"has {groups} groups, expected 1 with {types}")
+        if self.source.shape[2] % groups or self.results[0].shape[2] % groups:
+            self.fail(
+                f"its {self.source.shape[2]} and {self.results[0].shape[2]} channels do not divide into "
+                f"{groups} groups"
+            )
+
+    # -- values ---------------------------------------------------------------------------------------
+
+    def values(self, flat: Flat) -> None:
+        channels = self.results[0].shape[2]
+        for name, array in flat.constants.items():
+            self.array(array, *self.expected(name, flat, channels), name)
+        if isinstance(self.op, Conv2d):
+            self.weights(self.op)
+
+    def expected(self, name: str, flat: Flat, channels: int) -> tuple[Any, tuple[int, ...]]:
+        """Return the dtype and the shape that a constant must have."""
+        if isinstance(self.op, Conv2d) and name == "weight":
+            inputs = self.source.shape[2] // self.op.groups
+            dtype, last = {
+                "f32": (np.float32, inputs),
+                "i8": (np.int8, inputs),
+                "w1": (np.uint64, words_for(inputs)),
+            }[self.op.weight_dtype]
+            return dtype, (channels, *self.op.kernel, last)
+        if name == "table":
+            return np.int8, (channels, 256) if self.op.kind == "quantize_input" else (256,)
+        dtypes: dict[str, Any] = {"flip": np.bool_, "multiplier": np.int32}
+        if flat.epilogue == "integer":
+            dtypes["bias"] = np.int64
+        if flat.epilogue == "threshold":
+            dtypes["threshold"] = np.int32
+        return dtypes.get(name, np.float32), (channels,)
+
+    def array(self, values: object, dtype: Any, shape: tuple[int, ...], what: str) -> None:
+        if not isinstance(values, np.ndarray) or values.dtype != dtype or values.shape != shape:
+            got = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else repr(values)[:40]
+            self.fail(f"{what} is {got}, expected {np.dtype(dtype)} {shape}")
+        if values.dtype == np.float32 and not np.isfinite(values).all():
+            self.fail(f"{what} holds a value that is not finite")
+
+    def weights(self, op: Conv2d) -> None:
+        if op.weight_dtype == "i8" and op.weight.min() == -128:
+            self.fail("an int8 weight is -128, expected -127..127")
+        unused = -self.source.shape[2] % WORD_BITS
+        if op.weight_dtype == "w1" and unused and (op.weight[..., -1] >> np.uint64(WORD_BITS - unused)).any():
+            self.fail("unused bits of the 1-bit weights are not 0")
+
+    def same_scale(self) -> None:
+        kept = {(t.scale, t.zero_point) for t in self.results}
+        kept |= {(self.tensors[n].scale, self.tensors[n].zero_point) for n in op_inputs(self.op)}
+        if self.source.dtype == "i8" and len(kept) != 1:
+            self.fail(f"the scale or the zero point changes under {self.op.kind}")
+
+    def residual(self) -> None:
+        epilogue = getattr(self.op, "epilogue", None)
+        number = getattr(epilogue, "residual", None)
+        if number is None:
+            if self.row.residual == "must":
+                self.fail("adds no residual")
+            if getattr(self.op, "in_place", False):
+                self.fail("is in place, but adds no residual")
             return
-        self.dtypes("f32", "bits")
-        self.optional(op.threshold, channels, "threshold")
-        if op.q_threshold is not None or op.flip is not None:
-            self.fail("takes a float threshold for an f32 input")
+        if self.row.residual == "none":
+            self.fail(f"{self.op.kind} adds no residual, but tensor {number} is given")
+        dtype, shape = EPILOGUES[epilogue.kind].residual, self.results[0].shape  # type: ignore[union-attr]
+        added = self.tensors[number]
+        if added.dtype != dtype or added.shape != shape:
+            self.fail(f"adds {added.dtype} {added.shape}, expected {dtype} {shape}")
 
-    def check_add(self, op: Add) -> None:
-        self.same_shape()
-        if op_residual(op) is None:
-            self.fail("adds no residual")
-        if self.source.dtype == "i8":
-            if not isinstance(op.epilogue, IntegerEpilogue):
-                self.fail("an i8 add takes an integer epilogue")
-            self.epilogue(op.epilogue, 255)
-            return
-        plain = isinstance(op.epilogue, FloatEpilogue) and (
-            op.epilogue.scale is None and op.epilogue.bias is None and op.epilogue.pre.kind == "none"
-        )
-        if self.source.dtype != "f32" or not plain:
-            self.fail("adds f32 with a float epilogue without scale, bias and pre, or i8")
-        self.epilogue(op.epilogue, 0)
+    # -- bounds ---------------------------------------------------------------------------------------
 
-    def check_affine(self, op: Affine) -> None:
-        self.same_shape()
-        if self.source.dtype != "f32" or not isinstance(op.epilogue, FloatEpilogue):
-            self.fail("affine takes f32 and a float epilogue")
-        if op.epilogue.residual is not None:
-            self.fail("affine adds no residual")
-        self.epilogue(op.epilogue, 0)
-
-    def check_max_pool(self, op: MaxPool) -> None:
-        self.pool(op)
-        kind = self.source.dtype
-        if kind not in ("f32", "i8"):
-            self.fail(f"pools {kind}, expected f32 or i8")
-        self.dtypes(kind, kind)
-        result = self.results[0]
-        if kind == "i8" and (result.scale, result.zero_point) != (self.source.scale, self.source.zero_point):
-            self.fail("the scale or the zero point changes under a max pool")
-
-    def check_avg_pool(self, op: AvgPool) -> None:
-        self.pool(op)
-        self.dtypes("f32", "f32")
-        if not isinstance(op.count_padding, bool):
-            self.fail(f"count_padding is {op.count_padding!r}, expected true or false")
-
-    def pool(self, op: MaxPool | AvgPool) -> None:
-        kernel = self.pair(op.kernel, 1, MAX_SIDE, "kernel")
-        if kernel[0] * kernel[1] > MAX_POOL_TAPS:
-            self.fail(f"its kernel {kernel} covers more than {MAX_POOL_TAPS} pixels")
-        self.window(kernel, op.stride, op.padding, ceil=True)
-        if any(2 * padding > size for padding, size in zip(op.padding, kernel, strict=True)):
-            self.fail("padding is more than half of the kernel")
-        if self.results[0].shape[2] != self.source.shape[2]:
-            self.fail(f"turns {self.source.shape[2]} channels into {self.results[0].shape[2]}")
-
-    def check_global_avg_pool(self, op: GlobalAvgPool) -> None:
-        height, width, channels = self.source.shape
-        if self.results[0].shape != (1, 1, channels):
-            self.fail(f"turns {self.source.shape} into {self.results[0].shape}, expected (1, 1, {channels})")
-        if self.source.dtype == "i8":
-            self.dtypes("i8", "i32")
-            bound = height * width * 255
-            if bound >= _ACCUMULATOR_LIMIT:
+    def accumulator(self) -> int:
+        """Return the largest |acc| of an integer accumulator, 0 for a float one."""
+        op, source = self.op, self.source
+        if isinstance(op, Conv2d):
+            bound = accumulator_bound(op, self.tensors, self.bounds.get(op.input, 0))
+            limit = INTEGER_LIMIT if source.dtype == "i32" else ACCUMULATOR_LIMIT
+            if bound >= limit:
+                self.fail(f"its accumulator can reach {bound}, expected less than {limit}")
+            return bound
+        if isinstance(op, GlobalAvgPool) and source.dtype == "i8":
+            bound = source.shape[0] * source.shape[1] * 255
+            if bound >= ACCUMULATOR_LIMIT:
                 self.fail(f"its sum can reach {bound}, expected less than 2^31")
             self.bounds[op.output] = bound
-        else:
-            self.dtypes("f32", "f32")
+        if source.dtype != "i8":
+            return 0
+        return 255 * 255 if isinstance(op, Mul) else 255
 
-    def check_quantize(self, op: Quantize) -> None:
-        self.same_shape()
-        self.dtypes("f32", "i8")
-        if not np.isfinite(inverse_scale(self.results[0].scale)):
-            self.fail("1 / scale is not finite")
-
-    def check_dequantize(self, op: Dequantize) -> None:
-        self.same_shape()
-        self.dtypes("i8", "f32")
+    def integer(self, epilogue: IntegerEpilogue, bound: int) -> None:
+        if integer_bound(epilogue, bound) >= INTEGER_LIMIT:
+            self.fail("the integer epilogue can reach 2^62")

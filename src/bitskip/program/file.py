@@ -1,203 +1,217 @@
-"""`*.bitskip`: a Program as a safetensors file, without code or pickles, as small as its parameters.
+"""`*.bitskip`: a Program as flat tables and constants that C reads where they lie; docs/program.md, "File".
 
-The container holds two uint8 tensors: `program`, zlib-compressed JSON of everything but the arrays, and
-`constants`, the arrays one after the other, each from a multiple of 8 bytes. 1-bit weights are one stream of
-bits (O, KH, KW, I), I fastest, least significant bit first, so what is counted as 1 bit takes 1 bit. The
-metadata carries the format's name and version and the SHA-256 of both tensors.
+Little-endian throughout. A header of 64 bytes; the constants, those of 64 bytes and more from a multiple of
+64; a record a tensor; a record an op (`bitskip.program.schema`); the numbers of the outputs; names, a line
+each; JSON for what only Python reads. 1-bit weights are one stream of bits (O, KH, KW, I), I fastest, least
+significant bit first, so what is counted as 1 bit takes 1 bit. No code, no pickles.
 
-In the JSON, `{"$": n}` stands for constant n, whose dtype and shape are in the list `constants`.
+There is one valid form of every table: what is read is laid out again and compared.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
 import json
+import math
 import struct
-import types
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bitskip.bits import WORD_BITS, words_for
 from bitskip.errors import FileFormatError
-from bitskip.program.ops import (
-    OPS,
-    Activation,
-    Array,
-    FloatEpilogue,
-    IntegerEpilogue,
-    Op,
-    Output,
-    Tensor,
-    ThresholdEpilogue,
-)
+from bitskip.program.ops import Array, Op, Output, Tensor, op_inputs, op_outputs
 from bitskip.program.plan import Program
+from bitskip.program.record import Flat, flatten, from_columns, is_small, to_columns, unflatten
+from bitskip.program.schema import COLUMNS, CONSTANTS, DTYPES, LIMITS, RECORD, WIDE
 
-__all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "stored_array_bytes", "stored_bytes"]
+__all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "op_bytes", "stored_bytes"]
 
-FORMAT_VERSION = "1"
-_MAX_HEADER = 1 << 16
-_MAX_JSON = 1 << 26  # bytes of JSON that a file may unfold to
-_ALIGNMENT = 8
-MAX_SHIFT = 31  # of int64 constants: 32 bits shifted by it stay within 2^62
-_EPILOGUES: dict[str, type[Any]] = {
-    "float": FloatEpilogue,
-    "threshold": ThresholdEpilogue,
-    "integer": IntegerEpilogue,
-}
-_NUMPY = {"f32": "<f4", "i8": "<i1", "i32": "<i4", "i64": "<i8"}
-_DTYPE_NAMES = {np.dtype(code): name for name, code in _NUMPY.items()}
+FORMAT_VERSION = 2
+MAGIC = b"BITSKIP\0"
+# magic, version, CRC-32 of what follows it, bytes of the file, tensors, ops, outputs, class names, bytes of
+# the arena, of the constants, of the names, of the JSON, and 12 bytes of 0
+HEADER = struct.Struct("<8sII9I12x")
+_CHECKED = 16  # first byte that the checksum covers
+_OUTPUT = struct.Struct("<I")
+# dtype, zero point, first and last op that the tensor is alive in, height, width, channels, offset, scale;
+# -1 (as uint16) is before the first op, the number of ops is after the last
+TENSOR = struct.Struct("<BbHHHIIIif")
+_MAX_JSON = 1 << 26
+_DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
+_JSON_KEYS = ("mean", "std", "spec", "activations", "dense", "calibration_images", "extra")
+
+
+# -- layout -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one constant of an op lies: bytes from the file's start."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def _lay_out(ops: tuple[Op, ...], tensors: tuple[Tensor, ...]) -> tuple[list[Any], list[list[_Place]], int]:
+    """Return each op's record, the places of its constants, and where the constants end."""
+    records, places = [], []
+    at = HEADER.size
+    for op in ops:
+        flat = flatten(op)
+        columns = to_columns(flat, op.kind)
+        here = []
+        for name in CONSTANTS:
+            array = flat.constants.get(name)
+            if array is None:
+                continue
+            if array.dtype == np.int64:
+                shift = is_small(array)
+                columns["bias_shift"] = WIDE if shift is None else shift
+            size = _stored_size(array, tensors[op.input].shape[2], columns)
+            at += -at % alignment_of(size)
+            here.append(_Place(name, at, size))
+            columns[name] = at
+            at += size
+        values: list[Any] = []
+        for column in COLUMNS:
+            value = columns.get(column.name, (column.unused,) * column.count)
+            values += value if isinstance(value, tuple) else [value]
+        records.append(tuple(values))
+        places.append(here)
+    return records, places, at + -at % 8
+
+
+def alignment_of(size: int) -> int:
+    """Return the multiple at which a constant of `size` bytes begins."""
+    return 64 if size >= 64 else 8
+
+
+def _stored_size(array: Array, channels: int, columns: dict[str, Any]) -> int:
+    """Return the bytes of a constant; `channels` are those of the op's input."""
+    if array.dtype == np.uint64:
+        return -(-math.prod(array.shape[:-1]) * channels // 8)
+    if array.dtype == np.bool_:
+        return -(-array.size // 8)
+    if array.dtype == np.int64 and columns["bias_shift"] != WIDE:
+        return 4 * array.size
+    return array.nbytes
+
+
+def _stored(array: Array, channels: int) -> bytes:
+    """Return the bytes of a constant."""
+    if array.dtype == np.uint64:
+        as_bytes = np.ascontiguousarray(array, dtype="<u8").view(np.uint8)
+        bits = np.unpackbits(as_bytes, axis=-1, count=channels, bitorder="little")
+        return np.packbits(bits.ravel(), bitorder="little").tobytes()
+    if array.dtype == np.bool_:
+        return np.packbits(array.ravel(), bitorder="little").tobytes()
+    if array.dtype == np.int64:
+        shift = is_small(array)
+        if shift is not None:
+            return (array >> shift).astype("<i4").tobytes()
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+
+
+def _tensor_rows(program: Program) -> bytes:
+    end = len(program.ops)
+    born, dies = [0xFFFF] * len(program.tensors), [0xFFFF] * len(program.tensors)
+    for at, op in enumerate(program.ops):
+        for number in op_inputs(op):
+            dies[number] = at
+        for number in op_outputs(op):
+            born[number] = dies[number] = at
+    for output in program.outputs:
+        dies[output.tensor] = end
+    return b"".join(
+        TENSOR.pack(
+            DTYPES[t.dtype],
+            t.zero_point if t.dtype == "i8" else 0,
+            born[n],
+            dies[n],
+            0,
+            *t.shape,
+            t.offset,
+            t.scale if t.dtype == "i8" else 1.0,
+        )
+        for n, t in enumerate(program.tensors)
+    )
+
+
+def _names(program: Program) -> bytes:
+    names = [program.name, *(output.name for output in program.outputs), *program.class_names]
+    names += [tensor.name for tensor in program.tensors]
+    names += [op.name for op in program.ops]
+    return "".join(name + "\n" for name in names).encode()
 
 
 # -- writing ------------------------------------------------------------------------------------------
 
 
 def encode(program: Program) -> bytes:
-    """Return `program` as the content of a file."""
-    constants = _Constants()
-    values = {
-        "name": program.name,
-        "tensors": [_tensor_row(tensor) for tensor in program.tensors],
-        "ops": _ops(program, constants),
-        "output": program.output if program.is_classifier else [list(o) for o in program.outputs],
-        "arena_bytes": program.arena_bytes,
-        "mean": list(program.mean),
-        "std": list(program.std),
-        "class_names": list(program.class_names),
-        "spec": None if program.spec is None else dict(program.spec),
-        "activations": program.activations,
-        "dense": program.dense,
-        "calibration_images": program.calibration_images,
-        "extra": dict(program.extra),
-        "constants": constants.rows,
-    }
-    text = json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
-    return pack_container(zlib.compress(text, 9), b"".join(constants.parts))
+    """Return `program` as the content of a file.
 
-
-def pack_container(program: bytes, constants: bytes) -> bytes:
-    """Return the safetensors file around the compressed program and the constants."""
-    digest = hashlib.sha256(program + constants).hexdigest()
-    return pack_header(len(program), len(constants), digest) + constants + program
-
-
-def pack_header(program: int, constants: int, digest: str) -> bytes:
-    """Return a file's first bytes, header length included, for tensors of so many bytes."""
-    values = {
-        "__metadata__": {"format": "bitskip", "version": FORMAT_VERSION, "sha256": digest},
-        "constants": {"dtype": "U8", "shape": [constants], "data_offsets": [0, constants]},
-        "program": {
-            "dtype": "U8",
-            "shape": [program],
-            "data_offsets": [constants, constants + program],
-        },
-    }
-    header = json.dumps(values, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header
-
-
-def _tensor_row(tensor: Tensor) -> list[Any]:
-    row: list[Any] = [tensor.name, tensor.dtype, *tensor.shape, tensor.offset]
-    return row if tensor.dtype != "i8" else [*row, tensor.scale, tensor.zero_point]
-
-
-class _Constants:
-    """Collects arrays as they are met."""
-
-    def __init__(self) -> None:
-        self.rows: list[list[Any]] = []
-        self.parts: list[bytes] = []
-
-    def add(self, values: Array, channels: int) -> dict[str, int]:
-        row, content = _stored(values, channels)
-        self.rows.append(row)
-        self.parts.append(content + b"\0" * (-len(content) % _ALIGNMENT))
-        return {"$": len(self.rows) - 1}
-
-
-def _stored(values: Array, channels: int) -> tuple[list[Any], bytes]:
-    """Return the row [dtype, shape] and the bytes of one array; `channels` for 1-bit weights."""
-    shape = list(values.shape)
-    if values.dtype == np.uint64:
-        as_bytes = np.ascontiguousarray(values, dtype="<u8").view(np.uint8)
-        bits = np.unpackbits(as_bytes, axis=-1, count=channels, bitorder="little")
-        return ["u1", [*shape[:-1], channels]], np.packbits(bits.ravel(), bitorder="little").tobytes()
-    if values.dtype == np.bool_:
-        return ["flag", shape], np.packbits(values.ravel(), bitorder="little").tobytes()
-    if values.dtype == np.int64:
-        # The lowering leaves few significant bits: 32 of them and a shift are all that is stored.
-        shift = min(_common_zeros(values), MAX_SHIFT)
-        small = values >> shift
-        if small.size and np.abs(small).max() < 1 << 31:
-            return ["i64", shape, shift], small.astype("<i4").tobytes()
-    return [_DTYPE_NAMES[values.dtype], shape], np.ascontiguousarray(values).tobytes()
-
-
-def _common_zeros(values: Array) -> int:
-    """Return how many low bits are zero in every value."""
-    together = int(np.bitwise_or.reduce(values.ravel())) if values.size else 0
-    return (together & -together).bit_length() - 1 if together else 0
-
-
-def _plain(value: Any, constants: _Constants, channels: int) -> Any:
-    """Turn a dataclass into JSON values without the fields that have their default.
-
-    Args:
-        value: an op, an epilogue or an activation.
-        constants: takes the arrays.
-        channels: of the op's input, which 1-bit weights need to lose their padding.
+    Raises:
+        FileFormatError: if that is larger than a file may be.
     """
-    plain: dict[str, Any] = {"kind": value.kind}
-    for f in dataclasses.fields(value):
-        item = getattr(value, f.name)
-        if f.name == "kind" or item is None or item is f.default:
-            continue
-        if isinstance(item, np.ndarray):
-            plain[f.name] = constants.add(item, channels)
-        elif dataclasses.is_dataclass(item):
-            plain[f.name] = _plain(item, constants, channels)
-        elif isinstance(item, tuple):
-            plain[f.name] = list(item)
-        elif item != f.default:
-            plain[f.name] = item
-    return plain
+    records, places, end = _lay_out(program.ops, program.tensors)
+    constants = bytearray(end - HEADER.size)
+    for op, here in zip(program.ops, places, strict=True):
+        arrays, channels = flatten(op).constants, program.tensors[op.input].shape[2]
+        for place in here:
+            first = place.offset - HEADER.size
+            constants[first : first + place.size] = _stored(arrays[place.name], channels)
+    names = _names(program)
+    values = {key: getattr(program, key) for key in _JSON_KEYS}
+    values |= {"spec": None if program.spec is None else dict(program.spec), "extra": dict(program.extra)}
+    text = json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+    tables = b"".join([_tensor_rows(program), *(RECORD.pack(*record) for record in records)])
+    tables += b"".join(_OUTPUT.pack(output.tensor) for output in program.outputs)
+    counts = (
+        len(program.tensors),
+        len(program.ops),
+        len(program.outputs),
+        len(program.class_names),
+        program.arena_bytes,
+        len(constants),
+        len(names),
+        len(text),
+    )
+    body = bytes(constants) + tables + names + text
+    if HEADER.size + len(body) > LIMITS["MAX_BYTES"]:
+        raise FileFormatError(f"{program.name} takes {len(body)} bytes, expected less than 2^31")
+    return signed(HEADER.pack(MAGIC, FORMAT_VERSION, 0, HEADER.size + len(body), *counts) + body)
 
 
-def _ops(program: Program, constants: _Constants) -> list[Any]:
-    return [_plain(op, constants, program.tensors[op.input].shape[2]) for op in program.ops]
+def signed(content: bytes) -> bytes:
+    """Return the content of a file with the checksum that belongs to it."""
+    return content[: _CHECKED - 4] + struct.pack("<I", zlib.crc32(content[_CHECKED:])) + content[_CHECKED:]
 
 
 def iter_constants(program: Program) -> Iterator[Array]:
     """Yield every constant array of `program` in the order in which the file holds them."""
-
-    def arrays(value: Any) -> Iterator[Array]:
-        for f in dataclasses.fields(value):
-            item = getattr(value, f.name)
-            if isinstance(item, np.ndarray):
-                yield item
-            elif dataclasses.is_dataclass(item):
-                yield from arrays(item)
-
     for op in program.ops:
-        yield from arrays(op)
+        constants = flatten(op).constants
+        yield from (constants[name] for name in CONSTANTS if name in constants)
 
 
-def stored_array_bytes(program: Program, at: int) -> int:
-    """Return the bytes that the constants of op number `at` take in the file, alignment included."""
-    constants = _Constants()
-    op = program.ops[at]
-    _plain(op, constants, program.tensors[op.input].shape[2])
-    return sum(map(len, constants.parts))
+def op_bytes(program: Program) -> list[int]:
+    """Return the bytes that the constants of each op take in the file, alignment included."""
+    _, places, _ = _lay_out(program.ops, program.tensors)
+    at, found = HEADER.size, []
+    for here in places:
+        end = here[-1].offset + here[-1].size if here else at
+        found.append(end - at)
+        at = end
+    return found
 
 
 def stored_bytes(program: Program) -> int:
     """Return the bytes that all constants of `program` take in its file, alignment included."""
-    return sum(stored_array_bytes(program, at) for at in range(len(program.ops)))
+    return _lay_out(program.ops, program.tensors)[2] - HEADER.size
 
 
 # -- reading ------------------------------------------------------------------------------------------
@@ -207,252 +221,247 @@ def decode(content: bytes, source: str = "packed model") -> Program:
     """Return the program that a file's content holds.
 
     Raises:
-        FileFormatError: if anything about it is wrong: length, header, version, checksum, JSON, values.
+        FileFormatError: if anything about it is wrong: length, header, version, checksum, tables, values.
     """
     try:
-        program, constants = unpack_container(content)
-        return _program(_read_json(program), constants)
+        return _program(memoryview(content))
     except FileFormatError as error:
         raise FileFormatError(f"{source} is not a sound .bitskip file: {error}") from None
 
 
-def unpack_container(content: bytes) -> tuple[bytes, memoryview]:
-    """Return the compressed program and the constants of a file; raises FileFormatError."""
-    if len(content) < 8:
-        raise FileFormatError(f"it has {len(content)} bytes, expected at least 8")
-    (length,) = struct.unpack_from("<Q", content)
-    if length > min(_MAX_HEADER, len(content) - 8):
-        raise FileFormatError(f"its header claims {length} bytes, and {len(content) - 8} follow")
-    header = _parse(content[8 : 8 + length], "header")
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or metadata.get("format") != "bitskip":
-        raise FileFormatError("its header does not say that it was packed by bitskip")
-    if metadata.get("version") != FORMAT_VERSION:
-        raise FileFormatError(
-            f"its format version is {metadata.get('version')!r}, this bitskip reads {FORMAT_VERSION!r}"
-        )
-    body = memoryview(content)[8 + length :]
-    try:
-        size = header["constants"]["data_offsets"][1]
-    except (KeyError, IndexError, TypeError):
-        size = None
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(body):
-        raise FileFormatError(f"its constants claim {size!r} bytes of {len(body)}")
-    digest = hashlib.sha256(body[size:])
-    digest.update(body[:size])
-    if metadata.get("sha256") != digest.hexdigest():
+@dataclass(frozen=True)
+class Sections:
+    """The parts of a file, and its header's counts."""
+
+    tensor_count: int
+    op_count: int
+    output_count: int
+    class_count: int
+    arena_bytes: int
+    constants: memoryview
+    tensors: memoryview
+    ops: memoryview
+    outputs: memoryview
+    names: memoryview
+    json: memoryview
+
+
+def split(content: memoryview) -> Sections:
+    """Return the parts of a file.
+
+    Raises:
+        FileFormatError: unless the header is sound, the checksum right and every byte part of something.
+    """
+    if bytes(content[8:24]) == b'{"__metadata__":':
+        raise FileFormatError("it was packed in format version 1, this bitskip reads 2; pack the run again")
+    if len(content) < HEADER.size or bytes(content[:8]) != MAGIC:
+        raise FileFormatError(f"its {len(content)} bytes do not begin as a file packed by bitskip")
+    _, version, checksum, size, *counts = HEADER.unpack_from(content)
+    if version != FORMAT_VERSION:
+        raise FileFormatError(f"its format version is {version}, this bitskip reads {FORMAT_VERSION}")
+    if size != len(content) or size > LIMITS["MAX_BYTES"]:
+        raise FileFormatError(f"its header claims {size} bytes of {len(content)}; it is truncated or damaged")
+    if checksum != zlib.crc32(content[_CHECKED:]):
         raise FileFormatError("its checksum does not match; it is truncated or damaged")
-    expected = pack_header(len(body) - size, size, digest.hexdigest())
-    if bytes(content[: 8 + length]) != expected:
+    tensors, ops, outputs, classes, arena, *lengths = counts
+    for what, count in (("TENSORS", tensors), ("OPS", ops), ("OUTPUTS", outputs)):
+        if not 1 <= count <= LIMITS[f"MAX_{what}"]:
+            raise FileFormatError(f"it has {count} {what.lower()}, expected 1..{LIMITS[f'MAX_{what}']}")
+    if any(content[HEADER.size - 12 : HEADER.size]) or lengths[0] % 8:
         raise FileFormatError("its header holds more than a .bitskip header does")
-    return bytes(body[size:]), body[:size]
+    parts = [
+        lengths[0],
+        tensors * TENSOR.size,
+        ops * RECORD.size,
+        outputs * _OUTPUT.size,
+        *lengths[1:],
+    ]
+    if HEADER.size + sum(parts) != size:
+        raise FileFormatError(f"its parts take {HEADER.size + sum(parts)} bytes of {size}")
+    views, at = [], HEADER.size
+    for length in parts:
+        views.append(content[at : at + length])
+        at += length
+    return Sections(tensors, ops, outputs, classes, arena, *views)
 
 
-def _parse(text: bytes, what: str) -> Any:
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no JSON number")
-
-    try:
-        return json.loads(text.decode(), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"its {what} is not valid JSON ({error})") from None
-
-
-def _read_json(compressed: bytes) -> Any:
-    unpacker = zlib.decompressobj()
-    try:
-        text = unpacker.decompress(compressed, _MAX_JSON)
-    except zlib.error as error:
-        raise FileFormatError(f"its program cannot be decompressed ({error})") from None
-    if not unpacker.eof or unpacker.unused_data:
-        raise FileFormatError(f"its program is cut off, trailed by other bytes, or above {_MAX_JSON} bytes")
-    return _parse(text, "program")
-
-
-_TOP: dict[str, type[Any] | tuple[type[Any], ...]] = {
-    "name": str,
-    "tensors": list,
-    "ops": list,
-    "output": (int, list),
-    "arena_bytes": int,
-    "mean": list,
-    "std": list,
-    "class_names": list,
-    "spec": (dict, types.NoneType),
-    "activations": str,
-    "dense": str,
-    "calibration_images": int,
-    "extra": dict,
-    "constants": list,
-}
-
-
-def _program(values: Any, data: memoryview) -> Program:
-    _keys(values, _TOP, "program")
-    for key, kind in _TOP.items():
-        if not isinstance(values[key], kind):
-            raise FileFormatError(f"program: {key} is {values[key]!r:.40}, which has the wrong type")
-    reader = _Reader(_read_constants(values["constants"], data))
-    fields = {key: values[key] for key in _TOP if key not in ("constants", "tensors", "ops")}
-    for key in ("mean", "std", "class_names"):
-        fields[key] = tuple(values[key])
+def _program(content: memoryview) -> Program:
+    parts = split(content)
+    lines = _lines(parts)
+    values = _json(parts.json)
+    tensors = []
+    at_tensors = 1 + parts.output_count + parts.class_count
+    for number, row in enumerate(TENSOR.iter_unpack(parts.tensors)):
+        dtype, zero_point, _, _, _, *shape, offset, scale = row
+        if dtype not in _DTYPE_NAMES:
+            raise FileFormatError(f"tensor {number}: dtype is {dtype}, which is unknown")
+        name = lines[at_tensors + number]
+        tensors.append(Tensor(_DTYPE_NAMES[dtype], tuple(shape), offset, scale, zero_point, name))
+    reader = _Constants(content, HEADER.size + len(parts.constants))
+    ops = []
+    for number, record in enumerate(RECORD.iter_unpack(parts.ops)):
+        columns = _columns(record)
+        where = f"op '{lines[at_tensors + parts.tensor_count + number]}'"
+        kind, flat = from_columns(columns, where)
+        reader.fill(flat, columns, kind, tensors, where)
+        ops.append(unflatten(kind, lines[at_tensors + parts.tensor_count + number], flat, where))
     program = Program(
-        outputs=_outputs(fields.pop("output")),
-        tensors=tuple(_read_tensor(row, number) for number, row in enumerate(values["tensors"])),
-        ops=tuple(reader.op(item, at) for at, item in enumerate(values["ops"])),
-        **fields,
+        name=lines[0],
+        tensors=tuple(tensors),
+        ops=tuple(ops),
+        outputs=tuple(
+            Output(name, number)
+            for name, (number,) in zip(lines[1:], _OUTPUT.iter_unpack(parts.outputs), strict=False)
+        ),
+        arena_bytes=parts.arena_bytes,
+        class_names=tuple(lines[1 + parts.output_count : at_tensors]),
+        **values,
     )
-    if reader.next != len(reader.constants):
-        raise FileFormatError(f"it holds {len(reader.constants)} constants and uses {reader.next}")
+    _compare(program, parts)
     return program
 
 
-def _outputs(value: Any) -> tuple[Output, ...]:
-    if isinstance(value, int):
-        return (Output("logits", value),)
-    if not all(isinstance(row, list) and len(row) == 2 for row in value):
-        raise FileFormatError(f"program: output is {value!r:.60}, expected a tensor or rows")
-    return tuple(Output(*row) for row in value)
-
-
-def _keys(values: Any, known: Any, where: str) -> None:
-    if not isinstance(values, dict) or values.keys() != set(known):
-        got = ", ".join(map(str, values))[:200] if isinstance(values, dict) else repr(values)[:40]
-        raise FileFormatError(f"{where}: got {got}; expected the keys {', '.join(known)}")
-
-
-def _read_tensor(row: Any, number: int) -> Tensor:
-    if not isinstance(row, list) or len(row) not in (6, 8):
-        raise FileFormatError(f"tensor {number}: is {row!r:.60}, expected a list of 6 or 8 values")
-    name, dtype, height, width, channels, offset, *quantization = row
-    if not isinstance(name, str) or not isinstance(dtype, str):
-        raise FileFormatError(f"tensor {number}: name and dtype must be strings")
-    if (dtype == "i8") != bool(quantization):
-        raise FileFormatError(f"tensor {number}: i8, and nothing else, has a scale and a zero point")
-    if not quantization:
-        return Tensor(dtype, (height, width, channels), offset, name=name)
-    scale, zero_point = quantization
-    return Tensor(dtype, (height, width, channels), offset, scale, zero_point, name)
-
-
-def _read_constants(rows: list[Any], data: memoryview) -> list[Array]:
+def _compare(program: Program, parts: Sections) -> None:
+    """Refuse tables that `encode` would not have written for `program`."""
+    records, places, end = _lay_out(program.ops, program.tensors)
+    for number, record in enumerate(records):
+        if RECORD.pack(*record) != parts.ops[number * RECORD.size : (number + 1) * RECORD.size]:
+            raise FileFormatError(f"op '{program.ops[number].name}': its record holds more than it uses")
+    rows = _tensor_rows(program)
+    if rows != parts.tensors:
+        wrong = next(at for at, byte in enumerate(rows) if byte != parts.tensors[at]) // TENSOR.size
+        raise FileFormatError(f"tensor {wrong}: its record does not say how it is used")
+    if end != HEADER.size + len(parts.constants):
+        raise FileFormatError(f"its constants take {end - HEADER.size} bytes of {len(parts.constants)}")
     at = 0
-    arrays = []
-    for number, row in enumerate(rows):
-        where = f"constant {number}"
-        if not isinstance(row, list) or len(row) not in (2, 3) or not isinstance(row[1], list):
-            raise FileFormatError(f"{where}: is {row!r:.60}, expected [dtype, shape]")
-        dtype, shape = row[0], row[1]
-        if not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 1 << 31 for n in shape):
-            raise FileFormatError(f"{where}: shape is {shape!r:.60}, expected whole numbers from 1")
-        if not 1 <= len(shape) <= 4:
-            raise FileFormatError(f"{where}: has {len(shape)} axes, expected 1..4")
-        count = functools.reduce(int.__mul__, shape, 1)
-        shift = row[2] if len(row) == 3 else None
-        if shift is not None and (dtype != "i64" or type(shift) is not int or not 0 <= shift < 63):
-            raise FileFormatError(f"{where}: shift {shift!r} of {dtype!r}; only i64 has one, 0..62")
-        stored = "i32" if shift is not None else dtype
-        if stored in ("u1", "flag"):
-            size = -(-count // 8)
-        elif isinstance(stored, str) and stored in _NUMPY:
-            size = count * np.dtype(_NUMPY[stored]).itemsize
+    for place in (place for here in places for place in here):
+        if any(parts.constants[at : place.offset - HEADER.size]):
+            raise FileFormatError("its constants are not followed by zeros")
+        at = place.offset + place.size - HEADER.size
+    if any(parts.constants[at:]):
+        raise FileFormatError("its constants are not followed by zeros")
+
+
+def _lines(parts: Sections) -> list[str]:
+    try:
+        text = bytes(parts.names).decode()
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"its names are not UTF-8 ({error})") from None
+    *lines, rest = text.split("\n")
+    expected = 1 + parts.output_count + parts.class_count + parts.tensor_count + parts.op_count
+    if rest or len(lines) != expected:
+        raise FileFormatError(f"it has {len(lines)} lines of names, expected {expected}")
+    return lines
+
+
+def _json(text: memoryview) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not a JSON number")
+
+    if len(text) > _MAX_JSON:
+        raise FileFormatError(f"its JSON takes {len(text)} bytes, expected at most {_MAX_JSON}")
+    try:
+        values = json.loads(bytes(text).decode(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"its JSON is not valid ({error})") from None
+    if not isinstance(values, dict) or values.keys() != set(_JSON_KEYS):
+        got = ", ".join(map(str, values))[:200] if isinstance(values, dict) else repr(values)[:40]
+        raise FileFormatError(f"its JSON holds {got}; expected the keys {', '.join(_JSON_KEYS)}")
+    kinds = {
+        "mean": list,
+        "std": list,
+        "activations": str,
+        "dense": str,
+        "calibration_images": int,
+        "extra": dict,
+    }
+    for key, kind in kinds.items():
+        if not isinstance(values[key], kind):
+            raise FileFormatError(f"its JSON holds {key} {values[key]!r:.40}, which has the wrong type")
+    if not isinstance(values["spec"], dict | None):
+        raise FileFormatError(f"its JSON holds spec {values['spec']!r:.40}, which has the wrong type")
+    return values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}
+
+
+def _columns(record: tuple[Any, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    at = 0
+    for column in COLUMNS:
+        found[column.name] = record[at] if column.count == 1 else record[at : at + column.count]
+        at += column.count
+    return found
+
+
+class _Constants:
+    """Reads constants where the records say that they lie; sizes follow from the tensors."""
+
+    def __init__(self, content: memoryview, end: int) -> None:
+        self.content, self.end = content, end
+
+    def fill(
+        self, flat: Flat, columns: dict[str, Any], kind: str, tensors: list[Tensor], where: str
+    ) -> None:
+        numbers = (*flat.values["inputs"][:1], *flat.values["outputs"][:1])
+        if len(numbers) != 2 or max(numbers) >= len(tensors):
+            raise FileFormatError(f"{where}: reads and writes {numbers} of {len(tensors)} tensors")
+        inputs, outputs = (tensors[number].shape[2] for number in numbers)
+        for name in CONSTANTS:
+            if columns[name]:
+                shape: tuple[int, ...] = (outputs,)
+                if name == "weight":
+                    groups = columns["groups"] or 1
+                    shape = (outputs, *columns["kernel"], inputs // groups)
+                elif name == "table":
+                    shape = (outputs, 256) if kind == "quantize_input" else (256,)
+                dtype = _constant_dtype(name, flat)
+                flat.constants[name] = self.read(columns, name, dtype, shape, where)
+
+    def read(
+        self, columns: dict[str, Any], name: str, dtype: str, shape: tuple[int, ...], where: str
+    ) -> Array:
+        offset, count = columns[name], math.prod(shape)
+        shift = columns["bias_shift"]
+        if dtype == "i8" or dtype == "w1" or dtype == "flag":
+            size = count if dtype == "i8" else -(-count // 8)
         else:
-            raise FileFormatError(f"{where}: dtype is {dtype!r:.40}")
-        if size > len(data) - at:
-            raise FileFormatError(f"{where}: needs {size} bytes at {at} of {len(data)}")
-        arrays.append(_array(stored, shape, count, shift, data[at : at + size], where))
-        at += size
-        padding = data[at : at + (-size % _ALIGNMENT)]
-        if len(padding) != -size % _ALIGNMENT or any(padding):
-            raise FileFormatError(f"{where}: is not followed by zeros up to a multiple of {_ALIGNMENT} bytes")
-        at += len(padding)
-    if at != len(data):
-        raise FileFormatError(f"its constants take {at} bytes, and {len(data)} are there")
-    return arrays
+            size = 8 * count if dtype == "i64" and shift == WIDE else 4 * count
+        if offset < HEADER.size or offset % alignment_of(size) or size > self.end - offset or not count:
+            raise FileFormatError(
+                f"{where}: its {name} takes {size} bytes at {offset}, constants end at {self.end}"
+            )
+        data = self.content[offset : offset + size]
+        if dtype in ("w1", "flag"):
+            return _bits(data, dtype, shape, count, f"{where}: {name}")
+        if dtype == "i64" and shift != WIDE:
+            if shift > LIMITS["MAX_BIAS_SHIFT"]:
+                raise FileFormatError(f"{where}: bias_shift is {shift}, which takes 32 bits beyond 2^62")
+            wide: Array = np.frombuffer(data, "<i4").astype(np.int64).reshape(shape) << shift
+            return wide
+        code = {"f32": "<f4", "i8": "<i1", "i32": "<i4", "i64": "<i8"}[dtype]
+        return np.frombuffer(data, code).astype(code[1:]).reshape(shape)
 
 
-def _array(
-    stored: str, shape: list[int], count: int, shift: int | None, content: memoryview, where: str
-) -> Array:
-    if stored in ("u1", "flag"):
-        stream = np.frombuffer(content, np.uint8)
-        spare = -count % 8
-        if spare and stream[-1] >> (8 - spare):
-            raise FileFormatError(f"{where}: has bits set beyond its last one")
-        if stored == "flag":
-            return np.unpackbits(stream, count=count, bitorder="little").astype(np.bool_).reshape(shape)
-        return _words(stream, shape, count)
-    values = np.frombuffer(content, _NUMPY[stored]).astype(_NUMPY[stored][1:]).reshape(shape)
-    if shift is None:
-        return values
-    if shift > MAX_SHIFT:
-        raise FileFormatError(f"{where}: shift {shift} takes 32-bit values beyond 2^62")
-    return values.astype(np.int64) << shift
+def _constant_dtype(name: str, flat: Flat) -> str:
+    if name == "weight":
+        return str(flat.values.get("weight_dtype") or "f32")
+    if name in ("table", "multiplier", "flip"):
+        return {"table": "i8", "multiplier": "i32", "flip": "flag"}[name]
+    if name == "bias" and flat.epilogue == "integer":
+        return "i64"
+    return "i32" if name == "threshold" and flat.epilogue == "threshold" else "f32"
 
 
-def _words(stream: Array, shape: list[int], count: int) -> Array:
-    """Return a stream of bits (..., I) as words (..., ceil(I / 64))."""
+def _bits(data: memoryview, dtype: str, shape: tuple[int, ...], count: int, where: str) -> Array:
+    stream = np.frombuffer(data, np.uint8)
+    spare = -count % 8
+    if spare and stream[-1] >> (8 - spare):
+        raise FileFormatError(f"{where}: has bits set beyond its last one")
+    if dtype == "flag":
+        return np.unpackbits(stream, count=count, bitorder="little").astype(np.bool_).reshape(shape)
     channels = shape[-1]
     words = words_for(channels)
     if channels % WORD_BITS == 0:
         return stream.view("<u8").astype(np.uint64).reshape(*shape[:-1], words)
-    bits = np.unpackbits(stream, count=count, bitorder="little").reshape(*shape)
     padded = np.zeros((*shape[:-1], words * WORD_BITS), np.uint8)
-    padded[..., :channels] = bits
+    padded[..., :channels] = np.unpackbits(stream, count=count, bitorder="little").reshape(*shape)
     return np.packbits(padded, axis=-1, bitorder="little").view("<u8").astype(np.uint64)
-
-
-class _Reader:
-    """Builds ops from JSON values; the constants must be named once each, in order."""
-
-    def __init__(self, constants: list[Array]) -> None:
-        self.constants = constants
-        self.next = 0
-
-    def op(self, values: Any, at: int) -> Op:
-        built: Op = self.build(values, OPS, f"op {at}")
-        return built
-
-    def build(self, values: Any, kinds: dict[str, type[Any]], where: str) -> Any:
-        kind = values.get("kind") if isinstance(values, dict) else None
-        if not isinstance(kind, str) or kind not in kinds:
-            raise FileFormatError(f"{where}: kind is {kind!r:.40}, expected one of {', '.join(kinds)}")
-        known = {f.name: f for f in dataclasses.fields(kinds[kind]) if f.name != "kind"}
-        fields: dict[str, Any] = {}
-        for name, value in values.items():
-            if name == "kind":
-                continue
-            if name not in known:
-                raise FileFormatError(f"{where}: '{kind}' has no field {name!r:.40}")
-            fields[name] = self.value(value, str(known[name].type), f"{where}: {name}")
-        for name, f in known.items():
-            if f.default is dataclasses.MISSING and name not in fields:
-                raise FileFormatError(f"{where}: '{kind}' lacks its field '{name}'")
-        if kinds[kind] is Activation:
-            fields["kind"] = kind
-        return kinds[kind](**fields)
-
-    def value(self, value: Any, annotation: str, where: str) -> Any:
-        """Return a field's value, of the type that its dataclass declares."""
-        if annotation.startswith("Array"):
-            return self.constant(value, where)
-        if annotation in ("Epilogue", "FloatEpilogue"):
-            return self.build(value, _EPILOGUES, where)
-        if annotation == "Activation":
-            return self.build(value, _ACTIVATIONS, where)
-        if annotation.startswith("tuple"):
-            if isinstance(value, list) and all(type(n) is int for n in value):
-                return tuple(value)
-        elif type(value) is _SCALARS[annotation]:
-            return value
-        raise FileFormatError(f"{where} is {value!r:.40}, expected {annotation}")
-
-    def constant(self, value: Any, where: str) -> Array:
-        if value != {"$": self.next} or self.next >= len(self.constants):
-            raise FileFormatError(f"{where} is {value!r:.40}, expected constant {self.next}")
-        self.next += 1
-        return self.constants[self.next - 1]
-
-
-_SCALARS: dict[str, type[Any]] = {"int": int, "int | None": int, "bool": bool, "str": str}
-_ACTIVATIONS: dict[str, type[Any]] = dict.fromkeys(("none", "relu", "prelu", "rprelu"), Activation)

@@ -18,7 +18,6 @@ from bitskip.bits import words_for
 
 __all__ = [
     "ELEMENT_BYTES",
-    "OPS",
     "Activation",
     "Add",
     "Affine",
@@ -26,18 +25,22 @@ __all__ = [
     "AvgPool",
     "Binarize",
     "Buffer",
+    "Concat",
     "Conv2d",
     "Dequantize",
     "Epilogue",
     "FloatEpilogue",
     "GlobalAvgPool",
     "IntegerEpilogue",
+    "Lookup",
     "MaxPool",
+    "Mul",
     "Op",
     "Output",
     "Pool",
     "Quantize",
     "QuantizeInput",
+    "Resize",
     "Tensor",
     "ThresholdEpilogue",
     "conv_precision",
@@ -102,7 +105,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """`none`, `relu`, `prelu` (slope) or `rprelu` (shift_in, slope, shift_out), f32 per channel."""
+    """A kind of `schema.ACTIVATIONS`; `prelu` has slope, `rprelu` shift_in, slope and shift_out, f32 (C,)."""
 
     kind: str = "none"
     slope: Array | None = None
@@ -167,8 +170,10 @@ class QuantizeInput:
 
 @dataclass(frozen=True, eq=False)
 class Conv2d:
-    """Convolution (a linear layer is a 1x1 one on a 1x1 picture) and its epilogue; groups 1.
+    """Convolution (a linear layer is a 1x1 one on a 1x1 picture) and its epilogue.
 
+    With `groups`, output channels of group g read the input channels of group g alone; as many groups as
+    input channels make it a depthwise convolution.
     `in_place`: the first output with the residual's dtype lies in the residual's buffer.
     """
 
@@ -176,12 +181,13 @@ class Conv2d:
     input: int  # f32, i8, bits, or i32 (1x1 on 1x1, i8 weights)
     outputs: tuple[int, ...]  # one or two tensors of different dtypes
     weight_dtype: str  # f32, i8 or w1
-    weight: Array  # (O, KH, KW, I), or words (O, KH, KW, ceil(I / 64)) for w1
+    weight: Array  # (O, KH, KW, I / groups), or words (O, KH, KW, ceil(I / 64)) for w1
     stride: tuple[int, int]
     padding: tuple[int, int]
     epilogue: Epilogue
     pad_value: int = 0  # what a padded tap of a bits input reads: 0, +1 or -1
     in_place: bool = False
+    groups: int = 1  # other than 1 with f32 or i8 weights only
     kind: Literal["conv2d"] = "conv2d"
 
     @property
@@ -290,21 +296,76 @@ class Dequantize:
     kind: Literal["dequantize"] = "dequantize"
 
 
-Pool = MaxPool | AvgPool | GlobalAvgPool
-Op = QuantizeInput | Conv2d | Binarize | Add | Affine | Pool | Quantize | Dequantize
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """The channels of two to four tensors of one height and width, one after the other.
 
-OPS: dict[str, type[Any]] = {
-    "quantize_input": QuantizeInput,
-    "conv2d": Conv2d,
-    "binarize": Binarize,
-    "add": Add,
-    "affine": Affine,
-    "max_pool": MaxPool,
-    "avg_pool": AvgPool,
-    "global_avg_pool": GlobalAvgPool,
-    "quantize": Quantize,
-    "dequantize": Dequantize,
-}
+    f32, or i8 where all have the output's scale and zero point.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    output: int
+    kind: Literal["concat"] = "concat"
+
+    @property
+    def input(self) -> int:
+        """The first of its inputs."""
+        return self.inputs[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """Nearest pixel: out[y, x] = in[y * H // OH, x * W // OW]; f32, or i8 of one scale and zero point."""
+
+    name: str
+    input: int
+    output: int
+    kind: Literal["resize"] = "resize"
+
+
+@dataclass(frozen=True, eq=False)
+class Mul:
+    """A tensor times one value a channel (squeeze and excitation), then an epilogue without a residual.
+
+    f32: acc = x * factor, float epilogue. i8: acc = (q - zero_point) * (factor - its zero point), exact,
+    integer epilogue.
+    """
+
+    name: str
+    input: int
+    factor: int  # (1, 1, C), of the input's dtype
+    outputs: tuple[int, ...]
+    epilogue: Epilogue
+    kind: Literal["mul"] = "mul"
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """i8 to i8 through a table: out = table[q + 128]; any function of one value."""
+
+    name: str
+    input: int
+    output: int
+    table: Array  # i8 (256,)
+    kind: Literal["lookup"] = "lookup"
+
+
+Pool = MaxPool | AvgPool | GlobalAvgPool
+Op = (
+    QuantizeInput
+    | Conv2d
+    | Binarize
+    | Add
+    | Affine
+    | Pool
+    | Quantize
+    | Dequantize
+    | Concat
+    | Resize
+    | Mul
+    | Lookup
+)
 
 
 def op_residual(op: Op) -> int | None:
@@ -315,14 +376,18 @@ def op_residual(op: Op) -> int | None:
 
 
 def op_inputs(op: Op) -> tuple[int, ...]:
-    """Return the numbers of the tensors that `op` reads, the residual last."""
+    """Return the numbers of the tensors that `op` reads, the residual or the factor last."""
+    if isinstance(op, Concat):
+        return op.inputs
+    if isinstance(op, Mul):
+        return op.input, op.factor
     residual = op_residual(op)
     return (op.input,) if residual is None else (op.input, residual)
 
 
 def op_outputs(op: Op) -> tuple[int, ...]:
     """Return the numbers of the tensors that `op` writes."""
-    return op.outputs if isinstance(op, Conv2d | Add | Affine) else (op.output,)
+    return op.outputs if isinstance(op, Conv2d | Add | Affine | Mul) else (op.output,)
 
 
 def conv_precision(op: Conv2d, tensors: tuple[Tensor, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.program import Conv2d, Program, conv_precision, op_inputs, op_outputs
-from bitskip.program.file import stored_array_bytes
+from bitskip.program.file import op_bytes
 
 __all__ = ["summarise"]
 
@@ -15,6 +15,7 @@ __all__ = ["summarise"]
 def summarise(program: Program, file_bytes: int) -> dict[str, Any]:
     """Return JSON-serialisable values that describe `program`, stored in `file_bytes` bytes."""
     layers = []
+    stored = op_bytes(program)
     for at, op in enumerate(program.ops):
         source = program.tensors[op_inputs(op)[0]]
         results = [program.tensors[number] for number in op_outputs(op)]
@@ -27,12 +28,12 @@ def summarise(program: Program, file_bytes: int) -> dict[str, Any]:
             "output_shape": list(results[0].shape),
             "epilogue": None,
             "weight_bytes": 0,
-            "bytes": stored_array_bytes(program, at),
+            "bytes": stored[at],
             "macs": 0,
         }
         if isinstance(op, Conv2d):
             height, width, channels = results[0].shape
-            taps = int(np.prod(op.kernel)) * source.shape[2]
+            taps = int(np.prod(op.kernel)) * (source.shape[2] // op.groups)
             row["precision"] = conv_precision(op, program.tensors)
             row["epilogue"] = op.epilogue.kind
             row["macs"] = height * width * channels * taps

@@ -16,25 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from bitskip.backends import Run
+from bitskip.backends.reference.activation import activate
 from bitskip.bits import unpack_signs
 from bitskip.program import (
-    Activation,
     Add,
     Affine,
     Array,
     AvgPool,
     Binarize,
+    Concat,
     Conv2d,
     Dequantize,
     Epilogue,
     FloatEpilogue,
     GlobalAvgPool,
     IntegerEpilogue,
+    Lookup,
     MaxPool,
+    Mul,
     Op,
     Program,
     Quantize,
     QuantizeInput,
+    Resize,
     Tensor,
     ThresholdEpilogue,
     inverse_scale,
@@ -90,7 +94,7 @@ class Reference:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.weights = {
-            number: _unpacked_weight(op, program.tensors[op.input].shape[2])
+            number: _unpacked_weight(op, program.tensors[op.input].shape[2] // op.groups)
             for number, op in enumerate(program.ops)
             if isinstance(op, Conv2d)
         }
@@ -144,6 +148,14 @@ class Reference:
                 return [_avg_pool(op, x, results[0].shape)]
             case GlobalAvgPool():
                 return [_global_avg_pool(x, source)]
+            case Concat():
+                return [np.concatenate([values[number] for number in op.inputs], axis=-1)]
+            case Resize():
+                return [_resize(x, results[0].shape)]
+            case Mul():
+                return _finish(op.epilogue, _product(op, values, tensors), values, tensors, results)
+            case Lookup():
+                return [op.table[x.astype(np.int64) + 128]]
             case Quantize():
                 return [_to_i8(x, results[0])]
             case Dequantize():
@@ -171,7 +183,7 @@ class Reference:
 
 
 def _unpacked_weight(op: Conv2d, channels: int) -> npt.NDArray[np.float32]:
-    """Return the weights as float32 (KH, KW, I, O)."""
+    """Return the weights as float32 (KH, KW, I / groups, O)."""
     weight = unpack_signs(op.weight, channels) if op.weight_dtype == "w1" else op.weight.astype(np.float32)
     return np.ascontiguousarray(weight.transpose(1, 2, 3, 0))
 
@@ -189,8 +201,33 @@ def _convolve(x: Array, weight: Array, op: Conv2d, shape: tuple[int, int, int]) 
             rows = slice(ky, ky + (height - 1) * step_y + 1, step_y)
             columns = slice(kx, kx + (width - 1) * step_x + 1, step_x)
             tap = x[:, rows, columns]
-            acc += tap.reshape(-1, tap.shape[-1]) @ weight[ky, kx]
+            if op.groups == 1:
+                acc += tap.reshape(-1, tap.shape[-1]) @ weight[ky, kx]
+            else:
+                acc += _grouped(tap, weight[ky, kx], op.groups)
     return acc.reshape(len(x), height, width, out_channels)
+
+
+def _grouped(tap: Array, weight: Array, groups: int) -> Array:
+    """One matrix product a group: (N, OH, OW, I) by (I / groups, O) to (N * OH * OW, O)."""
+    inputs, outputs = weight.shape
+    parts = tap.reshape(-1, groups, inputs).transpose(1, 0, 2)  # (G, pixels, I / G)
+    by_group = weight.reshape(inputs, groups, outputs // groups).transpose(1, 0, 2)  # (G, I / G, O / G)
+    made: Array = (parts @ by_group).transpose(1, 0, 2).reshape(-1, outputs)
+    return made
+
+
+def _product(op: Mul, values: dict[int, Array], tensors: tuple[Tensor, ...]) -> Array:
+    x, factor = values[op.input], values[op.factor]  # (N, H, W, C), (N, 1, 1, C)
+    if x.dtype == np.float32:
+        return x * factor
+    shifted = [values[n].astype(np.int64) - tensors[n].zero_point for n in (op.input, op.factor)]
+    return shifted[0] * shifted[1]
+
+
+def _resize(x: Array, shape: tuple[int, int, int]) -> Array:
+    (height, width), (rows, columns, _) = x.shape[1:3], shape
+    return x[:, np.arange(rows) * height // rows][:, :, np.arange(columns) * width // columns]
 
 
 # -- epilogues ----------------------------------------------------------------------------------------
@@ -225,23 +262,10 @@ def float_epilogue(epilogue: FloatEpilogue, acc: Array, residual: Array | None) 
         y = y * epilogue.scale
     if epilogue.bias is not None:
         y = y + epilogue.bias
-    y = _activate(epilogue.pre, y)
+    y = activate(epilogue.pre, y)
     if residual is not None:
         y = y + residual
-    return _activate(epilogue.post, y)
-
-
-def _activate(activation: Activation, y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if activation.kind == "relu":
-        return np.where(y > 0, y, np.float32(0))
-    if activation.kind == "prelu":
-        return np.where(y >= 0, y, y * np.asarray(activation.slope))
-    if activation.kind == "rprelu":
-        z = y - np.asarray(activation.shift_in)
-        bent: npt.NDArray[np.float32] = np.where(z >= 0, z, z * np.asarray(activation.slope))
-        bent = bent + np.asarray(activation.shift_out)
-        return bent
-    return y
+    return activate(epilogue.post, y)
 
 
 def _beyond(acc: Array, threshold: Any, flip: Any) -> Array:
