@@ -73,6 +73,9 @@ bsk_op operation(Constants &k, const nb::dict &d) {
   op.kind = integer(d, "kind", -1);
   op.in = tensor(d, "in");
   op.residual = tensor(d, "residual");
+  op.more[0] = tensor(d, "more0");
+  op.more[1] = tensor(d, "more1");
+  op.groups = integer(d, "groups", 1);
   op.out_f32 = tensor(d, "out_f32");
   op.out_bits = tensor(d, "out_bits");
   op.out_i8 = tensor(d, "out_i8");
@@ -103,7 +106,7 @@ bsk_op operation(Constants &k, const nb::dict &d) {
   op.epi.threshold = k.get<float>(d, "threshold", o);
   op.epi.inv_scale = static_cast<float>(real(d, "inv_scale", 1.0));
   op.epi.t = k.get<std::int32_t>(d, "t", o);
-  op.epi.flip = k.get<std::uint8_t>(d, "flip", o);
+  op.epi.flip = k.get<std::uint8_t>(d, "flip", (o + 7) / 8);
   op.epi.m = k.get<std::int32_t>(d, "m", o);
   op.epi.b = k.get<std::int64_t>(d, "b", o);
   op.epi.shift = integer(d, "shift", 1);
@@ -111,15 +114,24 @@ bsk_op operation(Constants &k, const nb::dict &d) {
   return op;
 }
 
+// Open a copy of `content` on a boundary of 64 bytes; the error, or NULL.
+const char *open(const nb::bytes &content, bool guarded, std::vector<bitskip::Block> &block, bsk_program &program) {
+  block.emplace_back(content.size(), guarded && content.size() % 8 == 0);
+  std::memcpy(block[0].data(), content.data(), content.size());
+  return bsk_open(block[0].data(), content.size(), &program) == BSK_OK ? nullptr : program.error;
+}
+
 class Engine {
  public:
   Engine(const nb::list &ops, std::size_t arena_bytes, int isa, int threads, bool guarded)
       : session_(operations(ops), arena_bytes, static_cast<bsk_isa>(isa), checked(threads), guarded) {
-    image_bytes_ = 0;
-    for (const bsk_op &op : described_)
-      if (op.in.offset == BSK_AT_INPUT) image_bytes_ = static_cast<std::size_t>(op.in.h) * static_cast<std::size_t>(op.in.w) * static_cast<std::size_t>(op.in.c);
-    constants_ = Constants(); /* repacked: not needed any more */
-    described_.clear();
+    made();
+  }
+
+  // From the content of a file.
+  Engine(const nb::bytes &content, int isa, int threads, bool guarded)
+      : session_{opened(content, guarded), program_.arena_bytes, static_cast<bsk_isa>(isa), checked(threads), guarded} /* in this order */ {
+    made();
   }
 
   // `outs` are (N, H, W, C) each, filled from the arena at `offsets`.
@@ -186,6 +198,20 @@ class Engine {
   std::size_t scratch_bytes() const { return session_.scratch_bytes(); }
 
  private:
+  void made() {
+    for (const bsk_op &op : described_)
+      if (op.in.offset == BSK_AT_INPUT) image_bytes_ = static_cast<std::size_t>(op.in.h) * static_cast<std::size_t>(op.in.w) * static_cast<std::size_t>(op.in.c);
+    constants_ = Constants(); /* repacked: not needed any more */
+    described_.clear();
+    content_.clear();
+  }
+  const std::vector<bsk_op> &opened(const nb::bytes &content, bool guarded) {
+    const char *at = open(content, guarded, content_, program_);
+    if (at) throw std::invalid_argument(at);
+    described_.resize(program_.n_ops);
+    for (std::uint32_t i = 0; i < program_.n_ops; ++i) bsk_program_op(&program_, i, &described_[i]);
+    return described_;
+  }
   const std::vector<bsk_op> &operations(const nb::list &ops) {
     for (nb::handle d : ops) described_.push_back(operation(constants_, nb::cast<nb::dict>(d)));
     return described_;
@@ -200,6 +226,8 @@ class Engine {
 
   Constants constants_;
   std::vector<bsk_op> described_;
+  std::vector<bitskip::Block> content_; /* none or one */
+  bsk_program program_ = {};
   bitskip::Session session_;
   std::size_t image_bytes_ = 0;
 };
@@ -219,7 +247,14 @@ NB_MODULE(_native, m) {
   m.def("prefer_conv", [](const std::string &name) { bsk_conv_prefer(name.c_str()); }, nb::arg("name"),
         "Take this convolution kernel wherever it can run, in engines made later, for tests and timing; '' takes the usual ones again.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
+  m.def("check", [](const nb::bytes &content) {
+    std::vector<bitskip::Block> block;
+    bsk_program program;
+    const char *error = open(content, true, block, program);
+    return std::string(error ? error : "");
+  }, nb::arg("content"), "Why bsk_open refuses the content of a file; empty if it does not.");
   nb::class_<Engine>(m, "Engine")
+      .def(nb::init<const nb::bytes &, int, int, bool>(), nb::arg("content"), nb::arg("isa"), nb::arg("threads") = 1, nb::arg("guarded") = false)
       .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"),
            nb::arg("threads") = 1, nb::arg("guarded") = false)
       .def("run", &Engine::run, nb::arg("images"), nb::arg("outs"), nb::arg("offsets"))

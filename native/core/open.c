@@ -82,18 +82,6 @@ static int is_utf8(const uint8_t *at, size_t n) {
   return 1;
 }
 
-const char *bsk_program_name(const bsk_program *p, uint32_t line, size_t *length) {
-  const char *at = p->names, *end = p->names + p->names_bytes;
-  for (; at < end; ++at) {
-    const char *stop = (const char *)memchr(at, '\n', (size_t)(end - at));
-    *length = (size_t)(stop - at);
-    if (line-- == 0) return at;
-    at = stop;
-  }
-  *length = 0;
-  return "";
-}
-
 static bsk_status check_names(bsk_program *p) {
   const uint32_t number = 0;
   uint64_t lines = 0, length = 0;

@@ -8,9 +8,9 @@
 
 #include "../kernels/winograd/winograd.h"
 
-#define MAX_SIDE 65536     /* height, width: so that products stay in int64 */
-#define MAX_CHANNELS (1 << 20)
-#define MAX_KERNEL 255
+#define MAX_SIDE BSK_MAX_SIDE /* so that products stay in int64 */
+#define MAX_CHANNELS BSK_MAX_CHANNELS
+#define MAX_KERNEL BSK_MAX_KERNEL
 #define MAX_TENSOR ((int64_t)1 << 40)
 #define TABLE_BYTES (192 * 1024) /* of lookup tables at once: less than half of a small second-level cache */
 
@@ -156,7 +156,7 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
         for (int32_t g = 0; g < padded / BSK_GROUP; ++g) {
           keep[g] = 0;
           for (int32_t i = 0; i < BSK_GROUP && g * BSK_GROUP + i < n; ++i)
-            keep[g] |= (uint32_t)!(e->flip && e->flip[g * BSK_GROUP + i]) << i;
+            keep[g] |= (uint32_t)!(e->flip && (e->flip[(g * BSK_GROUP + i) / 8] >> (i % 8) & 1)) << i;
         }
       }
       return BSK_OK;
@@ -164,7 +164,7 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
     case BSK_EPI_INTEGER: {
       CHECK(largest_acc, "the integer epilogue needs an integer accumulator");
       CHECK(present(&op->out_i8) && !present(&op->out_f32) && !present(&op->out_bits), "the integer epilogue has i8 as its only output");
-      CHECK(e->m && e->b, "the integer epilogue without multipliers");
+      CHECK(e->m && (e->b || e->b32) && e->b_shift >= 0 && e->b_shift <= BSK_MAX_BIAS_SHIFT, "the integer epilogue without multipliers");
       CHECK(e->shift >= 1 && e->shift <= 40, "the shift of an integer epilogue is not in 1..40");
       CHECK(e->pre.kind <= BSK_ACT_RELU && e->post.kind <= BSK_ACT_RELU, "the integer epilogue knows only relu");
       bsk_epi_integer *f = &p->epi_integer;
@@ -182,7 +182,7 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
         memset(m, 0, (size_t)padded * sizeof(int32_t));
         memset(bias, 0, (size_t)padded * sizeof(int64_t));
         memcpy(m, e->m, (size_t)n * sizeof(int32_t));
-        memcpy(bias, e->b, (size_t)n * sizeof(int64_t));
+        for (int32_t i = 0; i < n; ++i) bias[i] = e->b ? e->b[i] : e->b32[i] * ((int64_t)1 << e->b_shift);
         double most = 0.0; /* of |t|, generously */
         for (int32_t i = 0; i < n; ++i) {
           const double t = (double)largest_acc * fabs((double)m[i]) + fabs((double)bias[i]);
@@ -203,12 +203,20 @@ static bsk_status plan_epilogue(block *b, const bsk_op *op, const bsk_tensor *sh
 typedef struct {
   int32_t o, kh, kw, i;
   const void *data;
+  size_t tap_bits; /* w1: from tap to tap */
 } weights_view;
+
+static weights_view view_of(const bsk_op *op, int32_t outputs) {
+  const int32_t inputs = op->in.c;
+  const weights_view v = {outputs, op->kh, op->kw, inputs, op->weights, op->weight_stream ? (size_t)inputs : 64 * bsk_words64(inputs)};
+  return v;
+}
 
 static int weight_negative(const weights_view *v, int32_t o, int32_t r, int32_t s, int32_t i) {
   if (o >= v->o || i >= v->i) return 0;
   const size_t tap = ((size_t)o * (size_t)v->kh + (size_t)r) * (size_t)v->kw + (size_t)s;
-  return (int)((((const uint64_t *)v->data)[tap * bsk_words64(v->i) + (size_t)i / 64] >> (i % 64)) & 1u);
+  const size_t bit = tap * v->tap_bits + (size_t)i;
+  return ((const uint8_t *)v->data)[bit / 8] >> (bit % 8) & 1;
 }
 
 static size_t weight_at(const weights_view *v, int32_t o, int32_t r, int32_t s, int32_t i) {
@@ -466,7 +474,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   CHECK(inputs * shape->c < MAX_TENSOR, "a convolution has too many weights");
 
   bsk_conv_plan *c = &p->conv;
-  const weights_view v = {shape->c, op->kh, op->kw, in->c, op->weights};
+  const weights_view v = view_of(op, shape->c);
   const bsk_conv_shape what = {in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, in->dtype == BSK_I8 ? largest_here(op, &v) : 0};
   c->kernel = bsk_find_conv(types, isa, &what);
   if (!c->kernel) return fail(BSK_ERR_ISA, "no kernel for this instruction set");
@@ -556,7 +564,7 @@ static bsk_status plan_fc(block *b, const bsk_op *op, const bsk_tensor *shape, b
   int8_t *weights = (int8_t *)take(b, (size_t)n * (size_t)o);
   p->fc_weights = weights;
   if (weights) {
-    const weights_view v = {o, 1, 1, n, op->weights};
+    const weights_view v = view_of(op, o);
     for (int32_t i = 0; i < o; ++i)
       for (int32_t j = 0; j < n; ++j)
         weights[(size_t)i * (size_t)n + (size_t)j] =

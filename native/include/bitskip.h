@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bitskip_ops.h" /* codes and limits, from the table of ops */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -20,7 +22,8 @@ typedef enum {
   BSK_ERR_ARGUMENT = 1,    /* a value out of its range, or sizes that do not fit together */
   BSK_ERR_UNSUPPORTED = 2, /* a combination of types that no kernel computes */
   BSK_ERR_ISA = 3,         /* the asked instruction set is not there on this machine or in this build */
-  BSK_ERR_MEMORY = 4       /* a block is smaller than bsk_engine_bytes said */
+  BSK_ERR_MEMORY = 4,      /* a block is smaller than bsk_engine_bytes said */
+  BSK_ERR_FORMAT = 5       /* bytes that are not a sound .bitskip file */
 } bsk_status;
 
 /* Kernel families, slowest first. BSK_ISA_BEST takes the best variant of every kernel. */
@@ -45,8 +48,6 @@ uint32_t bsk_cpu_features(void);
 /* Hide features from engines made later, to test kernels that a better one shadows; ~0 shows all again. */
 void bsk_cpu_limit(uint32_t allowed);
 
-typedef enum { BSK_U8 = 0, BSK_F32 = 1, BSK_I8 = 2, BSK_BITS = 3, BSK_I32 = 4, BSK_NO_DTYPE = -1 } bsk_dtype;
-
 /* Where a tensor lives: an offset in the arena, or one of these. */
 enum { BSK_AT_NONE = -1, BSK_AT_INPUT = -2 };
 
@@ -57,13 +58,11 @@ typedef struct {
   int64_t offset;     /* bytes from the start of the arena, BSK_AT_INPUT, or BSK_AT_NONE for an absent tensor */
 } bsk_tensor;
 
-typedef enum { BSK_ACT_NONE = 0, BSK_ACT_RELU = 1, BSK_ACT_PRELU = 2, BSK_ACT_RPRELU = 3 } bsk_act_kind;
 typedef struct {
   int32_t kind;
   const float *slope, *shift_in, *shift_out; /* per output channel, where the kind uses them */
 } bsk_act;
 
-typedef enum { BSK_EPI_NONE = 0, BSK_EPI_FLOAT = 1, BSK_EPI_THRESHOLD = 2, BSK_EPI_INTEGER = 3 } bsk_epi_kind;
 /* What happens to an accumulator; absent vectors are NULL. Steps as in docs/program.md, "Epilogues". */
 typedef struct {
   int32_t kind;
@@ -72,9 +71,11 @@ typedef struct {
   const float *threshold;    /* float, for the bits output */
   float inv_scale;           /* float, for the i8 output */
   const int32_t *t;          /* threshold */
-  const uint8_t *flip;       /* threshold */
+  const uint8_t *flip;       /* threshold: a stream of bits, least significant first */
   const int32_t *m;          /* integer */
-  const int64_t *b;          /* integer */
+  const int64_t *b;          /* integer: either these, or those of the next line times 2^b_shift */
+  const int32_t *b32;
+  int32_t b_shift;
   int32_t shift;             /* integer, 1..40 */
   int32_t residual_m;        /* integer, with a residual */
 } bsk_epilogue;
@@ -88,16 +89,22 @@ typedef enum {
   BSK_OP_MAX_POOL = 5,       /* f32 or i8; padding is never the maximum; windows of pools may hang over the far edges */
   BSK_OP_AVG_POOL = 6,       /* f32: sum over the taps inside the picture * (1 / count) */
   BSK_OP_GLOBAL_POOL = 7,    /* f32: sum * pool_scale; i8: exact i32 sum of (q - zero_point) */
-  BSK_OP_FC_I32 = 8          /* i32 vector x i8 or w1 weights, float epilogue */
+  BSK_OP_FC_I32 = 8,         /* i32 vector x i8 or w1 weights, float epilogue */
+  BSK_OP_CONCAT = 9,         /* channels of in, residual, more[0] and more[1], those that are there; f32 or i8 */
+  BSK_OP_RESIZE = 10,        /* nearest pixel; f32 or i8 */
+  BSK_OP_MUL = 11,           /* in times the (1, 1, C) tensor in `residual`, then an epilogue; f32 or i8 */
+  BSK_OP_LOOKUP = 12         /* i8 to i8 by `table` of 256 bytes, from q = -128 */
 } bsk_op_kind;
 
 typedef struct {
   int32_t kind;
-  bsk_tensor in, residual;
+  bsk_tensor in, residual, more[2];
   bsk_tensor out_f32, out_bits, out_i8; /* at least one present; out_i8 is the i32 output of BSK_OP_GLOBAL_POOL on i8 */
   int32_t kh, kw, sh, sw, ph, pw;
   int32_t pad_value;    /* conv on bits: 0, +1 or -1 */
+  int32_t groups;       /* conv: 1, or more with f32 and i8 weights; 0 means 1 */
   int32_t weight_dtype; /* BSK_F32, BSK_I8 or BSK_BITS */
+  int32_t weight_stream; /* BSK_BITS: a stream of bits (O, KH, KW, I), as in the file, not words */
   const void *weights;  /* canonical, docs/program.md "Weights"; BSK_BITS in memory form, uint64 (O, KH, KW, ceil(I/64)) */
   const uint8_t *table; /* quantize_input to i8: (c, 256), as unsigned bytes of the int8 values */
   float in_scale;       /* dequantize */
@@ -105,6 +112,33 @@ typedef struct {
   int32_t count_padding; /* avg_pool: divide by the whole window, not by its taps inside the picture */
   bsk_epilogue epi;
 } bsk_op;
+
+/* ---- Files: a *.bitskip opened where it lies ---------------------------------------------------------------------- */
+
+typedef struct {
+  const uint8_t *bytes; /* the file; it must stay in place while the program is used */
+  uint32_t n_tensors, n_ops, n_outputs, n_classes, arena_bytes;
+  const uint8_t *tensors, *ops, *outputs; /* the tables of docs/program.md, "File" */
+  const char *names, *json;               /* neither ends with a 0 */
+  uint32_t names_bytes, json_bytes;
+  const char *error; /* after a failure: why (a constant string), and which tensor or op it is about */
+  uint32_t error_at;
+} bsk_program;
+
+/* Open the content of a file, at a multiple of 8 in memory (64 is faster), and check all of it: what it lets through may be
+ * run without further checks. Allocates nothing. */
+bsk_status bsk_open(const void *bytes, size_t size, bsk_program *program);
+
+/* Tensor `number` (0 is the picture), the tensor of an output, and operation `number`, for bsk_engine_bytes and _init. Its
+ * constants lie in the file. */
+bsk_tensor bsk_program_tensor(const bsk_program *program, uint32_t number);
+bsk_tensor bsk_program_output(const bsk_program *program, uint32_t output);
+void bsk_program_op(const bsk_program *program, uint32_t number, bsk_op *op);
+
+/* Line `line` of the names, without a 0 at its end: 0 the program, 1.. the outputs, then the classes, tensors and ops. */
+const char *bsk_program_name(const bsk_program *program, uint32_t line, size_t *length);
+
+/* ---- Engines ------------------------------------------------------------------------------------------------------ */
 
 typedef struct bsk_engine bsk_engine;
 

@@ -83,8 +83,8 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
   X(13, 0, 2, 2, 0, 0, 0, 0, 0) \
   X(14, 0, 1, 1, 0, 0, 0, 0, 0)
 
-/* Forms: X(op, dtype read, weights, epilogue, dtypes written, constants needed, constants taken, may
- * have groups); dtypes written and constants are masks of 1 << code. */
+/* Forms: X(op, dtype read, weights, epilogue, dtypes written, constants needed, constants taken,
+ * may have groups); dtypes written and constants are masks of 1 << code. */
 #define BSK_FORMS(X) \
   X(1, 0, 0, 0, 2, 12, 12, 0) \
   X(1, 0, 0, 0, 4, 2, 2, 0) \

@@ -73,7 +73,7 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
     if (h + 2 * op->ph < k0 || w + 2 * op->pw < k1 || need > weight_room) continue;
     *arena = 0;
     const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
-    op->residual = op->out_f32 = op->out_bits = op->out_i8 = none;
+    op->residual = op->more[0] = op->more[1] = op->out_f32 = op->out_bits = op->out_i8 = none;
     place(&op->in, (bsk_dtype)in, h, w, ci, in == BSK_I8 ? below(256) - 128 : 0, arena);
     op->pad_value = below(3) - 1;
     op->weights = weights;

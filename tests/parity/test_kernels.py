@@ -138,7 +138,7 @@ def build(case: Case) -> tuple[SingleOp, dict[str, Any], bool]:
         spread = int(np.abs(acc).max())
         t = rng.integers(-spread - 1, spread + 2, o).astype(np.int32)
         flip = rng.random(o) < 0.5
-        d.update(epilogue=2, t=t, flip=flip.astype(np.uint8))
+        d.update(epilogue=2, t=t, flip=np.packbits(flip, bitorder="little"))
         expected["out_bits"] = pack_signs(np.where((acc >= t) ^ flip, 1, -1))
         order.append(lambda: op.take("out_bits", BITS, out_shape))
     elif case.epilogue == "integer":

@@ -89,8 +89,8 @@ def header() -> str:
             for row in OPS.values()
         ),
         "",
-        "/* Forms: X(op, dtype read, weights, epilogue, dtypes written, constants needed, constants taken, may",
-        " * have groups); dtypes written and constants are masks of 1 << code. */",
+        "/* Forms: X(op, dtype read, weights, epilogue, dtypes written, constants needed, constants taken,",
+        " * may have groups); dtypes written and constants are masks of 1 << code. */",
         "#define BSK_FORMS(X) \\",
         *_rows(_form(row.code, form) for row in OPS.values() for form in row.forms),
         "",

@@ -11,7 +11,6 @@ import importlib
 import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from threading import Lock, current_thread, main_thread
@@ -23,40 +22,13 @@ import numpy.typing as npt
 
 from bitskip.backends import Run
 from bitskip.errors import RunError
-from bitskip.program import (
-    Activation,
-    Add,
-    Affine,
-    AvgPool,
-    Binarize,
-    Conv2d,
-    Dequantize,
-    Epilogue,
-    FloatEpilogue,
-    GlobalAvgPool,
-    IntegerEpilogue,
-    MaxPool,
-    Op,
-    Program,
-    Quantize,
-    QuantizeInput,
-    inverse_scale,
-    op_outputs,
-    op_residual,
-)
+from bitskip.program import Program
 
 __all__ = ["CPU_FEATURES", "ISAS", "NativeProgram", "available_isas", "build", "cpu_features", "supports"]
 
 # The numbers of native/include/bitskip.h.
 ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
 CPU_FEATURES = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod", "amx", "avxvnni")
-_DTYPES = {"u8": 0, "f32": 1, "i8": 2, "bits": 3, "i32": 4}
-_ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
-_FLOAT, _THRESHOLD, _INTEGER = 1, 2, 3
-_CONV, _INPUT, _ELEMENTWISE, _INTEGER_OP, _DEQUANTIZE, _MAX_POOL, _AVG_POOL, _GLOBAL_POOL, _FC = range(9)
-_AT_INPUT = -2
-
-Description = dict[str, Any]
 
 
 MAX_THREADS = 256
@@ -82,113 +54,6 @@ def available_isas() -> tuple[str, ...]:
     """Return the instruction sets that can be forced here, slowest first."""
     module = _native()
     return tuple(name for name, number in ISAS.items() if name != "best" and module.isa_available(number))
-
-
-def _vector(array: Any, dtype: Any) -> npt.NDArray[Any] | None:
-    return None if array is None else np.ascontiguousarray(array, dtype=dtype)
-
-
-class _Translator:
-    """Turns the ops of a Program into the descriptions that `bitskip._native.Engine` takes."""
-
-    def __init__(self, program: Program) -> None:
-        self.tensors = program.tensors
-
-    def tensor(self, number: int) -> tuple[int, int, int, int, int, int]:
-        t = self.tensors[number]
-        offset = _AT_INPUT if number == 0 else t.offset
-        return (_DTYPES[t.dtype], *t.shape, t.zero_point if t.dtype == "i8" else 0, offset)
-
-    def __call__(self, op: Op) -> Description:
-        d: Description = {"in": self.tensor(op.input)}
-        for number in op_outputs(op):
-            dtype = self.tensors[number].dtype
-            d["out_" + {"i32": "i8"}.get(dtype, dtype)] = self.tensor(number)
-            if dtype == "i8":
-                d["inv_scale"] = float(inverse_scale(self.tensors[number].scale))
-        residual = op_residual(op)
-        if residual is not None:
-            d["residual"] = self.tensor(residual)
-        d.update(self.specific(op))
-        return {key: value for key, value in d.items() if value is not None}
-
-    def specific(self, op: Op) -> Description:
-        given = self.tensors[op.input].dtype
-        match op:
-            case QuantizeInput():
-                table = None if op.table is None else np.ascontiguousarray(op.table, np.int8).view(np.uint8)
-                scale, bias = _vector(op.scale, np.float32), _vector(op.bias, np.float32)
-                return {"kind": _INPUT, "table": table, "scale": scale, "bias": bias}
-            case Conv2d():
-                return self.conv(op, given)
-            case Binarize() if given == "f32":
-                threshold = _vector(op.threshold, np.float32)
-                return {"kind": _ELEMENTWISE, "epilogue": _FLOAT, "threshold": threshold}
-            case Binarize():
-                t, flip = _vector(op.q_threshold, np.int32), _vector(op.flip, np.uint8)
-                return {"kind": _INTEGER_OP, "epilogue": _THRESHOLD, "t": t, "flip": flip}
-            case Add() | Affine():
-                return {
-                    "kind": _ELEMENTWISE if given == "f32" else _INTEGER_OP,
-                    **_epilogue(op.epilogue),
-                }
-            case Quantize():
-                return {"kind": _ELEMENTWISE, "epilogue": _FLOAT}
-            case Dequantize():
-                return {"kind": _DEQUANTIZE, "in_scale": float(np.float32(self.tensors[op.input].scale))}
-            case MaxPool():
-                return {"kind": _MAX_POOL, **_window(op)}
-            case AvgPool():
-                return {"kind": _AVG_POOL, "count_padding": int(op.count_padding), **_window(op)}
-            case GlobalAvgPool():
-                height, width, _ = self.tensors[op.input].shape
-                return {"kind": _GLOBAL_POOL, "pool_scale": float(np.float32(1 / (height * width)))}
-
-    def conv(self, op: Conv2d, given: str) -> Description:
-        kinds: dict[str, tuple[int, Any]] = {"f32": (1, np.float32), "i8": (2, np.int8), "w1": (3, np.uint64)}
-        number, dtype = kinds[op.weight_dtype]
-        (kh, kw), (sh, sw), (ph, pw) = op.kernel, op.stride, op.padding
-        return {
-            "kind": _FC if given == "i32" else _CONV,
-            "weight_dtype": number,
-            "weights": np.ascontiguousarray(op.weight, dtype=dtype),
-            "pad_value": op.pad_value,
-            **{"kh": kh, "kw": kw, "sh": sh, "sw": sw, "ph": ph, "pw": pw},
-            **_epilogue(op.epilogue),
-        }
-
-
-def _window(op: MaxPool | AvgPool) -> Description:
-    (kh, kw), (sh, sw), (ph, pw) = op.kernel, op.stride, op.padding
-    return {"kh": kh, "kw": kw, "sh": sh, "sw": sw, "ph": ph, "pw": pw}
-
-
-def _activation(name: str, act: Activation) -> Iterator[tuple[str, Any]]:
-    yield name, _ACTIVATIONS[act.kind]
-    for part in ("slope", "shift_in", "shift_out"):
-        yield f"{name}_{part}", _vector(getattr(act, part), np.float32)
-
-
-def _epilogue(e: Epilogue) -> Description:
-    if isinstance(e, FloatEpilogue):
-        floats = {key: _vector(getattr(e, key), np.float32) for key in ("scale", "bias", "threshold")}
-        return {
-            "epilogue": _FLOAT,
-            **floats,
-            **dict(_activation("pre", e.pre)),
-            **dict(_activation("post", e.post)),
-        }
-    if isinstance(e, IntegerEpilogue):
-        return {
-            "epilogue": _INTEGER,
-            "m": _vector(e.multiplier, np.int32),
-            "b": _vector(e.bias, np.int64),
-            "shift": e.shift,
-            "residual_m": e.residual_multiplier,
-            "pre": int(e.pre_relu),
-            "post": int(e.post_relu),
-        }
-    return {"epilogue": _THRESHOLD, "t": _vector(e.threshold, np.int32), "flip": _vector(e.flip, np.uint8)}
 
 
 def isa_number(isa: str | None) -> int:
@@ -325,10 +190,8 @@ def _end() -> None:
 
 
 def _make_engine(program: Program, threads: int, isa: int, guarded: bool) -> Any:
-    translate = _Translator(program)
-    ops = [translate(op) for op in program.ops]
     try:
-        return _native().Engine(ops, program.arena_bytes, isa, threads, guarded)
+        return _native().Engine(program.to_bytes(), isa, threads, guarded)
     except (ValueError, RuntimeError, MemoryError) as error:  # the last two: no thread, no memory
         said = str(error) or type(error).__name__
         raise RunError(
