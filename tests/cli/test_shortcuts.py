@@ -47,6 +47,7 @@ def test_from_a_run_to_a_pruned_run(run: Path, tmp_path: Path, bitskip: Callable
     words = ("--data", "mini", "--batches", "1", "--batch-size", "50")
     scored = bitskip("shortcuts", "score", str(run), "--out", scores, *words, "--json")
     assert {row["id"] for row in json.loads(scored.out)} == {s["id"] for s in listed["shortcuts"]}
+    assert all(row["loss_ci"] is not None for row in json.loads(scored.out))  # of 100 pictures in ten batches
     assert "scoring 1/6: stage1.block1" in scored.err
 
     planned = bitskip(

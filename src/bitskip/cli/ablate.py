@@ -127,4 +127,4 @@ def _print(values: dict[str, object]) -> None:
 
     for table in ablation_tables(values):
         headings = [column.heading for column in table.columns]
-        print_table(table.title, headings, table.rows, left_columns=(0, 1), notes=table.notes)
+        print_table(table.title, headings, table.rows, left_columns=(0, 1), notes=table.notes, continued=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import JsonOption
+from bitskip.cli.options import JsonOption, WideOption
 from bitskip.cli.packed import PackedArgument, packed_path
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def bench(
             "where they are installed; needs torch and onnx.",
         ),
     ] = False,
+    wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time a packed model: medians of whole calls; each layer with `--layers`, other engines with `--peers`.
@@ -81,7 +82,7 @@ def bench(
     title = f"{program.name}, {pictures} a call, threads: {threads}"
     machine = f"this machine has {', '.join(cpu_features()) or 'no instruction set beyond scalar'}"
     if comparison:
-        _print_comparison(title, machine, comparison, path.stat().st_size)
+        _print_comparison(title, machine, comparison, path.stat().st_size, wide)
     else:
         _print_timings(title, machine, timings)
     for name, times in by_layer.items():
@@ -108,7 +109,7 @@ def _print_timings(title: str, machine: str, timings: list[Timing]) -> None:
     )
 
 
-def _print_comparison(title: str, machine: str, comparison: Comparison, file_bytes: int) -> None:
+def _print_comparison(title: str, machine: str, comparison: Comparison, file_bytes: int, wide: bool) -> None:
     from bitskip.terminal import number, print_table
 
     timed: list[tuple[str, int, Any]] = [
@@ -122,18 +123,19 @@ def _print_comparison(title: str, machine: str, comparison: Comparison, file_byt
 
     print_table(
         title,
-        ["engine", "median ms", "10% .. 90%", "pictures/s", "x int8 peer", "x fp32 peer", "file bytes"],
+        ["engine", "median ms", "x int8 peer", "x fp32 peer", "file bytes", "10% .. 90%", "pictures/s"],
         [
             [
                 name,
-                *_milliseconds(t),
+                _milliseconds(t)[0],
                 ratio(t.median_ms, "int8"),
                 ratio(t.median_ms, "fp32"),
                 number(size),
+                *_milliseconds(t)[1:],
             ]
             for name, size, t in sorted(timed, key=lambda row: row[2].median_ms)
         ],
-        left_columns=(0,),
+        wide=wide,
         notes=[
             "peers run the same architecture with random fp32 weights, or that quantized to int8; "
             "x: how many times faster than the fastest peer of that precision",

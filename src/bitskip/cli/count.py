@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitskip.cli.options import ClassesOption
+from bitskip.cli.options import ClassesOption, JsonOption, WideOption
 from bitskip.errors import SpecError
 from bitskip.sources import SOURCES_HELP
 
@@ -29,7 +29,8 @@ def count(
             show_default=False,
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    wide: WideOption = False,
+    as_json: JsonOption = False,
     compare: Annotated[bool, typer.Option("--compare", help="Put the models side by side.")] = False,
     width: Annotated[
         float | None, typer.Option(help="Multiply every width by this factor, e.g. 0.5.", show_default=False)
@@ -61,9 +62,9 @@ def count(
         values = [cost.to_dict() for cost in costs]
         typer.echo(json.dumps(values if compare else values[0], indent=2))
     elif compare:
-        _print_comparison(costs)
+        _print_comparison(costs, wide)
     else:
-        _print_layers(costs[0])
+        _print_layers(costs[0], wide)
 
 
 def _cost(model: str, input_size: int | None, classes: int | None, width: float | None) -> Cost:
@@ -97,7 +98,7 @@ def _print_parts(cost: Cost) -> None:
     )
 
 
-def _print_layers(cost: Cost) -> None:
+def _print_layers(cost: Cost, wide: bool) -> None:
     from bitskip.terminal import byte_size, number, print_table
 
     widths = sorted({1, 32} | set(cost.parameters_by_bits or ()))
@@ -110,14 +111,14 @@ def _print_layers(cost: Cost) -> None:
             [
                 layer.name,
                 layer.precision,
-                number(layer.input_bits),
                 "?" if shape is None else "x".join(str(size) for size in shape) or "1",
-                *(number(None if by_bits is None else by_bits.get(bits, 0)) for bits in widths),
                 byte_size(layer.weight_bytes),
                 *(
                     number(layer.macs if layer.mac_precision == kind or layer.macs is None else 0)
                     for kind in kinds
                 ),
+                *(number(None if by_bits is None else by_bits.get(bits, 0)) for bits in widths),
+                number(layer.input_bits),
             ]
         )
     total = cost.parameters_by_bits
@@ -127,11 +128,11 @@ def _print_layers(cost: Cost) -> None:
         [
             "layer",
             "precision",
-            "input bits",
             "output",
-            *(f"{bits}-bit params" for bits in widths),
             "memory",
             *(f"{_MAC_HEADINGS.get(kind, kind)} MACs" for kind in kinds),
+            *(f"{bits}-bit params" for bits in widths),
+            "input bits",
         ],
         rows,
         left_columns=(0, 1),
@@ -139,11 +140,12 @@ def _print_layers(cost: Cost) -> None:
             "total",
             "",
             "",
-            "",
-            *(number(None if total is None else total.get(bits, 0)) for bits in widths),
             byte_size(cost.weight_bytes),
             *(number(None if macs is None else macs.get(kind, 0)) for kind in kinds),
+            *(number(None if total is None else total.get(bits, 0)) for bits in widths),
+            "",
         ],
+        wide=wide,
     )
     _print_parts(cost)
     print_table(
@@ -161,7 +163,7 @@ def _mac_precisions(cost: Cost) -> set[str]:
     return {layer.mac_precision for layer in cost.layers if layer.macs}
 
 
-def _print_comparison(costs: list[Cost]) -> None:
+def _print_comparison(costs: list[Cost], wide: bool) -> None:
     from bitskip.terminal import print_table
 
     print_table(
@@ -169,6 +171,8 @@ def _print_comparison(costs: list[Cost]) -> None:
         ["", *(cost.name for cost in costs)],
         [[label, *values] for label, values in _totals(costs)],
         notes=[f"note: {cost.name}: {note}" for cost in costs for note in cost.notes],
+        continued=True,
+        wide=wide,
     )
 
 

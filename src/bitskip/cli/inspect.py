@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from bitskip.cli.options import JsonOption
+from bitskip.cli.options import JsonOption, WideOption
 from bitskip.cli.packed import PackedArgument, packed_path
 
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     file: PackedArgument,
+    wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List a packed model's layers with their precision and bytes, and the memory that running it takes.
@@ -42,11 +43,11 @@ def inspect(
             layer["name"],
             layer["op"],
             layer["precision"] or "",
+            byte_size(layer["bytes"]),
+            number(layer["macs"]) if layer["macs"] else "",
+            "x".join(map(str, layer["output_shape"])),
             layer["input"],
             " + ".join(layer["output"]),
-            "x".join(map(str, layer["output_shape"])),
-            number(layer["macs"]) if layer["macs"] else "",
-            byte_size(layer["bytes"]),
         ]
         for layer in values["layers"]
     ]
@@ -59,8 +60,9 @@ def inspect(
     ]
     print_table(
         f"{values['name']}, input {'x'.join(map(str, values['input_shape']))}, {values['classes']} classes",
-        ["layer", "op", "precision", "reads", "writes", "output", "MACs", "bytes"],
+        ["layer", "op", "precision", "bytes", "MACs", "output", "reads", "writes"],
         rows,
-        left_columns=(0, 1, 2, 3, 4),
+        left_columns=(0, 1, 2, 6, 7),
+        wide=wide,
         notes=notes,
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from bitskip.cli.options import JsonOption, WideOption
 
 if TYPE_CHECKING:
     from bitskip.cost import Cost
@@ -18,7 +20,8 @@ def register(app: typer.Typer) -> None:
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    wide: WideOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the named models and the baselines with their parameters, bits and shortcuts.
 
@@ -37,7 +40,7 @@ def models(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
-        _print_table(rows)
+        _print_table(rows, wide)
 
 
 def _row(spec: NetworkSpec) -> dict[str, Any]:
@@ -84,27 +87,28 @@ def _counts(cost: Cost) -> dict[str, Any]:
     }
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
+def _print_table(rows: list[dict[str, Any]], wide: bool) -> None:
     from bitskip.terminal import number, print_table
 
     print_table(
         "Named models",
-        ["model", "input", "classes", "stages", "shortcuts", "parameters", "1-bit", "effective", "MACs"],
+        ["model", "parameters", "effective", "MACs", "stages", "shortcuts", "1-bit", "input", "classes"],
         [
             [
                 row["name"],
-                f"{row['input_size']}x{row['input_size']}",
-                number(row["classes"]),
-                _run_lengths(row["precision"]),
-                _shortcuts(row["shortcuts"]),
                 number(row["parameters"]),
-                number(row["binary_parameters"]),
                 number(row["effective_parameters"]),
                 number(row["macs"]),
+                _run_lengths(row["precision"]),
+                _shortcuts(row["shortcuts"]),
+                number(row["binary_parameters"]),
+                f"{row['input_size']}x{row['input_size']}",
+                number(row["classes"]),
             ]
             for row in rows
         ],
-        left_columns=(0, 1, 3, 4),
+        left_columns=(0, 4, 5),
+        wide=wide,
         notes=[
             "effective = stored weight bits / 32; stages and shortcuts run from the first stage to the last",
             "for a baseline, stages are the precisions that its layers have",

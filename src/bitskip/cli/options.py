@@ -64,6 +64,9 @@ ClassesOption = Annotated[
         show_default=False,
     ),
 ]
+WideOption = Annotated[
+    bool, typer.Option("--wide", help="Print all columns of a table, however narrow the terminal is.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

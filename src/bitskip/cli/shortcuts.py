@@ -16,6 +16,7 @@ from bitskip.cli.options import (
     JsonOption,
     MeanOption,
     StdOption,
+    WideOption,
     epoch_line,
     interactive,
     path_or_none,
@@ -61,6 +62,9 @@ WeightsOption = Annotated[
 ]
 
 
+_FEWEST_BATCHES = 10  # that scores are judged on, if there are as many pictures
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     _shortcuts.command("list")(list_)
@@ -76,6 +80,7 @@ def list_(
     model: ModelArgument,
     input_size: SizeOption = None,
     classes: ClassesOption = None,
+    wide: WideOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List a model's shortcuts and what removing them all would free.
@@ -112,15 +117,16 @@ def list_(
         return
     print_table(
         f"Shortcuts of {loaded.name}, input {'x'.join(map(str, loaded.input_shape))}",
-        ["id", "kind", "stage", "shape", "memory", "parameters", "at its block's peak", "traffic"],
+        ["id", "kind", "memory", "at its block's peak", "parameters", "shape", "stage", "traffic"],
         [
             [
-                s.id, s.kind, number(s.stage), "x".join(map(str, s.shape)), byte_size(s.bytes),
-                number(s.parameters), byte_size(s.peak_bytes), byte_size(s.traffic_bytes),
+                s.id, s.kind, byte_size(s.bytes), byte_size(s.peak_bytes), number(s.parameters),
+                "x".join(map(str, s.shape)), number(s.stage), byte_size(s.traffic_bytes),
             ]
             for s in analysis.shortcuts
         ],
         left_columns=(0, 1),
+        wide=wide,
         notes=[f"note: {note}" for note in analysis.notes],
     )  # fmt: skip
     _print_gains("With all of them removed", gains)
@@ -164,6 +170,8 @@ def score(
             scores = score_loaded(loaded, data, batches, batch_size, Path(out), show)
     else:
         calibration, held_out = _batches(loaded, data, batch_size)
+        # An interval needs several batches: of few pictures, smaller ones.
+        held_out.batch_size = min(batch_size, max(1, len(held_out.labels) // _FEWEST_BATCHES))
         analysis = analysis_of(loaded)
         with _progress("scoring") as show:
             scores = score_shortcuts(
@@ -561,7 +569,7 @@ def _print_gains(title: str, gains: list[Gain]) -> None:
         rows.append(
             [gain.name, cell(gain.before, gain.unit), cell(gain.after, gain.unit), change, gain.remark]
         )
-    print_table(title, ["", "before", "after", "change", ""], rows, left_columns=(0, 4))
+    print_table(title, ["", "before", "after", "change", ""], rows, left_columns=(0, 4), prose=(4,))
 
 
 @contextmanager

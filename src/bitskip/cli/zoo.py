@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import DataOption, JsonOption, TtaOption, read_images, say, wants_flip
+from bitskip.cli.options import DataOption, JsonOption, TtaOption, WideOption, read_images, say, wants_flip
 
 if TYPE_CHECKING:
     from bitskip.zoo import Card
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 @zoo.command("list")
-def list_models(as_json: JsonOption = False) -> None:
+def list_models(wide: WideOption = False, as_json: JsonOption = False) -> None:
     """List the models with accuracy, bytes and recipe.
 
     Accuracy is that of the packed file on the whole CIFAR-10 test set, last epoch, with its 95 % interval.
@@ -30,6 +30,7 @@ def list_models(as_json: JsonOption = False) -> None:
     Examples:
 
     - `bitskip zoo list`
+    - `bitskip zoo list --wide`
     - `bitskip zoo list --json`
     """
     from bitskip.zoo import card_of, zoo_names
@@ -44,29 +45,30 @@ def list_models(as_json: JsonOption = False) -> None:
     print_table(
         "Models in the package",
         [
-            *("name", "accuracy", "95 % interval", "with TTA", "file", "effective", "computes in", "ms"),
+            *("name", "accuracy", "file", "ms", "computes in", "95 % interval", "with TTA", "effective"),
             *("recipe", "epochs"),
         ],
         [
             [
                 card.name,
                 f"{card.test_accuracy:.2%}",
+                byte_size(card.file_bytes),
+                _latency(card),
+                card.activations,
                 f"{card.interval[0]:.1%} to {card.interval[1]:.1%}",
                 "" if card.tta is None else f"{card.tta['accuracy']:.2%}",
-                byte_size(card.file_bytes),
                 number(card.effective_parameters),
-                card.activations,
-                _latency(card),
                 card.recipe,
                 epochs(card.epochs, card.epochs_before),
             ]
             for card in cards
         ],
-        left_columns=(0, 6, 8),
+        left_columns=(0, 4, 8),
+        wide=wide,
         notes=[
             "with TTA: mean of a picture and its mirror image (`bitskip zoo eval NAME --tta flip`)",
             "ms: median of one picture on one thread, on the machine that its card names",
-            "try one: bitskip run $(bitskip zoo path NAME) IMAGE",
+            "try one: bitskip run NAME IMAGE",
         ],
     )
 

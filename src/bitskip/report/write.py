@@ -96,5 +96,6 @@ def print_tables(results: Results) -> None:
             [f"{column.group}\n{column.heading}".strip() for column in table.columns],
             table.rows,
             left_columns=[number for number, column in enumerate(table.columns) if column.text],
+            continued=True,
             notes=[*table.notes, *(caveats(results) if at == len(tables) - 1 else [])],
         )
