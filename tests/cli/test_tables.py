@@ -94,3 +94,18 @@ def test_report_tables_fit(bitskip: Run, width: int, tmp_path: Path, made_up: Ca
     ran = bitskip("report", str(results), "--out", str(tmp_path / "report"))
     assert ran.code == 0, ran.err
     check("\n".join(line for line in ran.out.splitlines() if not line.startswith("report: ")), width, ())
+
+
+def test_report_on_an_ablation(bitskip: Run, width: int) -> None:
+    results = Path(__file__).parents[2] / "results" / "ablation" / "full" / "results.json"
+    ran = bitskip("report", str(results), "--out", "page")
+    assert (ran.code, ran.err) == (0, "")
+    check(ran.out, width, ("alternating_flip", "label_smoothing"))
+    assert Path("page", "page.md").is_file()
+
+
+def test_report_on_something_else(bitskip: Run, tmp_path: Path) -> None:
+    for content in ("[]", "{}", '{"rows": []}', '{"rows": [1]}'):
+        (tmp_path / "x.json").write_text(content)
+        ran = bitskip("report", str(tmp_path / "x.json"))
+        assert (ran.code, ran.err.count("\n")) == (2, 1)

@@ -18,6 +18,7 @@ from bitskip.cli.options import (
     read_images,
     say,
 )
+from bitskip.cli.report import print_ablation
 from bitskip.errors import InterruptedRunError, RunError
 from bitskip.files import read_json
 
@@ -117,14 +118,5 @@ def ablate(
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
-    _print(values)
+    print_ablation(values)
     typer.echo(f"page: {page}")
-
-
-def _print(values: dict[str, object]) -> None:
-    from bitskip.report.ablation import ablation_tables
-    from bitskip.terminal import print_table
-
-    for table in ablation_tables(values):
-        headings = [column.heading for column in table.columns]
-        print_table(table.title, headings, table.rows, left_columns=(0, 1), notes=table.notes, continued=True)

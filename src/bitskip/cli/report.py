@@ -1,9 +1,9 @@
-"""`bitskip report`: the tables, figures and page of a study, drawn again from its results file."""
+"""`bitskip report`: the page of a study or an ablation, drawn again from its results file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,26 +15,64 @@ def register(app: typer.Typer) -> None:
 
 def report(
     results: Annotated[
-        str, typer.Argument(metavar="RESULTS.json", help="A study's results file.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RESULTS.json", help="A results file of `study` or `ablate`.", show_default=False
+        ),
     ],
     out: Annotated[
         str | None,
         typer.Option(help="Folder of the report.  [default: the results file's]", show_default=False),
     ] = None,
 ) -> None:
-    """Write tables.md, the figures and report.html from a results file, and print the tables.
+    """Write the page, tables and figures of a results file, and print its tables.
 
-    Nothing is trained and torch is not needed; the same file gives the same report.
+    It may be a study's results.json (report.html, tables.md, figures), or an ablation's or a recovery
+    experiment's (page.md and a plot). Nothing is trained and torch is not needed; the same file gives the
+    same report.
 
     Examples:
 
     - `bitskip report runs/quick/results.json`
     - `bitskip report results.json --out report`
+    - `bitskip report results/ablation/full/results.json --out ablation`
     """
-    from bitskip.report import print_tables, write_report
-    from bitskip.study.results import Results
+    from bitskip.errors import FileFormatError
+    from bitskip.files import read_json
 
-    loaded = Results.load(results)
-    page = write_report(loaded, Path(results).parent if out is None else Path(out))
-    print_tables(loaded)
+    values = read_json(Path(results))
+    folder = Path(results).parent if out is None else Path(out)
+    if not isinstance(values, dict):
+        raise FileFormatError(f"{results} does not hold results; expected those of a study or an ablation")
+    if values.get("bitskip_shortcut_recovery") is not None:
+        from bitskip.report.recovery import write_recovery
+
+        page = write_recovery(values, folder)
+    elif _is_ablation(values):
+        from bitskip.report.ablation import write_ablation
+
+        page = write_ablation(values, folder)
+        print_ablation(values)
+    else:
+        from bitskip.report import print_tables, write_report
+        from bitskip.study.results import Results
+
+        loaded = Results.from_dict(values, results)
+        page = write_report(loaded, folder)
+        print_tables(loaded)
     typer.echo(f"report: {page}")
+
+
+def _is_ablation(values: dict[str, Any]) -> bool:
+    rows = values.get("rows")
+    return isinstance(rows, list) and bool(rows) and all(isinstance(r, dict) and "arm" in r for r in rows)
+
+
+def print_ablation(values: dict[str, Any]) -> None:
+    """Print the tables of an ablation's results."""
+    from bitskip.report.ablation import ablation_tables
+    from bitskip.terminal import print_table
+
+    for table in ablation_tables(values):
+        headings = [column.heading for column in table.columns]
+        print_table(table.title, headings, table.rows, left_columns=(0, 1), notes=table.notes, continued=True)
