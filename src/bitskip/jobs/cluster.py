@@ -1,0 +1,111 @@
+"""Tasks on a Ray cluster (the optional extra `ray`).
+
+Every task is a Ray task; Ray starts it again elsewhere if its machine or its process is lost. The tasks write
+below one folder, which every machine must see under the same path; a task looks for a token there first.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bitskip.errors import RunError
+from bitskip.jobs.place import Place
+from bitskip.jobs.task import RETRIES, Event, Task
+
+__all__ = ["on_cluster"]
+
+
+def on_cluster(
+    tasks: Sequence[Task], place: Place, shared: Mapping[str, Any], folder: Path | None
+) -> Generator[Event, None, None]:
+    """Yield what happens to `tasks` on the cluster at `place.ray`; closing the generator cancels them.
+
+    Raises:
+        RunError: if Ray is missing, the cluster cannot be reached, or a machine does not see `folder`.
+    """
+    ray = _connect(place)
+    from ray.util.queue import Empty, Queue
+
+    token = None if folder is None else folder / f".bitskip-{uuid.uuid4().hex}"
+    said: Any = Queue(actor_options={"num_cpus": 0})
+    running: dict[Any, Task] = {}
+    try:
+        if token is not None:
+            token.touch()
+        common = ray.put(dict(shared))
+        gpus = float(ray.cluster_resources().get("GPU", 0))
+        work = ray.remote(
+            num_cpus=place.threads or 1,
+            num_gpus=min(1.0, gpus / place.jobs) if gpus else 0,
+            max_retries=RETRIES,
+            retry_exceptions=False,
+        )(_work)
+        seen = None if token is None else str(token.resolve())
+        running = {work.remote(index, task, common, said, seen): task for index, task in enumerate(tasks)}
+        begun: set[int] = set()
+        while running:
+            ready, _ = ray.wait(list(running), timeout=0.2)
+            while True:
+                try:
+                    index, kind, value = said.get(block=False)
+                except Empty:
+                    break
+                if kind == "begun" and index in begun:
+                    yield Event(tasks[index], "lost", "its process or its machine was lost")
+                begun.add(index)
+                yield Event(tasks[index], kind, value)
+            for reference in ready:
+                task = running.pop(reference)
+                yield _end(ray, reference, task)
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        said.shutdown(force=True)
+        ray.shutdown()
+        if token is not None:
+            token.unlink(missing_ok=True)
+
+
+def _connect(place: Place) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise RunError(
+            "--ray needs the package ray, which is not installed; run pip install 'bitskip[ray]'"
+        ) from None
+    try:
+        ray.init(address=place.ray, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError or its own types
+        said = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"no Ray cluster answers at '{place.ray}' ({said}); start one with `ray start --head` and name "
+            "its address, or leave out --ray"
+        ) from None
+    return ray
+
+
+def _end(ray: Any, reference: Any, task: Task) -> Event:
+    try:
+        return Event(task, "done", ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
+        return Event(task, "failed", cause)
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:200]
+        return Event(task, "failed", RunError(f"lost {RETRIES + 1} times on the cluster: {reason}"))
+
+
+def _work(index: int, task: Task, shared: dict[str, Any], said: Any, token: str | None) -> Any:
+    """Run one task; on a machine of the cluster."""
+    if token is not None and not os.path.exists(token):  # noqa: PTH110 (a path of another machine)
+        raise RunError(
+            f"{socket.gethostname()} does not see {os.path.dirname(token)}; "  # noqa: PTH120
+            "put the folder where every machine of the cluster sees it"
+        )
+    said.put((index, "begun", None))
+    return task.call(*task.arguments, **shared, report=lambda value: said.put((index, "progress", value)))
