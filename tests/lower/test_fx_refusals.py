@@ -46,6 +46,17 @@ class Pair(nn.Module):
         return x, x
 
 
+class Giving(nn.Sequential):
+    """A convolution, and what `function` makes of its map."""
+
+    def __init__(self, function: Callable[[torch.Tensor], object]) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3))
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.function(self[0](x))
+
+
 def real_weights() -> nn.Module:
     conv = BinaryConv2d(4, 4, 1)
     conv.real_weights = True
@@ -134,11 +145,13 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "latent weights": (real_weights, "'1' computes with its latent weights"),
     "hooks": (pruned_weights, r"'1' \(Conv2d\) has forward hooks"),
     "replaced forward": (replaced_forward, r"'1' \(Conv2d\) has had its forward replaced"),
-    "nothing": (nn.Identity, "does nothing with its picture"),
+    "nothing": (nn.Identity, "gives its picture as it is"),
     "two inputs": (TwoInputs, "takes a second input 'other'"),
     "control flow": (Branching, "torch.fx cannot trace its forward"),
-    "two outputs": (Pair, "returns a tuple, expected one tensor of logits"),
-    "feature map": (lambda: nn.Conv2d(3, 4, 3), r"shape \(N, 4, 10, 10\), expected logits"),
+    "its picture twice": (Pair, "gives its picture as it is"),
+    "the same twice": (lambda: Giving(lambda x: (x, x)), "outputs 0, 1 are the same"),
+    "something beside a map": (lambda: Giving(lambda x: (x, 3)), "returns a tuple, expected a tensor"),
+    "a flattened map": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), r"the shape \(N, 400\)"),
 }
 
 

@@ -146,7 +146,8 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
         if form not in wanted[value]:
             wanted[value].append(form)
 
-    ask(graph.output, F32)
+    for value in graph.outputs.values():
+        ask(value, F32)
     for node in reversed(graph.nodes):
         forms = wanted[node.output]
         if isinstance(node, PoolNode):
@@ -229,12 +230,13 @@ def assemble(
             writer.pool(node)
         else:
             writer.pointwise(node)
-    output = writer.done.held[graph.output, F32]
-    tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, (output,))
+    outputs = tuple(Output(name, writer.done.held[value, F32]) for name, value in graph.outputs.items())
+    numbers = [output.tensor for output in outputs]
+    tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, numbers)
     program = Program(
         tensors=tensors,
         ops=ops,
-        outputs=(Output("logits", output),),
+        outputs=outputs,
         arena_bytes=arena,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),

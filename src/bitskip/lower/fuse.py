@@ -8,7 +8,7 @@ shortcut's projection, read after the main path, still runs before the convoluti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -23,19 +23,19 @@ __all__ = ["fuse"]
 _NONE = Activation()
 
 
-def fuse(record: Recorder, output: int) -> list[Node]:
-    """Return the nodes, in the order they run, that compute the value `output`."""
+def fuse(record: Recorder, outputs: Collection[int]) -> list[Node]:
+    """Return the nodes, in the order they run, that compute the values `outputs`."""
     steps, thresholds = _with_thresholds(record.steps)
-    return _Fuser(_alive(steps, output), output, thresholds).run()
+    return _Fuser(_alive(steps, outputs), outputs, thresholds).run()
 
 
 def _inputs(step: Step) -> tuple[int, ...]:
     return (step.input, step.other) if isinstance(step, AddStep) else (step.input,)
 
 
-def _alive(steps: list[Step], output: int) -> list[Step]:
-    """Drop what does not lead to the output."""
-    needed, kept = {output}, []
+def _alive(steps: list[Step], outputs: Collection[int]) -> list[Step]:
+    """Drop what does not lead to an output."""
+    needed, kept = set(outputs), []
     for step in reversed(steps):
         if step.output in needed:
             needed.update(_inputs(step))
@@ -81,8 +81,8 @@ class _Open:
 
 
 class _Fuser:
-    def __init__(self, steps: list[Step], output: int, thresholds: dict[int, Floats]) -> None:
-        self.steps, self.output, self.thresholds = steps, output, thresholds
+    def __init__(self, steps: list[Step], outputs: Collection[int], thresholds: dict[int, Floats]) -> None:
+        self.steps, self.outputs, self.thresholds = steps, outputs, thresholds
         self.readers = Counter(value for step in steps for value in _inputs(step))
         self.open: dict[int, _Open] = {}
         self.nodes: list[Node] = []
@@ -98,12 +98,13 @@ class _Fuser:
                 self.add(step)
             elif isinstance(step, AffineStep | ActivationStep):
                 self.pointwise(step)
-        self.need(self.output)
+        for value in self.outputs:
+            self.need(value)
         return self.nodes
 
     def last(self, value: int) -> _Open | None:
         """Return the open node of `value` if nobody else reads it."""
-        return self.open.get(value) if self.readers[value] == 1 and value != self.output else None
+        return self.open.get(value) if self.readers[value] == 1 and value not in self.outputs else None
 
     def pointwise(self, step: AffineStep | ActivationStep) -> None:
         node = self.last(step.input)

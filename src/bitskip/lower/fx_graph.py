@@ -29,7 +29,8 @@ def fx_graph(
     """Return the graph of a module; call it in evaluation mode, without gradients.
 
     Args:
-        model: maps (N, C, H, W) to logits (N, classes).
+        model: maps (N, C, H, W) to logits (N, classes), to maps (N, C', H', W'), or to several of these, as a
+            dict by name or a tuple.
         input_shape: (C, H, W) of a picture.
         name: of the graph.
         precisions: `int8` for the real layers, by path, that are declared so.
@@ -39,16 +40,19 @@ def fx_graph(
     """
     graph_module = _trace(model)
     record = Recorder(input_shape)
-    output = _Reader(graph_module, record, precisions).read()
-    if not record.steps:
-        raise LoweringError("the network does nothing with its picture; only classifiers can be packed")
-    height, width, _ = output.picture
-    if (height, width) != (1, 1):
-        raise LoweringError(
-            f"the network's output has the shape (N, {', '.join(map(str, output.shape[1:]))}), expected "
-            "logits (N, classes); only classifiers can be packed"
-        )
-    return Graph(name, None, fuse(record, output.value), record.shapes)
+    outputs = _Reader(graph_module, record, precisions).read()
+    values = {key: output.value for key, output in outputs.items()}
+    if not record.steps or 0 in values.values():
+        raise LoweringError("the network gives its picture as it is; expected one that computes something")
+    for key, output in outputs.items():
+        if not output.has_channels:
+            raise LoweringError(
+                f"the network's output {key} has the shape (N, {', '.join(map(str, output.shape[1:]))}), "
+                "expected logits (N, classes) or maps (N, C, H, W)"
+            )
+    if len(set(values.values())) < len(values):
+        raise LoweringError(f"two of the network's outputs {', '.join(values)} are the same")
+    return Graph(name, None, fuse(record, list(values.values())), record.shapes, values)
 
 
 class _Layers(fx.Tracer):
@@ -89,8 +93,8 @@ class _Reader:
         self.graph_module, self.record, self.precisions = graph_module, record, precisions
         self.values: dict[fx.Node, Any] = {}
 
-    def read(self) -> Traced:
-        """Record every operation and return the network's output."""
+    def read(self) -> dict[str, Traced]:
+        """Record every operation and return the network's outputs by name."""
         for node in self.graph_module.graph.nodes:
             if node.op == "output":
                 return self.output(node)
@@ -121,13 +125,16 @@ class _Reader:
         real = isinstance(value, Tensor) and value.is_floating_point()
         return value.detach().float().cpu() if real else value
 
-    def output(self, node: fx.Node) -> Traced:
+    def output(self, node: fx.Node) -> dict[str, Traced]:
         value = self.resolve(node.args[0])
         if isinstance(value, Traced):
-            return value
+            return {"logits" if value.picture[:2] == (1, 1) else "map": value}
+        named = dict(enumerate(value)) if isinstance(value, tuple | list) else value
+        if isinstance(named, Mapping) and named and all(isinstance(part, Traced) for part in named.values()):
+            return {str(name): part for name, part in named.items()}
         raise LoweringError(
-            f"the network returns a {type(value).__name__}, expected one tensor of logits; wrap the "
-            "network so that it returns one"
+            f"the network returns a {type(value).__name__}, expected a tensor, or a dict or tuple of them; "
+            "wrap the network so that it returns these"
         )
 
     def resolve(self, argument: Any) -> Any:

@@ -99,8 +99,4 @@ class Graph:
     spec: NetworkSpec | None  # None where no spec says what the network is
     nodes: list[Node]
     shapes: list[Shape]
-
-    @property
-    def output(self) -> int:
-        """The value that holds the logits."""
-        return self.nodes[-1].output
+    outputs: dict[str, int]  # what the network gives, by name; a classifier's only one is `logits`

@@ -34,7 +34,7 @@ class _Builder:
     def __init__(self, model: ResNet) -> None:
         self.model, self.spec = model, model.spec
         size = self.spec.input_size
-        self.graph = Graph(self.spec.name, self.spec, [], [(size, size, self.spec.input_channels)])
+        self.graph = Graph(self.spec.name, self.spec, [], [(size, size, self.spec.input_channels)], {})
 
     def build(self) -> Graph:
         stem: Any = self.model.stem
@@ -45,6 +45,7 @@ class _Builder:
             value = self.block(block, self.model.get_submodule(block.name), value)
         value = self.pool("pool", "global", value)
         self.head(value)
+        self.graph.outputs["logits"] = self.graph.nodes[-1].output
         return self.graph
 
     def value(self, shape: Shape) -> int:
