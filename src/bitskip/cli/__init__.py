@@ -15,6 +15,7 @@ from bitskip import __version__
 from bitskip.cli import (
     ablate,
     bench,
+    compare,
     count,
     draw,
     evaluate,
@@ -75,6 +76,7 @@ pack.register(app)
 inspect.register(app)
 export.register(app)
 evaluate.register(app)
+compare.register(app)
 predict.register(app)
 bench.register(app)
 zoo.register(app)
