@@ -14,17 +14,21 @@ from bitskip.program import (
     Affine,
     AvgPool,
     Binarize,
+    Concat,
     Conv2d,
     Dequantize,
     FloatEpilogue,
     GlobalAvgPool,
     IntegerEpilogue,
+    Lookup,
     MaxPool,
+    Mul,
     Op,
     Output,
     Program,
     Quantize,
     QuantizeInput,
+    Resize,
     Tensor,
     ThresholdEpilogue,
 )
@@ -130,6 +134,25 @@ def every_op() -> Program:
         Binarize("binarize int8", scaled_i8, by_q, None,
                  m.rng.integers(-128, 127, 9).astype(np.int32), m.rng.random(9) < 0.5)
     )  # fmt: skip
+    depthwise = m.tensor("i8", (3, 3, 9), **I8)
+    m.ops.append(
+        Conv2d("depthwise", total, (depthwise,), "i8", m.int8(9, 3, 3, 1), (1, 1), (1, 1),
+               IntegerEpilogue(np.full(9, 1 << 16, np.int32), np.zeros(9, np.int64), 24), groups=9)
+    )  # fmt: skip
+    looked_up, doubled = m.tensor("i8", (3, 3, 9), **I8), m.tensor("i8", (6, 6, 9), **I8)
+    m.ops.append(Lookup("lookup", depthwise, looked_up, m.int8(256)))
+    m.ops.append(Resize("resize", looked_up, doubled))
+    joined = m.tensor("i8", (3, 3, 27), **I8)
+    m.ops.append(Concat("concat", (looked_up, total, depthwise), joined))
+    squeezed = m.tensor("f32", (1, 1, 9))
+    m.ops.append(GlobalAvgPool("squeeze", both, squeezed))
+    excited = m.tensor("f32", (1, 1, 9))
+    m.ops.append(
+        Conv2d("excite", squeezed, (excited,), "f32", m.floats(9, 1, 1, 3), (1, 1), (0, 0),
+               FloatEpilogue(bias=m.floats(9), pre=Activation("sigmoid")), groups=3)
+    )  # fmt: skip
+    gated = m.tensor("f32", (3, 2, 9))
+    m.ops.append(Mul("gate", both, excited, (gated,), FloatEpilogue(post=Activation("hard_swish"))))
     sums = m.tensor("i32", (1, 1, 9))
     m.ops.append(GlobalAvgPool("pool", total, sums))
     head, real_sums = m.tensor("f32", (1, 1, 4)), m.tensor("f32", (1, 1, 9))

@@ -35,7 +35,7 @@ from bitskip.program import (
 )
 from bitskip.program.file import TENSOR, decode, encode, op_bytes, signed, split
 from bitskip.program.generate import DOCS_FILE, HEADER_FILE, header, with_tables
-from bitskip.program.schema import COLUMNS, RECORD
+from bitskip.program.schema import COLUMNS, OPS, RECORD
 from mutants import layout, survive
 from programs import I8, Maker, every_op
 
@@ -60,6 +60,10 @@ def test_what_is_made_from_the_table_of_ops_is_up_to_date() -> None:
     assert HEADER_FILE.read_text() == header()
     text = DOCS_FILE.read_text()
     assert text == with_tables(text)
+
+
+def test_every_op_of_the_table_is_in_the_test_program() -> None:
+    assert {op.kind for op in PROGRAM.ops} == set(OPS)
 
 
 # -- what is written is what is read -------------------------------------------------------------------

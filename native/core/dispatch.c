@@ -6,20 +6,11 @@
 #include "../kernels/conv_f32_w1/conv_f32_w1.h"
 #include "../kernels/conv_i8_i8/conv_i8_i8.h"
 #include "../kernels/conv_i8_w1/conv_i8_w1.h"
+#include "../kernels/conv_grouped/conv_grouped.h"
 #include "../kernels/epilogue/epilogue.h"
 #include "../kernels/plain/plain.h"
 #include "../kernels/winograd/winograd.h"
 
-#if defined(__x86_64__)
-#define BSK_X86 1
-#else
-#define BSK_X86 0
-#endif
-#if defined(__aarch64__)
-#define BSK_ARM 1
-#else
-#define BSK_ARM 0
-#endif
 
 typedef struct {
   bsk_conv_types types;
@@ -44,6 +35,11 @@ static const conv_entry convs[] = {
 #include "../kernels/conv_f32_w1/kernels.inc"
 #include "../kernels/conv_i8_i8/kernels.inc"
 #include "../kernels/conv_i8_w1/kernels.inc"
+};
+
+#define BSK_GROUPED(dtype, depthwise, name, isa, needs) {#name, dtype, depthwise, isa, needs, bsk_##name},
+static const bsk_grouped_kernel groupeds[] = {
+#include "../kernels/conv_grouped/kernels.inc"
 };
 
 #define BSK_EPILOGUE(isa, level, needs)                                                                        \
@@ -121,6 +117,13 @@ const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, const bs
     if (kernel->name == preferred) return kernel;
     if (pays(kernel, shape)) best = kernel;
   }
+  return best;
+}
+
+const bsk_grouped_kernel *bsk_find_grouped(bsk_dtype dtype, int depthwise, bsk_isa isa) {
+  const bsk_grouped_kernel *best = NULL;
+  for (size_t i = 0; i < COUNT(groupeds); ++i)
+    if (groupeds[i].dtype == dtype && groupeds[i].depthwise <= depthwise && runs_here(groupeds[i].isa, groupeds[i].needs, isa)) best = &groupeds[i];
   return best;
 }
 

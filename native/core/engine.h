@@ -29,6 +29,10 @@ typedef struct {
   bsk_epi_float epi_float;
   bsk_epi_threshold epi_threshold;
   bsk_epi_integer epi_integer;
+  struct {
+    const bsk_grouped_kernel *kernel; /* NULL for one group */
+    const void *weights;              /* depthwise: [tap][channel, padded to whole groups], else as in the file */
+  } grouped;
   const uint8_t *table;
   const int8_t *fc_weights; /* (O, I) as int8, also for w1 */
   int32_t rows;             /* output rows, the unit of splitting */

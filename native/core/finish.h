@@ -49,5 +49,11 @@ BSK_INLINE void finish(const bsk_plan_op *p, const bsk_epi_call *c, int integer_
     for (int i = 0; i < c->n; ++i) c->bits[(size_t)i * c->bits_stride + 1] = 0;
 }
 
+/* Operations with files of their own. */
+void bsk_run_grouped(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
+void bsk_run_concat(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
+void bsk_run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
+void bsk_run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1);
+void bsk_run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1);
 void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
 #endif

@@ -107,10 +107,11 @@ static const float *take_floats(block *b, const float *from, int32_t n, int32_t 
 
 static bsk_status plan_activation(block *b, const bsk_act *act, int32_t n, int32_t padded, const float **slope,
                                   const float **in, const float **out) {
-  CHECK(act->kind >= BSK_ACT_NONE && act->kind <= BSK_ACT_RPRELU, "unknown activation");
-  CHECK(act->kind < BSK_ACT_PRELU || act->slope, "prelu without slopes");
-  CHECK(act->kind < BSK_ACT_RPRELU || (act->shift_in && act->shift_out), "rprelu without shifts");
-  if (act->kind >= BSK_ACT_PRELU) *slope = take_floats(b, act->slope, n, padded, 1.0f);
+  const int rprelu = act->kind == BSK_ACT_RPRELU, slopes = rprelu || act->kind == BSK_ACT_PRELU;
+  CHECK(act->kind >= BSK_ACT_NONE && act->kind <= BSK_ACT_SILU, "unknown activation");
+  CHECK(!slopes || act->slope, "prelu without slopes");
+  CHECK(!rprelu || (act->shift_in && act->shift_out), "rprelu without shifts");
+  if (slopes) *slope = take_floats(b, act->slope, n, padded, 1.0f);
   if (act->kind == BSK_ACT_RPRELU) {
     *in = take_floats(b, act->shift_in, n, padded, 0.0f);
     *out = take_floats(b, act->shift_out, n, padded, 0.0f);
@@ -445,6 +446,38 @@ static bsk_status plan_winograd(block *b, const bsk_op *op, const weights_view *
   return BSK_OK;
 }
 
+static bsk_status plan_grouped(block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p) {
+  const bsk_tensor *in = &op->in;
+  const int real = in->dtype == BSK_F32, depthwise = in->c == op->groups && shape->c == op->groups;
+  CHECK((real && op->weight_dtype == BSK_F32) || (in->dtype == BSK_I8 && op->weight_dtype == BSK_I8), "groups are for f32 and i8 inputs and weights");
+  CHECK(in->c % op->groups == 0 && shape->c % op->groups == 0, "channels do not divide into the groups");
+  const int64_t taps = (int64_t)op->kh * op->kw, inputs = in->c / op->groups, padded = (int64_t)bsk_groups(shape->c) * BSK_GROUP;
+  CHECK(real || taps * inputs * 255 * 127 < (int64_t)1 << 31, "a convolution's accumulator could exceed int32");
+  CHECK(taps * inputs * padded < MAX_TENSOR, "a convolution has too many weights");
+  p->grouped.kernel = bsk_find_grouped(real ? BSK_F32 : BSK_I8, depthwise, isa);
+  if (!p->grouped.kernel) return fail(BSK_ERR_ISA, "no kernel for this instruction set");
+  p->name = p->grouped.kernel->name;
+  const size_t count = (size_t)(taps * inputs * shape->c);
+  if (!p->grouped.kernel->depthwise) {
+    void *weights = take(b, count * (real ? 4 : 1));
+    if (weights) memcpy(weights, op->weights, count * (real ? 4 : 1));
+    p->grouped.weights = weights;
+    return BSK_OK;
+  }
+  char *weights = (char *)take(b, (size_t)(taps * padded) * (real ? 4 : 2));
+  p->grouped.weights = weights;
+  if (!weights) return BSK_OK;
+  memset(weights, 0, (size_t)(taps * padded) * (real ? 4 : 2));
+  for (int64_t o = 0; o < shape->c; ++o)
+    for (int64_t t = 0; t < taps; ++t) {
+      if (real)
+        ((float *)(void *)weights)[t * padded + o] = ((const float *)op->weights)[o * taps + t];
+      else
+        ((int16_t *)(void *)weights)[t * padded + o] = ((const int8_t *)op->weights)[o * taps + t];
+    }
+  return BSK_OK;
+}
+
 static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
   const bsk_tensor *in = &op->in;
   bsk_conv_types types;
@@ -455,6 +488,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   CHECK(op->kh <= in->h + 2 * op->ph && op->kw <= in->w + 2 * op->pw, "a kernel is larger than its padded picture");
   CHECK(shape->h == (in->h + 2 * op->ph - op->kh) / op->sh + 1 && shape->w == (in->w + 2 * op->pw - op->kw) / op->sw + 1,
         "a convolution's output has the wrong height or width");
+  if (op->groups > 1) return plan_grouped(b, op, isa, shape, p);
   const int64_t inputs = (int64_t)op->kh * op->kw * in->c;
   if (in->dtype == BSK_BITS && op->weight_dtype == BSK_BITS) {
     types = BSK_CONV_BITS_W1;
@@ -584,7 +618,8 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
   if ((status = check_outputs(op, &shape))) return status;
   memset(p, 0, sizeof *p);
   p->op = *op;
-  p->epi = bsk_find_epilogue(isa);
+  /* The later activations are in the scalar epilogue alone. */
+  p->epi = bsk_find_epilogue(op->epi.pre.kind > BSK_ACT_RPRELU || op->epi.post.kind > BSK_ACT_RPRELU ? BSK_ISA_SCALAR : isa);
   p->plain = bsk_find_plain(isa);
   p->rows = shape->h;
   const int elementwise = op->kind == BSK_OP_QUANTIZE_INPUT || op->kind == BSK_OP_ELEMENTWISE || op->kind == BSK_OP_INTEGER || op->kind == BSK_OP_DEQUANTIZE;
@@ -640,6 +675,40 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
       if ((status = plan_fc(b, op, shape, p))) return status;
           *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
       return plan_epilogue(b, op, shape, 1, p);
+    case BSK_OP_CONCAT: {
+      const bsk_tensor *from[BSK_MAX_INPUTS] = {&op->in, &op->residual, &op->more[0], &op->more[1]};
+      int64_t channels = 0;
+      p->name = p->plain->name;
+      CHECK((op->in.dtype == BSK_F32 && present(&op->out_f32)) || (op->in.dtype == BSK_I8 && present(&op->out_i8)), "concat keeps f32 or i8");
+      for (int i = 0; i < BSK_MAX_INPUTS && present(from[i]); ++i) {
+        if ((status = check_tensor(from[i], arena_bytes))) return status;
+        CHECK(from[i]->dtype == op->in.dtype && from[i]->h == shape->h && from[i]->w == shape->w, "the inputs of a concat differ");
+        channels += from[i]->c;
+      }
+      CHECK(channels == shape->c, "a concat's output has the wrong number of channels");
+      return BSK_OK;
+    }
+    case BSK_OP_RESIZE:
+      p->name = p->plain->name;
+      CHECK((op->in.dtype == BSK_F32 && present(&op->out_f32)) || (op->in.dtype == BSK_I8 && present(&op->out_i8)), "resize keeps f32 or i8");
+      CHECK(shape->c == op->in.c, "resize changes the number of channels");
+      return BSK_OK;
+    case BSK_OP_LOOKUP: {
+      p->name = p->plain->name;
+      CHECK(op->in.dtype == BSK_I8 && present(&op->out_i8) && op->table, "lookup takes and gives i8 and has a table");
+      CHECK(same_shape(&op->in, shape), "lookup changes the shape");
+      uint8_t *table = (uint8_t *)take(b, 256);
+      if (table) memcpy(table, op->table, 256);
+      p->table = table;
+      return BSK_OK;
+    }
+    case BSK_OP_MUL: {
+      CHECK(op->in.dtype == op->residual.dtype && (op->in.dtype == BSK_F32 || op->in.dtype == BSK_I8), "mul takes two f32 or two i8");
+      CHECK(op->residual.h == 1 && op->residual.w == 1 && op->residual.c == op->in.c && same_shape(&op->in, shape), "a factor is not (1, 1, channels)");
+      bsk_op plain = *op;
+      plain.residual.offset = BSK_AT_NONE;
+      return plan_epilogue(b, &plain, shape, op->in.dtype == BSK_I8 ? 255 * 255 : 0, p);
+    }
     default:
       return fail(BSK_ERR_ARGUMENT, "unknown operation");
   }

@@ -336,6 +336,10 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *im
   if (y0 >= y1) return;
   switch (op->kind) {
     case BSK_OP_CONV:
+      if (p->grouped.kernel) {
+        bsk_run_grouped(p, &at, y0, y1, out);
+        break;
+      }
       if (p->conv.kernel->special && p->conv.kernel->special->winograd)
         bsk_run_winograd(p, &at, y0, y1, out);
       else
@@ -360,6 +364,18 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *im
       break;
     case BSK_OP_FC_I32:
       run_fc(p, &at, out);
+      break;
+    case BSK_OP_CONCAT:
+      bsk_run_concat(p, &at, y0, y1, out);
+      break;
+    case BSK_OP_RESIZE:
+      bsk_run_resize(p, &at, y0, y1, out);
+      break;
+    case BSK_OP_MUL:
+      bsk_run_mul(p, &at, y0, y1);
+      break;
+    case BSK_OP_LOOKUP:
+      bsk_run_lookup(p, &at, y0, y1);
       break;
     default:
       break;

@@ -17,6 +17,18 @@
 #error "packed signs are little-endian words; this runtime has no kernels for big-endian machines"
 #endif
 
+/* Which lines of a kernels.inc this build has. */
+#if defined(__x86_64__)
+#define BSK_X86 1
+#else
+#define BSK_X86 0
+#endif
+#if defined(__aarch64__)
+#define BSK_ARM 1
+#else
+#define BSK_ARM 0
+#endif
+
 #define BSK_GROUP 32      /* output channels of a tile */
 #define BSK_MAX_PIXELS 32 /* largest number of output pixels of a tile */
 #define BSK_ALIGN 64
@@ -103,6 +115,29 @@ typedef struct {
   bsk_unpack_fn unpack; /* NULL where the tile reads the packed form itself */
   const bsk_special *special; /* NULL for most */
 } bsk_conv_kernel;
+
+/* ---- Grouped convolutions: one output pixel, up to BSK_GROUP output channels ------------------------------------ */
+
+#define BSK_MAX_TAPS 64 /* handed to a kernel at once; larger windows take several turns */
+
+/* acc[lane] += sum over taps and inputs j of (x - zero_point) * w, for output channels first + lane. Output channel o
+ * reads input channels o / outputs * inputs + j. */
+typedef struct {
+  const void *px[BSK_MAX_TAPS]; /* the input pixel under each tap */
+  int32_t tap[BSK_MAX_TAPS];    /* its number in the kernel */
+  const void *weights;
+  int32_t taps, all_taps, inputs, outputs, first, lanes, padded; /* inputs, outputs: of a group; padded: channels of packed weights */
+  int32_t zero_point;
+} bsk_grouped_call;
+
+typedef struct {
+  const char *name;
+  bsk_dtype dtype; /* of input and weights: BSK_F32 or BSK_I8 */
+  int depthwise;   /* only for one input and one output a group; weights packed as [tap][padded], float or int16 */
+  bsk_isa isa;
+  uint32_t needs;
+  void (*run)(const bsk_grouped_call *call, void *acc);
+} bsk_grouped_kernel;
 
 /* ---- Epilogues ---------------------------------------------------------------------------------------------- */
 

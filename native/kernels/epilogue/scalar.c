@@ -3,6 +3,26 @@
 
 #include <math.h>
 
+/* exp in the steps of docs/program.md: rounded float32 operations, so the same on every target. */
+static float exponential(float x) {
+  static const float terms[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  x = x > -87.0f ? x : -87.0f;
+  x = x < 87.0f ? x : 87.0f;
+  const float n = rintf(x * 1.44269504088896340736f);
+  const float r = (x - n * (355.0f / 512)) - n * -2.12194440054690583147e-4f;
+  float total = terms[0];
+  for (int k = 1; k < 8; ++k) total = total * r + terms[k];
+  const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+  float power;
+  memcpy(&power, &bits, 4);
+  return total * power;
+}
+
+static float relu6(float y) {
+  y = y > 0.0f ? y : 0.0f;
+  return y < 6.0f ? y : 6.0f;
+}
+
 BSK_INLINE float activate(float y, int kind, const float *slope, const float *in, const float *out, size_t ch) {
   switch (kind) {
     case BSK_ACT_RELU:
@@ -13,6 +33,16 @@ BSK_INLINE float activate(float y, int kind, const float *slope, const float *in
       y = y - in[ch];
       y = y >= 0.0f ? y : y * slope[ch];
       return y + out[ch];
+    case BSK_ACT_RELU6:
+      return relu6(y);
+    case BSK_ACT_SIGMOID:
+      return 1.0f / (1.0f + exponential(-y));
+    case BSK_ACT_HARD_SIGMOID:
+      return relu6(y + 3.0f) * (1.0f / 6);
+    case BSK_ACT_HARD_SWISH:
+      return y * relu6(y + 3.0f) * (1.0f / 6);
+    case BSK_ACT_SILU:
+      return y * (1.0f / (1.0f + exponential(-y)));
     default:
       return y;
   }

@@ -1,0 +1,69 @@
+/* Operations that move pixels or go through a table, and the product with one value a channel. */
+#include "finish.h"
+
+static size_t element(const bsk_tensor *t) { return t->dtype == BSK_F32 ? 4 : 1; }
+
+void bsk_run_concat(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  const bsk_tensor *from[BSK_MAX_INPUTS] = {&p->op.in, &p->op.residual, &p->op.more[0], &p->op.more[1]};
+  const size_t size = element(out), first = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w, step = (size_t)out->c * size;
+  char *dst = (char *)write_at(at, out);
+  for (int i = 0; i < BSK_MAX_INPUTS && from[i]->offset != BSK_AT_NONE; ++i) {
+    const size_t bytes = (size_t)from[i]->c * size;
+    const char *src = (const char *)read_at(at, from[i]);
+    for (size_t pixel = first; pixel < end; ++pixel) memcpy(dst + pixel * step, src + pixel * bytes, bytes);
+    dst += bytes;
+  }
+}
+
+void bsk_run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t bytes = (size_t)in->c * element(in);
+  const char *src = (const char *)read_at(at, in);
+  char *dst = (char *)write_at(at, out) + (size_t)y0 * (size_t)out->w * bytes;
+  for (int32_t y = y0; y < y1; ++y) {
+    const size_t row = (size_t)((int64_t)y * in->h / out->h) * (size_t)in->w;
+    for (int32_t x = 0; x < out->w; ++x, dst += bytes) memcpy(dst, src + (row + (size_t)((int64_t)x * in->w / out->w)) * bytes, bytes);
+  }
+}
+
+void bsk_run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t row = (size_t)in->w * (size_t)in->c, end = (size_t)y1 * row;
+  const uint8_t *src = (const uint8_t *)read_at(at, in);
+  uint8_t *dst = (uint8_t *)write_at(at, &p->op.out_i8);
+  for (size_t i = (size_t)y0 * row; i < end; ++i) dst[i] = p->table[src[i] ^ 0x80u];
+}
+
+void bsk_run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t end = (size_t)y1 * (size_t)in->w, channels = (size_t)in->c;
+  const int real = in->dtype == BSK_F32, zero = in->zero_point, factor_zero = p->op.residual.zero_point;
+  const char *x = (const char *)read_at(at, in), *factor = (const char *)read_at(at, &p->op.residual);
+  union {
+    float f[BSK_MAX_PIXELS * BSK_GROUP];
+    int32_t i[BSK_MAX_PIXELS * BSK_GROUP];
+  } acc;
+  for (size_t pixel = (size_t)y0 * (size_t)in->w; pixel < end;) {
+    const int n = (int)(end - pixel < BSK_MAX_PIXELS ? end - pixel : BSK_MAX_PIXELS);
+    for (int32_t g = 0; g < bsk_groups(in->c); ++g) {
+      bsk_epi_call call;
+      aim(&call, p, at, in->c, g, pixel, n);
+      call.residual = NULL; /* the factor is no residual */
+      const size_t first = (size_t)g * BSK_GROUP;
+      for (int i = 0; i < n; ++i) {
+        const size_t from = (pixel + (size_t)i) * channels + first;
+        for (int lane = 0; lane < call.lanes; ++lane) {
+          const size_t l = (size_t)lane;
+          if (real)
+            acc.f[i * BSK_GROUP + lane] = ((const float *)(const void *)x)[from + l] * ((const float *)(const void *)factor)[first + l];
+          else
+            acc.i[i * BSK_GROUP + lane] = (((const int8_t *)x)[from + l] - zero) * (((const int8_t *)factor)[first + l] - factor_zero);
+        }
+      }
+      call.acc = &acc;
+      call.acc_stride = BSK_GROUP;
+      finish(p, &call, !real);
+    }
+    pixel += (size_t)n;
+  }
+}
