@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: study test test-slow lint clean
+.PHONY: study test test-slow lint clean install-c check-all
 
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
@@ -14,6 +14,15 @@ test: $(STAMP) lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 7200
+
+# What takes too long for `make test`: slow tests, kernels and mutants under sanitizers, a million mutants on every reader.
+MUTANTS ?= 1000000
+check-all: test test-slow
+	$(CMAKE) -S . -B build/sanitized -DBITSKIP_PYTHON=OFF -DBITSKIP_TESTS=ON -DBITSKIP_SANITIZE=ON -DBITSKIP_WERROR=ON
+	$(CMAKE) --build build/sanitized
+	build/sanitized/bitskip_parity 2000
+	build/sanitized/bitskip_mutants $(MUTANTS) 1 src/bitskip/zoo/models/*x0.25*.bitskip
+	cd tests && ../$(BIN)/python mutants.py $(MUTANTS) 1 ../src/bitskip/zoo/models/*x0.25*.bitskip
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests
@@ -26,6 +35,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
+
+# The library for C and C++ (libbitskip, its headers and a pkg-config file) in PREFIX.
+PREFIX ?= /usr/local
+CMAKE  ?= cmake
+C_BUILD ?= build/c-library
+install-c:
+	$(CMAKE) -S . -B $(C_BUILD) -DBITSKIP_PYTHON=OFF -DCMAKE_INSTALL_PREFIX=$(PREFIX)
+	$(CMAKE) --build $(C_BUILD)
+	$(CMAKE) --install $(C_BUILD)
 
 clean:
 	rm -rf $(VENV) build dist

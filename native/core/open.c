@@ -36,9 +36,8 @@ static uint32_t crc32(const uint8_t *at, size_t n) { /* zlib's; four bits at a t
     table[i] = i;
     for (int bit = 0; bit < 4; ++bit) table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320u : 0);
   }
-  for (size_t i = 0; i < n; ++i) {
-    crc ^= at[i];
-    crc = crc >> 4 ^ table[crc & 15];
+  for (size_t i = 0; i < 2 * n; ++i) {
+    if (i % 2 == 0) crc ^= at[i / 2];
     crc = crc >> 4 ^ table[crc & 15];
   }
   return ~crc;
@@ -57,8 +56,7 @@ static tensor tensor_at(const bsk_program *p, uint32_t number) {
 }
 
 static bsk_status fail(bsk_program *p, const char *message, uint32_t number) {
-  p->error = message;
-  p->error_at = number;
+  p->error = message, p->error_at = number;
   return BSK_ERR_FORMAT;
 }
 #define CHECK(condition, message) do { if (!(condition)) return fail(p, message, number); } while (0)
@@ -71,8 +69,8 @@ static int is_utf8(const uint8_t *at, size_t n) {
   for (size_t i = 0; i < n;) {
     const uint32_t b = at[i++];
     const int more = b < 0x80 ? 0 : b >= 0xc2 && b < 0xe0 ? 1 : (b & 0xf0) == 0xe0 ? 2 : b >= 0xf0 && b < 0xf5 ? 3 : -1;
-    uint32_t code = more == 0 ? b : b & (0x3fu >> more);
     if (more < 0 || (size_t)more > n - i) return 0;
+    uint32_t code = more == 0 ? b : b & (0x3fu >> more);
     for (int k = 0; k < more; ++k, ++i) {
       if ((at[i] & 0xc0) != 0x80) return 0;
       code = code << 6 | (at[i] & 0x3fu);
@@ -111,14 +109,10 @@ static bsk_status check_tensor(bsk_program *p, uint32_t number) {
   CHECK(u16(at + 6) == 0, "a tensor's record holds more than it uses");
   CHECK((t.dtype == BSK_U8) == (number == 0), "tensor 0, and no other, is the u8 picture");
   const float scale = f32(at + 24), least = 1.0f / (float)(1ull << 50) / (float)(1ull << 50);
-  if (t.dtype == BSK_I8)
-    CHECK(scale >= least && scale <= 1.0f / least, "an i8 tensor's scale is not in 2^-100..2^100");
-  else
-    CHECK(t.scale == 0x3f800000u && t.zero_point == 0, "only i8 tensors have a scale and a zero point");
-  if (number == 0) {
-    CHECK(t.offset == -1 && t.bytes <= BSK_MAX_BYTES && t.born == -1, "the picture belongs to the caller: offset -1, less than 2^31 bytes");
-    return BSK_OK;
-  }
+  CHECK(t.dtype != BSK_I8 || (scale >= least && scale <= 1.0f / least), "an i8 tensor's scale is not in 2^-100..2^100");
+  CHECK(t.dtype == BSK_I8 || (t.scale == 0x3f800000u && t.zero_point == 0), "only i8 tensors have a scale and a zero point");
+  CHECK(number > 0 || (t.offset == -1 && t.bytes <= BSK_MAX_BYTES && t.born == -1), "the picture belongs to the caller: offset -1, less than 2^31 bytes");
+  if (number == 0) return BSK_OK;
   CHECK(t.offset >= 0 && t.offset % (t.dtype == BSK_BITS ? 8 : 64) == 0, "a tensor's offset is negative or not aligned");
   CHECK((uint32_t)t.offset <= p->arena_bytes && t.bytes <= p->arena_bytes - (uint32_t)t.offset, "a tensor lies outside the arena");
   CHECK(t.born >= 0 && t.born < (int32_t)p->n_ops && t.dies >= t.born, "a tensor is never written");
@@ -127,13 +121,11 @@ static bsk_status check_tensor(bsk_program *p, uint32_t number) {
 
 static bsk_status check_last_read(bsk_program *p, uint32_t number) {
   const tensor t = tensor_at(p, number);
-  CHECK((t.dies == (int32_t)p->n_ops) == is_output(p, number), "a tensor's record does not say how it is used");
-  if (t.dies == (int32_t)p->n_ops || t.dies == t.born) return BSK_OK; /* whoever reads it checked dies */
-  CHECK(t.dies >= 0 && t.dies < (int32_t)p->n_ops, "a tensor's record does not say how it is used");
-  const uint8_t *inputs = p->ops + (size_t)t.dies * BSK_RECORD_BYTES + BSK_COL_INPUTS;
-  for (int i = 0; i < BSK_MAX_INPUTS; ++i)
-    if (u16(inputs + 2 * i) == number) return BSK_OK;
-  return fail(p, "a tensor's record does not say how it is used", number);
+  int found = t.dies == t.born || t.dies == (int32_t)p->n_ops; /* whoever reads it checked dies */
+  for (int i = 0; i < BSK_MAX_INPUTS && !found && t.dies >= 0 && t.dies < (int32_t)p->n_ops; ++i)
+    found = u16(p->ops + (size_t)t.dies * BSK_RECORD_BYTES + BSK_COL_INPUTS + 2 * i) == number;
+  CHECK(found && (t.dies == (int32_t)p->n_ops) == is_output(p, number), "a tensor's record does not say how it is used");
+  return BSK_OK;
 }
 
 static bsk_status check_outputs(bsk_program *p) {
@@ -198,9 +190,7 @@ static bsk_status check_places(bsk_program *p, uint32_t number, view *v) {
     written |= 1u << tensor_at(p, to).dtype;
   }
   CHECK(v->n_inputs >= 1 && v->n_outputs >= 1 && (v->n_outputs == 2 || list[BSK_MAX_INPUTS + 1] == BSK_NO_TENSOR), "an op reads or writes nothing");
-  v->in = tensor_at(p, list[0]);
-  v->out = tensor_at(p, list[BSK_MAX_INPUTS]);
-  v->added = tensor_at(p, list[v->n_inputs - 1]);
+  v->in = tensor_at(p, list[0]), v->out = tensor_at(p, list[BSK_MAX_INPUTS]), v->added = tensor_at(p, list[v->n_inputs - 1]);
   if (v->n_outputs == 2) {
     const tensor second = tensor_at(p, list[BSK_MAX_INPUTS + 1]);
     CHECK(list[BSK_MAX_INPUTS] != list[BSK_MAX_INPUTS + 1] && second.dtype != v->out.dtype, "an op has two outputs of one dtype");
@@ -227,10 +217,8 @@ static bsk_status check_places(bsk_program *p, uint32_t number, view *v) {
     const tensor t = tensor_at(p, list[i]);
     CHECK(t.dtype == v->in.dtype, "an op's inputs differ in dtype");
     CHECK(!v->row->keeps_scale || v->in.dtype != BSK_I8 || (t.scale == v->out.scale && t.zero_point == v->out.zero_point), "a scale or zero point changes where it must not");
-    if (v->row->shape == BSK_SHAPE_CONCAT) {
-      CHECK(t.h == v->in.h && t.w == v->in.w, "the inputs of a concat differ in height or width");
-      channels += t.c;
-    }
+    CHECK(v->row->shape != BSK_SHAPE_CONCAT || (t.h == v->in.h && t.w == v->in.w), "the inputs of a concat differ in height or width");
+    channels += v->row->shape == BSK_SHAPE_CONCAT ? t.c : 0;
   }
   CHECK(v->row->code != BSK_FILE_MUL || (v->added.h == 1 && v->added.w == 1 && v->added.c == v->in.c), "a factor is not (1, 1, channels)");
   CHECK(v->out.c == channels || v->row->shape == BSK_SHAPE_WINDOW, "an op's output has the wrong number of channels");
@@ -239,10 +227,8 @@ static bsk_status check_places(bsk_program *p, uint32_t number, view *v) {
 
 static bsk_status check_window(bsk_program *p, uint32_t number, const view *v) {
   const int pool = v->row->shape == BSK_SHAPE_CEIL;
-  if (!v->row->window) {
-    for (int i = 0; i < 4; ++i) CHECK(u32(v->record + BSK_COL_KERNEL + 4 * i) == 0, "an op without a window has one");
-    CHECK(u16(v->record + BSK_COL_PADDING) == 0, "an op without a window has padding");
-  }
+  for (int i = 0; i < 4; ++i) CHECK(v->row->window || u32(v->record + BSK_COL_KERNEL + 4 * i) == 0, "an op without a window has one");
+  CHECK(v->row->window || u16(v->record + BSK_COL_PADDING) == 0, "an op without a window has padding");
   for (int axis = 0; axis < 2; ++axis) {
     const int64_t size = axis ? v->in.w : v->in.h, result = axis ? v->out.w : v->out.h;
     if (!v->row->window) {
@@ -277,6 +263,7 @@ static bsk_status check_columns(bsk_program *p, uint32_t number, view *v) {
   for (uint32_t i = 0; i < v->n_outputs; ++i) writes_bits |= tensor_at(p, u16(r + BSK_COL_OUTPUTS + 2 * i)).dtype == BSK_BITS;
   CHECK(epilogue != BSK_EPI_FLOAT || !(v->given & BIT(THRESHOLD)) || writes_bits, "an op has a threshold, but no bits output");
   CHECK(integer ? r[BSK_COL_SHIFT] >= 1 && r[BSK_COL_SHIFT] <= BSK_MAX_SHIFT : r[BSK_COL_SHIFT] == 0 && r[BSK_COL_BIAS_SHIFT] == 0, "a shift is out of range");
+  CHECK(r[BSK_COL_BIAS_SHIFT] <= BSK_MAX_BIAS_SHIFT || r[BSK_COL_BIAS_SHIFT] == BSK_WIDE_BIAS, "a bias is not stored with the shift that it should have");
   CHECK((integer && v->residual) || u32(r + BSK_COL_RESIDUAL_MULTIPLIER) == 0, "an op has a residual multiplier, but no residual");
   CHECK(r[BSK_COL_COUNT_PADDING] <= v->row->count_padding, "an op counts padding that it does not have");
   CHECK(v->groups == 0 ? v->row->code != BSK_FILE_CONV2D : v->row->code == BSK_FILE_CONV2D, "a convolution has no groups, or another op has");
@@ -316,20 +303,16 @@ static bsk_status check_integer(bsk_program *p, uint32_t number, const view *v, 
   const uint8_t *m = p->bytes + u32(v->record + BSK_COL_CONSTANTS + 4 * BSK_CONST_MULTIPLIER);
   const uint8_t *b = p->bytes + u32(v->record + BSK_COL_CONSTANTS + 4 * BSK_CONST_BIAS);
   uint64_t largest_m = 0, largest_b = 0, together = 0;
-  int64_t low = 0, high = 0;
   for (uint64_t i = 0; i < v->out.c; ++i) {
     const int64_t mi = i32(m + 4 * i), bi = bias_at(v, b, i);
     const uint64_t am = (uint64_t)(mi < 0 ? -mi : mi), ab = bi < 0 ? (uint64_t)-(bi + 1) + 1 : (uint64_t)bi;
-    largest_m = am > largest_m ? am : largest_m;
-    largest_b = ab > largest_b ? ab : largest_b;
-    low = bi < low ? bi : low;
-    high = bi > high ? bi : high;
+    if (am > largest_m) largest_m = am;
+    if (ab > largest_b) largest_b = ab;
     together |= (uint64_t)bi;
   }
   uint32_t zeros = 0; /* the one shift that the file may have: the low bits that are 0 in every bias */
   while (together && zeros < BSK_MAX_BIAS_SHIFT && !(together >> zeros & 1)) ++zeros;
-  const int64_t unit = (int64_t)1 << zeros;
-  const int fits = low / unit > -((int64_t)1 << 31) && high / unit < (int64_t)1 << 31;
+  const int fits = largest_b >> zeros < 1ull << 31;
   CHECK(v->record[BSK_COL_BIAS_SHIFT] == (fits ? zeros : BSK_WIDE_BIAS), "a bias is not stored with the shift that it should have");
   const int64_t r = i32(v->record + BSK_COL_RESIDUAL_MULTIPLIER);
   const uint64_t t = bound * largest_m + largest_b + 255 * (uint64_t)(r < 0 ? -r : r) + (1ull << (v->record[BSK_COL_SHIFT] - 1));
@@ -346,11 +329,7 @@ static bsk_status check_constants(bsk_program *p, uint32_t number, const view *v
     if (weight) n *= (uint64_t)v->kh * v->kw * (v->in.c / v->groups), bits = is_weight == 1 ? 32 : is_weight == 2 ? 8 : 1;
     if (table) n = v->row->code == BSK_FILE_QUANTIZE_INPUT ? n * 256 : 256, bits = 8;
     if (k == BSK_CONST_FLIP) bits = 1;
-    if (k == BSK_CONST_BIAS && v->form->epilogue == BSK_EPI_INTEGER) {
-      const uint32_t shift = v->record[BSK_COL_BIAS_SHIFT];
-      CHECK(shift <= BSK_MAX_BIAS_SHIFT || shift == BSK_WIDE_BIAS, "a bias is not stored with the shift that it should have");
-      if (shift == BSK_WIDE_BIAS) bits = 64;
-    }
+    if (k == BSK_CONST_BIAS && v->record[BSK_COL_BIAS_SHIFT] == BSK_WIDE_BIAS) bits = 64;
     const uint64_t bytes = bits == 1 ? (n + 7) / 8 : n * (bits / 8), unit = bytes >= 64 ? 64 : 8;
     CHECK(from == (*at + unit - 1) / unit * unit && from <= end && bytes <= end - from, "a constant is not where it should be");
     for (; *at < from; ++*at) CHECK(p->bytes[*at] == 0, "constants are not followed by zeros");
@@ -374,9 +353,7 @@ static bsk_status check_op(bsk_program *p, uint32_t number, uint64_t *at, uint64
   for (size_t i = 0; i < COUNT(rows); ++i)
     if (rows[i].code == v.record[BSK_COL_KIND]) v.row = &rows[i];
   CHECK(v.row, "an op is unknown");
-  v.kh = u32(v.record + BSK_COL_KERNEL);
-  v.kw = u32(v.record + BSK_COL_KERNEL + 4);
-  v.groups = u32(v.record + BSK_COL_GROUPS);
+  v.kh = u32(v.record + BSK_COL_KERNEL), v.kw = u32(v.record + BSK_COL_KERNEL + 4), v.groups = u32(v.record + BSK_COL_GROUPS);
   for (int k = 0; k < BSK_CONST_COUNT; ++k) v.given |= (uint32_t)(u32(v.record + BSK_COL_CONSTANTS + 4 * k) != 0) << k;
   TRY(check_places(p, number, &v));
   TRY(check_columns(p, number, &v));
@@ -401,24 +378,15 @@ bsk_status bsk_open(const void *bytes, size_t size, bsk_program *p) {
   CHECK(u32(b + 16) == size, "the file is cut off, or followed by other bytes");
   CHECK(u32(b + 12) == crc32(b + 16, size - 16), "the checksum does not match");
   p->bytes = b;
-  p->n_tensors = u32(b + 20);
-  p->n_ops = u32(b + 24);
-  p->n_outputs = u32(b + 28);
-  p->n_classes = u32(b + 32);
-  p->arena_bytes = u32(b + 36);
+  p->n_tensors = u32(b + 20), p->n_ops = u32(b + 24), p->n_outputs = u32(b + 28), p->n_classes = u32(b + 32);
+  p->arena_bytes = u32(b + 36), p->names_bytes = u32(b + 44), p->json_bytes = u32(b + 48);
   const uint64_t constants = u32(b + 40), end = BSK_HEADER_BYTES + constants;
-  CHECK(p->n_tensors >= 1 && p->n_tensors <= BSK_MAX_TENSORS && p->n_ops >= 1 && p->n_ops <= BSK_MAX_OPS, "the number of tensors or ops is out of range");
-  CHECK(p->n_outputs >= 1 && p->n_outputs <= BSK_MAX_OUTPUTS && p->arena_bytes <= BSK_MAX_BYTES && constants % 8 == 0, "the header is out of range");
+  CHECK(p->n_tensors >= 1 && p->n_tensors <= BSK_MAX_TENSORS && p->n_ops >= 1 && p->n_ops <= BSK_MAX_OPS && p->n_outputs >= 1 && p->n_outputs <= BSK_MAX_OUTPUTS && p->arena_bytes <= BSK_MAX_BYTES && constants % 8 == 0, "the header is out of range");
   for (int i = 52; i < BSK_HEADER_BYTES; ++i) CHECK(b[i] == 0, "the header holds more than it should");
-  p->names_bytes = u32(b + 44);
-  p->json_bytes = u32(b + 48);
   const uint64_t ops = end + (uint64_t)p->n_tensors * BSK_TENSOR_BYTES, outputs = ops + (uint64_t)p->n_ops * BSK_RECORD_BYTES, names = outputs + 4 * (uint64_t)p->n_outputs;
   CHECK(names + p->names_bytes + p->json_bytes == size, "the parts do not make up the file");
-  p->tensors = b + end;
-  p->ops = b + ops;
-  p->outputs = b + outputs;
-  p->names = (const char *)b + names;
-  p->json = p->names + p->names_bytes;
+  p->tensors = b + end, p->ops = b + ops, p->outputs = b + outputs;
+  p->names = (const char *)b + names, p->json = p->names + p->names_bytes;
   TRY(check_names(p));
   for (number = 0; number < p->n_tensors; ++number) TRY(check_tensor(p, number));
   uint64_t at = BSK_HEADER_BYTES, written = 0;

@@ -381,3 +381,7 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *im
       break;
   }
 }
+
+void bsk_engine_run(const bsk_engine *engine, const uint8_t *image, void *arena, void *scratch) {
+  for (size_t op = 0; op < engine->n_ops; ++op) bsk_engine_run_op(engine, op, image, arena, scratch, 0, 1);
+}

@@ -16,6 +16,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
 
 typedef enum {
   BSK_OK = 0,
@@ -166,6 +169,12 @@ const char *bsk_engine_kernel(const bsk_engine *engine, size_t op);
 void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image, void *arena, void *scratch, int part,
                        int parts);
 
+/* Run all operations, on one thread. Outputs then lie in the arena, at the offsets of their tensors. */
+void bsk_engine_run(const bsk_engine *engine, const uint8_t *image, void *arena, void *scratch);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -18,12 +18,12 @@
 #endif
 
 /* Which lines of a kernels.inc this build has. */
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(BSK_SCALAR_ONLY)
 #define BSK_X86 1
 #else
 #define BSK_X86 0
 #endif
-#if defined(__aarch64__)
+#if defined(__aarch64__) && !defined(BSK_SCALAR_ONLY)
 #define BSK_ARM 1
 #else
 #define BSK_ARM 0
