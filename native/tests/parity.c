@@ -63,9 +63,10 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
   memset(op, 0, sizeof *op);
   for (;;) {
     const int types = below(5);
-    const int in = ins[types], k0 = PICK(kernels), k1 = below(3) ? k0 : PICK(kernels), h = 1 + below(12), w = 1 + below(12);
-    const int ci = PICK(channels), co = PICK(channels);
-    op->kh = k0, op->kw = k1, op->sh = 1 + below(3), op->sw = 1 + below(3);
+    const int plain = below(3) == 0; /* 3x3 of stride 1 on whole vectors of channels, which have kernels of their own */
+    const int in = ins[types], k0 = plain ? 3 : PICK(kernels), k1 = plain || below(3) ? k0 : PICK(kernels), h = 1 + below(12), w = 1 + below(12);
+    const int ci = plain ? 16 << below(4) : PICK(channels), co = PICK(channels);
+    op->kh = k0, op->kw = k1, op->sh = plain ? 1 : 1 + below(3), op->sw = plain ? 1 : 1 + below(3);
     op->ph = below(k0), op->pw = below(k1);
     op->weight_dtype = ws[types];
     const size_t taps = (size_t)co * (size_t)k0 * (size_t)k1;

@@ -6,6 +6,9 @@ void bsk_conv_f32_f32_scalar(const bsk_tile *tile, void *acc);
 void bsk_conv_f32_f32_avx2(const bsk_tile *tile, void *acc);
 void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc);
 void bsk_conv_f32_f32_neon(const bsk_tile *tile, void *acc);
+#define bsk_conv_f32_f32_neon_winograd2 bsk_conv_f32_f32_neon
+#define bsk_conv_f32_f32_neon_winograd4 bsk_conv_f32_f32_neon
+extern const bsk_special bsk_winograd2_f32_neon, bsk_winograd4_f32_neon;
 #define bsk_conv_f32_f32_avx2_winograd2 bsk_conv_f32_f32_avx2
 #define bsk_conv_f32_f32_avx2_winograd4 bsk_conv_f32_f32_avx2
 #define bsk_conv_f32_f32_avx512_winograd2 bsk_conv_f32_f32_avx512

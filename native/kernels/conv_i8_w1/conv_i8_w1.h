@@ -12,7 +12,9 @@ void bsk_unpack_i8_neon(const void *masks, void *weights, size_t steps);
 void bsk_conv_i8_w1_avx2(const bsk_tile *tile, void *acc);
 void bsk_unpack_subsets_avx2(const void *packed, void *weights, size_t steps);
 void bsk_conv_i8_w1_avx2_lookup(const bsk_tile *tile, void *acc);
-extern const bsk_special bsk_lookup_avx2;
+void bsk_unpack_subsets_neon(const void *packed, void *weights, size_t steps);
+void bsk_conv_i8_w1_neon_lookup(const bsk_tile *tile, void *acc);
+extern const bsk_special bsk_lookup_avx2, bsk_lookup_neon;
 #define bsk_conv_i8_w1_scalar bsk_conv_i8_i8_scalar
 #define bsk_conv_i8_w1_avxvnni bsk_conv_i8_i8_avxvnni
 #define bsk_conv_i8_w1_avx512 bsk_conv_i8_i8_avx512
