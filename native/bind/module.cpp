@@ -232,6 +232,26 @@ class Engine {
   std::size_t image_bytes_ = 0;
 };
 
+// Multiply-accumulates a nanosecond of a kernel's tile alone: the most of many short runs. 0 where this machine cannot run it.
+double tile_rate(const std::string &name) {
+  for (std::size_t i = 0; bsk_conv_variant(i); ++i) {
+    const bsk_conv_kernel *kernel = bsk_conv_variant(i);
+    if (name != kernel->name) continue;
+    if (!bsk_conv_runs_here(kernel)) return 0.0;
+    bitskip::Block memory(DRILL_BYTES, false);
+    double best = 0.0;
+    nb::gil_scoped_release unlocked;
+    for (int run = 0; run < 400; ++run) {
+      const auto before = std::chrono::steady_clock::now();
+      const double macs = bsk_tile_drill(kernel, memory.data(), DRILL_BYTES, 4);
+      const double ns = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - before).count();
+      if (ns > 0.0 && macs / ns > best) best = macs / ns;
+    }
+    return best;
+  }
+  throw std::invalid_argument("there is no convolution kernel " + name);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -246,6 +266,7 @@ NB_MODULE(_native, m) {
   }, "Names of the convolution kernels in this build, whether this machine can run them or not.");
   m.def("prefer_conv", [](const std::string &name) { bsk_conv_prefer(name.c_str()); }, nb::arg("name"),
         "Take this convolution kernel wherever it can run, in engines made later, for tests and timing; '' takes the usual ones again.");
+  m.def("tile_rate", &tile_rate, nb::arg("name"), "Multiply-accumulates a nanosecond of a convolution kernel's tile alone; 0 where it cannot run.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
   m.def("check", [](const nb::bytes &content) {
     std::vector<bitskip::Block> block;

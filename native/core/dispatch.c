@@ -141,4 +141,6 @@ const bsk_plain_kernels *bsk_find_plain(bsk_isa isa) {
   return best;
 }
 
+int bsk_conv_runs_here(const bsk_conv_kernel *kernel) { return runs_here(kernel->isa, kernel->needs, BSK_ISA_BEST); }
+
 const bsk_conv_kernel *bsk_conv_variant(size_t i) { return i < COUNT(convs) ? &convs[i].kernel : NULL; }

@@ -17,6 +17,12 @@ int bsk_isa_available(bsk_isa isa);
 /* Take this variant wherever it can run, until called with another name or NULL: for tests and for timing. */
 void bsk_conv_prefer(const char *name);
 
+/* Run the tile of a kernel that this machine can run `repeats` times in `memory` of DRILL_BYTES, 64-byte aligned and zero; returns the
+ * multiply-accumulates of the convolution that this stands for (more than it does, where Winograd's filtering saves some). */
+#define DRILL_BYTES (64 * 1024)
+double bsk_tile_drill(const bsk_conv_kernel *kernel, void *memory, size_t bytes, int repeats);
+int bsk_conv_runs_here(const bsk_conv_kernel *kernel);
+
 /* The i-th variant of the convolution kernels, for tests and listings; NULL past the last one. */
 const bsk_conv_kernel *bsk_conv_variant(size_t i);
 #endif

@@ -3,6 +3,7 @@
  * The same code runs twice. With no memory it only counts bytes (bsk_engine_bytes); with memory it fills them.
  */
 #include "engine.h"
+#include "packs.h"
 
 #include <math.h>
 
@@ -223,19 +224,6 @@ static int weight_negative(const weights_view *v, int32_t o, int32_t r, int32_t 
 static size_t weight_at(const weights_view *v, int32_t o, int32_t r, int32_t s, int32_t i) {
   return (((size_t)o * (size_t)v->kh + (size_t)r) * (size_t)v->kw + (size_t)s) * (size_t)v->i + (size_t)i;
 }
-
-static const struct {
-  int inputs;     /* of a step */
-  size_t packed;  /* bytes of a step of one group at rest */
-  size_t ready;   /* bytes of a step as the tile reads it */
-} packs[] = {
-    [BSK_PACK_BITS] = {32, 4 * BSK_GROUP, 4 * BSK_GROUP},  [BSK_PACK_I8] = {4, 4 * BSK_GROUP, 4 * BSK_GROUP},
-    [BSK_PACK_I16] = {2, 4 * BSK_GROUP, 4 * BSK_GROUP},    [BSK_PACK_F32] = {1, 4 * BSK_GROUP, 4 * BSK_GROUP},
-    [BSK_PACK_NIBBLES] = {4, BSK_GROUP, BSK_GROUP},        [BSK_PACK_SUBSETS] = {8, BSK_GROUP, 2 * BSK_GROUP},
-    [BSK_PACK_MASK_I8] = {4, BSK_GROUP / 2, 4 * BSK_GROUP}, [BSK_PACK_MASK_F32] = {1, BSK_GROUP / 8, 4 * BSK_GROUP},
-};
-static const size_t row_element[] = {
-    [BSK_ROWS_BITS] = 4, [BSK_ROWS_U8] = 1, [BSK_ROWS_I16] = 2, [BSK_ROWS_I8] = 1, [BSK_ROWS_F32] = 4, [BSK_ROWS_NIBBLES] = 1, [BSK_ROWS_SIGNS] = 1, [BSK_ROWS_TABLES] = 8};
 
 /* One step of one lane. */
 static void pack_step(bsk_pack pack, const weights_view *v, char *step, int32_t lane, int32_t o, int32_t r, int32_t s, int32_t first) {

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bitskip.backends.native import NativeProgram
+from bitskip.backends.native import NativeProgram, tile_rate
 from bitskip.bench.timing import Spread, Timer, alternate, timer
 from bitskip.errors import RunError
-from bitskip.program import Program
+from bitskip.program import Conv2d, Op, Program
 
 __all__ = [
     "ROUNDS",
@@ -46,11 +46,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Median microseconds of one operation, for one picture on one thread."""
+    """Median microseconds of one operation, for one picture on one thread.
+
+    The ceiling is what the kernel's innermost loop alone reaches here, on data in the first-level cache; both
+    rates count the multiply-accumulates of the layer, also where a kernel saves some. None: the operation is
+    not a convolution.
+    """
 
     op: str
     kernel: str
     median_us: float
+    macs: int
+    macs_per_ns: float | None
+    ceiling_macs_per_ns: float | None
 
 
 def measure(
@@ -94,7 +102,17 @@ def measure_layers(program: Program, isa: str, repeats: int = 200) -> list[Layer
     image = np.random.default_rng(0).integers(0, 256, (1, *program.input_shape)).astype(np.uint8)
     engine.profile(image, 20)
     medians = np.median(engine.profile(image, repeats), axis=0) / 1e3
-    return [
-        LayerTime(op, kernel, float(us))
-        for op, kernel, us in zip(engine.op_names, engine.kernels, medians, strict=True)
-    ]
+    ceilings = {name: tile_rate(name) for name in set(engine.kernels)}
+    layers = []
+    for op, name, kernel, us in zip(program.ops, engine.op_names, engine.kernels, medians, strict=True):
+        macs, ceiling = _macs(program, op), ceilings[kernel]
+        rate = macs / float(us) / 1e3 if ceiling else None
+        layers.append(LayerTime(name, kernel, float(us), macs, rate, ceiling))
+    return layers
+
+
+def _macs(program: Program, op: Op) -> int:
+    if not isinstance(op, Conv2d):
+        return 0
+    height, width, channels = program.tensors[op.outputs[0]].shape
+    return height * width * channels * op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from bitskip.cli.packed import PackedArgument, packed_path
 if TYPE_CHECKING:
     from bitskip.bench.peers import Comparison
     from bitskip.bench.speed import LayerTime, Timing
+    from bitskip.program import Program
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +32,13 @@ def bench(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each instruction set.")] = 1.0,
     layers: Annotated[bool, typer.Option("--layers", help="Also time every layer.")] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also predict the latency from the cost table in this file; without such a file, this "
+            "machine is measured first, for about a minute, and the file written."
+        ),
+    ] = None,
     peers: Annotated[
         bool,
         typer.Option(
@@ -49,6 +58,7 @@ def bench(
     - `bitskip bench hybrid.bitskip --isa avx2 --layers`
     - `bitskip bench hybrid.bitskip --threads 2 --batch 8 --json`
     - `bitskip bench hybrid.bitskip --peers`
+    - `bitskip bench hybrid.bitskip --isa avx2 --calibrate costs.json`
     """
     from bitskip.backends.native import available_isas, cpu_features
     from bitskip.bench.speed import measure, measure_layers
@@ -67,6 +77,7 @@ def bench(
     else:
         timings = measure(program, isas, threads=threads, batch=batch, seconds=seconds)
     by_layer = {name: measure_layers(program, name) for name in isas} if layers else {}
+    predicted = _predict(calibrate, program, isas[-1]) if calibrate else None
     if as_json:
         values: dict[str, Any] = {
             "file": file,
@@ -76,6 +87,8 @@ def bench(
         }
         if comparison:
             values |= _as_json(comparison)
+        if predicted:
+            values["predicted_ms"] = {predicted[0]: predicted[1]}
         typer.echo(json.dumps(values, indent=2))
         return
     pictures = "1 picture" if batch == 1 else f"{batch} pictures"
@@ -87,6 +100,21 @@ def bench(
         _print_timings(title, machine, timings)
     for name, times in by_layer.items():
         _print_layers(name, times)
+    if predicted:
+        typer.echo(f"predicted for one picture on one thread, {predicted[0]}: {predicted[1]:.3f} ms")
+
+
+def _predict(path: Path, program: Program, isa: str) -> tuple[str, float]:
+    """Return the instruction set of the table and the milliseconds that it predicts."""
+    from bitskip.bench.costs import CostTable
+    from bitskip.bench.costs import calibrate as measure_costs
+
+    if path.exists():
+        table = CostTable.load(path)
+    else:
+        table = measure_costs(isa, lambda text: typer.echo(text, err=True))
+        table.save(path)
+    return table.isa, table.predict_us(program) / 1e3
 
 
 def _milliseconds(timed: Any) -> list[str]:
@@ -156,16 +184,29 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def _rates(reached: float | None, ceiling: float | None) -> list[str]:
+    if reached is None or ceiling is None:
+        return ["", "", ""]
+    return [f"{reached:.0f}", f"{ceiling:.0f}", f"{reached / ceiling:.0%}"]
+
+
 def _print_layers(isa: str, times: list[LayerTime]) -> None:
     from bitskip.terminal import print_table
 
     total = sum(layer.median_us for layer in times)
     print_table(
         f"layers on {isa}, {total:.0f} us in all",
-        ["layer", "kernel", "median us", "share"],
+        ["layer", "kernel", "median us", "share", "MACs/ns", "ceiling", "reached"],
         [
-            [layer.op, layer.kernel, f"{layer.median_us:.1f}", f"{layer.median_us / total:.1%}"]
+            [
+                layer.op,
+                layer.kernel,
+                f"{layer.median_us:.1f}",
+                f"{layer.median_us / total:.1%}",
+                *_rates(layer.macs_per_ns, layer.ceiling_macs_per_ns),
+            ]
             for layer in times
         ],
         left_columns=(0, 1),
+        notes=["ceiling: the kernel's innermost loop alone, measured on this machine now"],
     )

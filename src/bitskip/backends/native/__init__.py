@@ -24,7 +24,16 @@ from bitskip.backends import Run
 from bitskip.errors import RunError
 from bitskip.program import Program
 
-__all__ = ["CPU_FEATURES", "ISAS", "NativeProgram", "available_isas", "build", "cpu_features", "supports"]
+__all__ = [
+    "CPU_FEATURES",
+    "ISAS",
+    "NativeProgram",
+    "available_isas",
+    "build",
+    "cpu_features",
+    "supports",
+    "tile_rate",
+]
 
 # The numbers of native/include/bitskip.h.
 ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
@@ -54,6 +63,15 @@ def available_isas() -> tuple[str, ...]:
     """Return the instruction sets that can be forced here, slowest first."""
     module = _native()
     return tuple(name for name, number in ISAS.items() if name != "best" and module.isa_available(number))
+
+
+def tile_rate(kernel: str) -> float | None:
+    """Return the multiply-accumulates a nanosecond of a convolution kernel's innermost loop alone.
+
+    None: it is not the kernel of a convolution, or cannot run here.
+    """
+    module = _native()
+    return (float(module.tile_rate(kernel)) or None) if kernel in module.conv_kernels() else None
 
 
 def isa_number(isa: str | None) -> int:

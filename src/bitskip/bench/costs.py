@@ -1,0 +1,270 @@
+"""What a layer costs on this machine: a table measured once, and any Program's latency predicted from it.
+
+1. A row is a convolution by its types, kernel side, stride and shape, with the plainest epilogue of its
+   types, timed on one thread with the kernel that the runtime chooses for it.
+2. A convolution between rows takes nanoseconds a multiply-accumulate from the rows of its types, kernel and
+   stride, each weighted by the inverse fourth power of its distance in doublings of channels in, channels
+   out and side.
+3. Other epilogues, and operations that are no convolution, are nanoseconds an output element.
+Importing this module loads numpy alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitskip.errors import RunError
+from bitskip.files import read_json, write_json
+from bitskip.program import Conv2d, FloatEpilogue, Op, Program, ThresholdEpilogue, op_outputs, op_residual
+
+__all__ = ["ConvCost", "CostTable", "calibrate"]
+
+VERSION = 1
+CHANNELS, SIDES = (16, 32, 64, 128, 256), (8, 16, 32)
+SHAPES = ((3, 1), (3, 2), (1, 1), (1, 2))  # kernel side, stride
+TYPES = {
+    "bits_w1": (3, 3),
+    "i8_w1": (2, 3),
+    "i8_i8": (2, 2),
+    "f32_w1": (1, 3),
+    "f32_f32": (1, 1),
+}  # of a tensor
+ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
+
+
+@dataclass(frozen=True)
+class ConvCost:
+    """A measured convolution: one picture, one thread, padding kernel // 2."""
+
+    types: str  # input_weights, as kernels are named: i8_w1
+    kernel: int
+    stride: int
+    inputs: int
+    outputs: int
+    side: int  # of the output
+    us: float
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one picture."""
+        return self.side**2 * self.outputs * self.inputs * self.kernel**2
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Rows, and nanoseconds an output element of what is added to a plain convolution."""
+
+    isa: str
+    features: tuple[str, ...]
+    convs: tuple[ConvCost, ...]
+    extras: dict[
+        str, float
+    ]  # of epilogues beyond the plain one of their kind: residual, bits, i8, prelu, rprelu
+    element_ns: float  # of an operation that is no convolution
+
+    def conv_us(self, types: str, kernel: int, stride: int, inputs: int, outputs: int, side: float) -> float:
+        """Return the microseconds of a convolution with a plain epilogue.
+
+        Raises:
+            RunError: if the table has no row of these types.
+        """
+        rows = [row for row in self.convs if row.types == types]
+        if not rows:
+            raise RunError(f"the cost table has no convolution of {types}; measure it again")
+        like = [row for row in rows if (row.kernel, row.stride) == (kernel, stride)]
+        rows = like or [row for row in rows if row.stride == min(stride, 2)] or rows
+        here = np.log2([inputs, outputs, side])
+        distance = [float(np.sum((np.log2([r.inputs, r.outputs, r.side]) - here) ** 2)) for r in rows]
+        weight = np.array([1.0 / (d * d + 1e-12) for d in distance])
+        rate = np.array([math.log(row.us / row.macs) for row in rows])
+        macs = side**2 * outputs * inputs * kernel**2
+        return macs * math.exp(float((weight * rate).sum() / weight.sum()))
+
+    def op_us(self, program: Program, op: Op) -> float:
+        """Return the microseconds of one operation."""
+        height, width, channels = program.tensors[op_outputs(op)[0]].shape
+        elements = height * width * channels
+        given = program.tensors[op.input].dtype
+        if not isinstance(op, Conv2d) or given == "i32":
+            return elements * self.element_ns / 1e3
+        types = f"{given}_{op.weight_dtype}"
+        side = math.sqrt(height * width)
+        kernel = round(math.sqrt(op.kernel[0] * op.kernel[1]))
+        us = self.conv_us(types, kernel, op.stride[0], program.tensors[op.input].shape[2], channels, side)
+        return us + elements * sum(self.extras.get(name, 0.0) for name in extras_of(program, op)) / 1e3
+
+    def predict_us(self, program: Program) -> float:
+        """Return the microseconds of one picture on one thread."""
+        return sum(self.op_us(program, op) for op in program.ops)
+
+    def save(self, path: Path) -> None:
+        """Write the table as JSON."""
+        write_json(path, {"version": VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> CostTable:
+        """Read a table that `save` wrote.
+
+        Raises:
+            RunError: if the file is not one.
+        """
+        values = read_json(path)
+        try:
+            if values["version"] != VERSION:
+                raise KeyError("version")
+            return cls(
+                values["isa"], tuple(values["features"]), tuple(ConvCost(**row) for row in values["convs"]),
+                dict(values["extras"]), float(values["element_ns"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is not a cost table of this version ({error}); remove it to measure another"
+            ) from None
+
+
+def extras_of(program: Program, op: Conv2d) -> list[str]:
+    """Return what an epilogue does beyond the plain one of its types, by the names of `extras`."""
+    epilogue = op.epilogue
+    if isinstance(epilogue, ThresholdEpilogue):
+        return []
+    kind = "float" if isinstance(epilogue, FloatEpilogue) else "integer"
+    found = [f"{kind} residual"] if op_residual(op) is not None else []
+    if isinstance(epilogue, FloatEpilogue):
+        if program.tensors[op.input].dtype != "f32":
+            found.append("float from integers")
+        found += [f"float {act.kind}" for act in (epilogue.pre, epilogue.post) if act.kind.endswith("prelu")]
+        dtypes = [program.tensors[number].dtype for number in op.outputs]
+        found += [f"float {dtype}" for dtype in dtypes if dtype != "f32"]
+    return found
+
+
+def calibrate(
+    isa: str, say: Callable[[str], None] = lambda _: None, sides: Sequence[int] = SIDES
+) -> CostTable:
+    """Measure this machine; about half a minute.
+
+    Args:
+        isa: instruction set of the kernels.
+        say: told of progress.
+        sides: of the outputs that are measured.
+    """
+    from bitskip.backends.native import cpu_features
+
+    rows = []
+    for types, (kernel, stride) in itertools.product(TYPES, SHAPES):
+        say(f"{types}, kernel {kernel}x{kernel}, stride {stride}")
+        for inputs, outputs, side in itertools.product(CHANNELS, CHANNELS, sides):
+            if outputs in (inputs, 2 * inputs):
+                us = _time(_conv(types, kernel, stride, inputs, outputs, side), isa)
+                rows.append(ConvCost(types, kernel, stride, inputs, outputs, side, us))
+    extras = {}
+    for name, (types, more) in _EXTRAS.items():
+        base = _time(_conv(types, 1, 1, 32, 64, 32), isa)
+        extras[name] = (
+            max(0.0, _time(_conv(types, 1, 1, 32, 64, 32, more), isa) - base) * 1e3 / (32 * 32 * 64)
+        )
+    element = _time(_elementwise(32, 64), isa) * 1e3 / (32 * 32 * 64)
+    return CostTable(isa, cpu_features(), tuple(rows), extras, element)
+
+
+# By name: the types of the convolution, and what its description gets.
+_EXTRAS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "integer residual": ("i8_w1", ("residual",)),
+    "float residual": ("f32_f32", ("residual",)),
+    "float from integers": ("bits_w1", ("float",)),
+    "float prelu": ("f32_f32", ("prelu",)),
+    "float rprelu": ("f32_f32", ("rprelu",)),
+    "float bits": ("f32_f32", ("bits",)),
+    "float i8": ("f32_f32", ("i8",)),
+}
+
+
+def _bytes(dtype: int, side: int, channels: int) -> int:
+    each = -(-channels // 64) * 8 if dtype == 3 else channels * (4 if dtype == 1 else 1)
+    return -(-side * side * each // 64) * 64
+
+
+def _conv(
+    types: str, kernel: int, stride: int, inputs: int, outputs: int, side: int, more: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], int]:
+    """Return a convolution as `bitskip._native.Engine` takes it, and the bytes of its arena."""
+    rng = np.random.default_rng(0)
+    given, weights = TYPES[types]
+    shape = (outputs, kernel, kernel, inputs)
+    taken: Any
+    if weights == 3:
+        words = (*shape[:3], -(-inputs // 64))
+        taken = rng.integers(0, 1 << 63, words, np.uint64) & np.uint64((1 << min(inputs, 63)) - 1)
+    else:
+        taken = rng.integers(-40, 41, shape).astype(np.int8 if weights == 2 else np.float32)
+    large, pad = side * stride, kernel // 2
+    arena = _bytes(given, large, inputs)
+    d: dict[str, Any] = {
+        "kind": 0, "in": (given, large, large, inputs, -128 if given == 2 else 0, 0), "weight_dtype": weights,
+        "weights": taken, "kh": kernel, "kw": kernel, "sh": stride, "sw": stride, "ph": pad, "pw": pad,
+    }  # fmt: skip
+
+    def place(key: str, dtype: int) -> None:
+        nonlocal arena
+        d[key] = (dtype, side, side, outputs, 0, arena)
+        arena += _bytes(dtype, side, outputs)
+
+    ones = np.ones(outputs, np.float32)
+    if given == 1 or "float" in more:
+        d |= {"epilogue": 1, "scale": ones, "bias": ones, "pre": ACTIVATIONS["relu"], "inv_scale": 1.0}
+        place("out_f32", 1)
+    elif given == 2:
+        d |= {
+            "epilogue": 3,
+            "m": np.full(outputs, 99_999, np.int32),
+            "b": np.zeros(outputs, np.int64),
+            "shift": 24,
+        }
+        d |= {"pre": 0, "post": 1}
+        place("out_i8", 2)
+    else:
+        d |= {"epilogue": 2, "t": np.zeros(outputs, np.int32)}
+        place("out_bits", 3)
+    for name in more:
+        if name in ACTIVATIONS:
+            d |= {
+                "post": ACTIVATIONS[name],
+                "post_slope": ones,
+                "post_shift_in": ones,
+                "post_shift_out": ones,
+            }
+        elif name == "residual":
+            place("residual", 2 if given == 2 else 1)
+            d["residual_m"] = 1 << 20
+        elif name in ("bits", "i8"):
+            place(f"out_{name}", 3 if name == "bits" else 2)
+    return d, arena
+
+
+def _elementwise(side: int, channels: int) -> tuple[dict[str, Any], int]:
+    bytes_ = _bytes(1, side, channels)
+    shape = (1, side, side, channels, 0)
+    return {"kind": 2, "epilogue": 1, "in": (*shape, 0), "out_f32": (*shape, bytes_)}, 2 * bytes_
+
+
+def _time(described: tuple[dict[str, Any], int], isa: str) -> float:
+    """Return the least microseconds of a dozen runs, which is what a run takes when nothing disturbs it."""
+    from bitskip import _native
+    from bitskip.backends.native import isa_number
+
+    description, arena = described
+    engine = _native.Engine([description], arena, isa_number(isa), 1)
+    least = math.inf
+    for _ in range(13):
+        start = time.perf_counter()
+        engine.run_op(0)
+        least = min(least, time.perf_counter() - start)
+    return least * 1e6
