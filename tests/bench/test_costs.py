@@ -56,7 +56,7 @@ def test_a_measured_table_predicts_its_own_rows_and_survives_a_file(
 ) -> None:
     monkeypatch.setattr(costs, "CHANNELS", (16,))
     found = calibrate("scalar", sides=(4,))
-    assert len(found.convs) == len(costs.TYPES) * len(costs.SHAPES)
+    assert len(found.convs) == len(costs.TYPES) * (len(costs.SHAPES) + 2)  # and from 3 channels by 3x3
     assert all(row.us > 0 for row in found.convs)
     for row in found.convs:
         given = (row.types, row.kernel, row.stride, row.inputs, row.outputs, row.side)
