@@ -5,6 +5,7 @@
 2. A convolution between rows takes nanoseconds a multiply-accumulate from the rows of its types, kernel and
    stride, each weighted by the inverse fourth power of its distance in doublings of channels in, channels
    out and side.
+   One with groups counts as one of as many channels in as a group has, which its kernels are not timed for.
 3. Other epilogues, and operations that are no convolution, are nanoseconds an output element.
 Importing this module loads numpy alone.
 """
@@ -99,7 +100,8 @@ class CostTable:
         types = f"{given}_{op.weight_dtype}"
         side = math.sqrt(height * width)
         kernel = round(math.sqrt(op.kernel[0] * op.kernel[1]))
-        us = self.conv_us(types, kernel, op.stride[0], program.tensors[op.input].shape[2], channels, side)
+        inputs = program.tensors[op.input].shape[2] // op.groups
+        us = self.conv_us(types, kernel, op.stride[0], inputs, channels, side)
         return us + elements * sum(self.extras.get(name, 0.0) for name in extras_of(program, op)) / 1e3
 
     def predict_us(self, program: Program) -> float:

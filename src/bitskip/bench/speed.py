@@ -115,4 +115,5 @@ def _macs(program: Program, op: Op) -> int:
     if not isinstance(op, Conv2d):
         return 0
     height, width, channels = program.tensors[op.outputs[0]].shape
-    return height * width * channels * op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]
+    inputs = program.tensors[op.input].shape[2] // op.groups
+    return height * width * channels * op.kernel[0] * op.kernel[1] * inputs
