@@ -1,0 +1,93 @@
+"""Integer epilogues as the scales and int32 biases of QDQ.
+
+An engine's fused convolution computes q = clamp(rint((acc + bias) * s_x * s_w[c] / s_y) + z_y). A Program's
+integer epilogue computes q = clamp(((acc * m[c] + b[c] + 2^(s-1)) >> s) + z_y). They agree, but for ties and
+the rounding of the bias to a whole accumulator step, with
+
+    s_w[c] = |m[c]| / 2^s * s_y / (s_x * unit)
+    bias[c] = rint(b[c] / |m[c]| * unit)
+
+where a negative m[c] turns the weights' signs and `unit` is what one step of the weights is multiplied by, so
+that the bias is rounded finely. Two products of an activation (255) and a 1-bit weight (`SIGN_UNIT`) add up
+to less than 2^15, which is what the int8 kernels of x86 processors without VNNI can hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.program import Activation, Epilogue, FloatEpilogue, IntegerEpilogue, Tensor, inverse_scale
+
+__all__ = ["SIGN_UNIT", "Linear", "Requantized", "linear", "requantize"]
+
+SIGN_UNIT = 64  # 2 * 255 * 64 < 2^15
+_BIAS_LIMIT = 1 << 30
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """What an epilogue does to an accumulator, in steps of the i8 output: acc * factor + offset."""
+
+    factor: Doubles  # (C,)
+    offset: Doubles  # (C,)
+
+
+@dataclass(frozen=True, eq=False)
+class Requantized:
+    """The same as QDQ."""
+
+    negate: npt.NDArray[np.bool_]  # (C,), filters whose weights change their sign
+    weight_scale: npt.NDArray[np.float32]  # (C,)
+    bias: npt.NDArray[np.int32]  # (C,)
+    bias_scale: npt.NDArray[np.float32]  # (C,)
+
+
+def _plain(activation: Activation) -> bool:
+    return activation.kind in ("none", "relu")
+
+
+def linear(epilogue: Epilogue, channels: int, outputs: list[Tensor]) -> Linear | None:
+    """Return an epilogue's linear part, or None if it is none that QDQ has: one i8 output, ReLU at most."""
+    if len(outputs) != 1 or outputs[0].dtype != "i8":
+        return None
+    if isinstance(epilogue, IntegerEpilogue):
+        unit = 2.0**-epilogue.shift
+        return Linear(epilogue.multiplier * unit, epilogue.bias * unit)
+    if not isinstance(epilogue, FloatEpilogue) or epilogue.residual is not None:
+        return None
+    if not (_plain(epilogue.pre) and _plain(epilogue.post)):
+        return None
+    step = float(inverse_scale(outputs[0].scale))
+    scale = np.ones(channels) if epilogue.scale is None else epilogue.scale.astype(np.float64)
+    bias = np.zeros(channels) if epilogue.bias is None else epilogue.bias.astype(np.float64)
+    return Linear(scale * step, bias * step)
+
+
+def requantize(part: Linear, source: Tensor, result: Tensor, bound: int, unit: int) -> Requantized | None:
+    """Return scales and biases, or None if a bias does not fit into int32.
+
+    Args:
+        part: of the epilogue.
+        source: the i8 tensor that is read.
+        result: the i8 tensor that is written.
+        bound: largest |acc|.
+        unit: what the weights are multiplied by.
+    """
+    magnitude = np.abs(part.factor)
+    # A filter that is multiplied by 0, or almost, gives its offset: |acc * tiny| stays below 2^-10 of a step.
+    magnitude = np.maximum(magnitude, 2.0**-10 / max(bound, 1))
+    bias = np.rint(part.offset / magnitude * unit)
+    if (np.abs(bias) + bound * unit >= _BIAS_LIMIT).any():
+        return None
+    scale = (magnitude * result.scale / (source.scale * unit)).astype(np.float32)
+    return Requantized(
+        part.factor < 0,
+        scale,
+        bias.astype(np.int32),
+        (scale * np.float32(source.scale)).astype(np.float32),
+    )

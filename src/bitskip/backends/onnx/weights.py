@@ -1,0 +1,72 @@
+"""How the weights of a convolution stand in the file: as bits, int8 or float32.
+
+1-bit weights are a stream of bits (O, I, KH, KW), I of a byte's bit 0 first, padded to whole bytes. `Gather`
+takes each byte's eight signs out of a table of 256 rows, `Reshape` gives the kernel its shape. Both read
+constants alone, so an engine computes them once, when it loads the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bitskip.backends.onnx.writer import Array, Writer
+from bitskip.bits import unpack_signs
+from bitskip.program import Conv2d
+
+__all__ = ["WEIGHTS", "integer_weight", "quantized", "real"]
+
+WEIGHTS = ("bits", "int8", "fp32")
+
+
+def integer_weight(op: Conv2d, channels: int) -> Array:
+    """Return the weights (O, I, KH, KW): int8, or float32 for real ones."""
+    weight: Any = unpack_signs(op.weight, channels).astype(np.int8) if op.weight_dtype == "w1" else op.weight
+    return np.ascontiguousarray(weight.transpose(0, 3, 1, 2))
+
+
+def quantized(
+    w: Writer, weight: Array, scale: Array, stored: str, *, unit: int = 1, unsigned: bool = False
+) -> str:
+    """Return the dequantized weights, unit * weight * scale.
+
+    Args:
+        w: takes the nodes.
+        weight: int8 (O, I, KH, KW); +1 and -1 alone where `stored` is `bits`.
+        scale: float32 (O,).
+        stored: `bits` or `int8`.
+        unit: what a sign stands for in the table, or what the int8 weights are multiplied by.
+        unsigned: whether int8 weights are stored as uint8 with zero point 128.
+    """
+    dtype, zero = (np.uint8, 128) if unsigned else (np.int8, 0)
+    if stored == "bits":
+        q = _from_bits(w, weight, unit)
+    else:
+        q = w.constant((weight.astype(np.int16) * unit + zero).astype(dtype), "weight")
+    zeros = w.constant(np.full(len(weight), zero, dtype), "weight_zero")
+    return w.node("DequantizeLinear", [q, w.constant(scale, "weight_scale"), zeros], "weight_real", axis=0)
+
+
+def real(w: Writer, weight: Array, stored: str) -> str:
+    """Return float32 weights (O, I, KH, KW); with `bits`, the magnitude of each filter's weights is one."""
+    if stored != "bits":
+        return w.constant(weight.astype(np.float32), "weight")
+    scale = np.abs(weight).reshape(len(weight), -1).max(axis=1).astype(np.float32)
+    return quantized(w, np.where(weight < 0, -1, 1).astype(np.int8), scale, "bits")
+
+
+def _from_bits(w: Writer, weight: Array, unit: int) -> str:
+    """Return int8 signs times `unit` (O, I, KH, KW), stored as bits."""
+    flat = np.packbits(weight.reshape(-1) < 0, bitorder="little")
+    table = unit * (1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"))
+    scope, w.scope = w.scope, ""
+    signs = w.constant(table.astype(np.int8), "signs")  # (256, 8), of all layers
+    w.scope = scope
+    rows = w.node("Cast", [w.constant(flat, "bits")], "bytes", to=w.onnx.TensorProto.INT32)
+    taken = w.node("Gather", [signs, rows], "signs", axis=0)  # (bytes, 8)
+    if weight.size % 8:
+        taken = w.node("Reshape", [taken, w.constant(np.array([-1]), "all")], "stream")
+        ends = [w.constant(np.array([value]), what) for value, what in ((0, "start"), (weight.size, "end"))]
+        taken = w.node("Slice", [taken, *ends], "used")
+    return w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "weight")
