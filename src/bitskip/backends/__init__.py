@@ -39,7 +39,9 @@ BACKENDS: dict[str, str] = {
 }
 
 # name -> module with an object TARGET; imported only when it is asked for
-EXPORT_TARGETS: dict[str, str] = {}
+EXPORT_TARGETS: dict[str, str] = {
+    "onnx": "bitskip.backends.onnx",
+}
 
 
 # uint8 (N, H, W, C) -> each output of the program, float32 (N, H, W, C)

@@ -1,14 +1,17 @@
-"""`bitskip export`: a packed model in another form."""
+"""`bitskip export`: a packed model, or a network that is packed on the way, in another form."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import JsonOption
+from bitskip.cli.options import JsonOption, MeanOption, StdOption
+
+if TYPE_CHECKING:
+    from bitskip.program import Program
 
 
 def register(app: typer.Typer) -> None:
@@ -17,28 +20,66 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    file: Annotated[str, typer.Argument(metavar="M.bitskip", help="A packed model.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A packed model, a name of `bitskip zoo list`, or what `bitskip pack` takes: a run, or "
+            "`torchvision:NAME` with --state-dict.",
+        ),
+    ],
     to: Annotated[str, typer.Option("--to", help="The form to write it in.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="onnx: what 1-bit weights stand as: bits, int8 or fp32.  [default: bits]"),
+    ] = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            help="onnx: what the graph takes: normalised (float32, N C H W) or pixels (uint8, N H W C).  "
+            "[default: normalised]",
+        ),
+    ] = None,
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx: which int8 layers round exactly as the packed model, in float32: auto (the first "
+            "ones, where it matters most), exact (all) or fused (none).  [default: auto]",
+        ),
+    ] = None,
+    state_dict: Annotated[
+        str | None, typer.Option("--state-dict", help="Weights of a library model, as in `bitskip pack`.")
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Height = width of a library model's pictures.")
+    ] = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a packed model in another form, for microcontrollers or for other engines.
 
+    A network that is not packed yet is packed on the way, with its real layers in fp32.
+
     Examples:
 
-    - `bitskip export hybrid.bitskip --to c99 -o hybrid_c`
+    - `bitskip export hybrid.bitskip --to onnx -o hybrid.onnx`
+    - `bitskip export torchvision:resnet18 --state-dict resnet18.safetensors --to onnx -o resnet18.onnx`
     """
     from bitskip.backends import export_target
     from bitskip.errors import LoweringError, RunError
-    from bitskip.program import Program
 
     target = export_target(to)
-    options: dict[str, Any] = {}  # one entry an option that was given
+    given: dict[str, Any] = {"weights": weights, "input": pictures, "rounding": rounding}
+    options = {key: value for key, value in given.items() if value is not None}
     strange = sorted(set(options) - target.options)
     if strange:
         known = ", ".join(sorted(target.options))
         raise RunError(f"--to {to} does not take --{strange[0]}; it takes {known}")
-    program = Program.load(file)
+    library = {"weights": state_dict, "input_size": input_size, "mean": mean, "std": std}
+    program = _read(file, {key: value for key, value in library.items() if value is not None})
     reasons = target.supports(program)
     if reasons:
         raise LoweringError(f"{file} cannot be exported to {to}: {'; '.join(reasons)}")
@@ -49,3 +90,21 @@ def export(
         return
     for line in (f"wrote {written.files[0]}", *written.lines):
         typer.echo(line)
+
+
+def _read(source: str, library: dict[str, Any]) -> Program:
+    """Return the packed model that `source` names, or pack it."""
+    from bitskip.cli.lowering import lower_source
+    from bitskip.cli.packed import packed_path
+    from bitskip.errors import RunError
+    from bitskip.program import Program
+    from bitskip.zoo import zoo_names
+
+    path = Path(source)
+    trained = path.is_dir() or path.suffix == ".safetensors" or ":" in source
+    if path.suffix == ".bitskip" or source in zoo_names() or not trained:
+        if library:
+            name = next(iter(library)).replace("weights", "state-dict").replace("_", "-")
+            raise RunError(f"--{name} is for a library model, but '{source}' is a packed one; leave it out")
+        return Program.load(packed_path(source))
+    return lower_source(source, **library)

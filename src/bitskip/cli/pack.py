@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,6 @@ from bitskip.cli.options import (
     JsonOption,
     MeanOption,
     StdOption,
-    interactive,
-    path_or_none,
-    read_images,
-    read_normalisation,
     say,
 )
 
@@ -84,47 +80,21 @@ def pack(
     - `bitskip pack torchvision:resnet18 --weights three_classes.pt --input-size 64 -o mine.bitskip`
     - `bitskip inspect hybrid.bitskip`
     """
-    from bitskip.errors import LoweringError
-    from bitskip.nn.torchvision_ops import ensure_torchvision_ops
-
-    ensure_torchvision_ops()
-    from bitskip.lower import lower
-    from bitskip.lower.run import calibration_pictures, class_names, lower_run
+    from bitskip.cli.lowering import lower_source
     from bitskip.runtime.summary import summarise
-    from bitskip.sources.load import IMAGENET, load_trained
-    from bitskip.training.run import weights_metadata
 
-    if activations == "int8" and calibration < 1:
-        raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
-    loaded = load_trained(
+    program = lower_source(
         run,
+        activations=activations,
+        dense=dense,
+        calibration=calibration,
+        data=data,
+        weights=weights,
         input_size=input_size,
         classes=classes,
-        weights=path_or_none(weights),
-        normalisation=read_normalisation(mean, std),
+        mean=mean,
+        std=std,
     )
-    for note in loaded.notes:
-        say(f"note: {note}")
-    options: dict[str, Any] = {"activations": activations, "dense": dense}
-    if activations == "int8":
-        images = read_images(data, loaded.input_shape[1])
-        trained_on = () if loaded.run is None else class_names(weights_metadata(loaded.run))
-        options["calibration"] = calibration_pictures(images, calibration, trained_on)
-        count = len(options["calibration"])
-        if count < calibration:
-            say(f"note: {images.name} has only {count} training pictures for calibration")
-        if interactive():
-            say(f"calibrating on {count} pictures of {images.name}")
-    options["input_shape"] = loaded.input_shape
-    if loaded.from_library:
-        options["name"] = loaded.short_name
-        known = loaded.normalisation
-        if known is None:
-            say(f"note: nothing says how pictures of {loaded.name} were normalised; ImageNet's is taken")
-            known = IMAGENET
-        program = lower(loaded.model, known.mean, known.std, **options)
-    else:
-        program = lower_run(Path(run), model=loaded.model, **options)
     path = Path(out or f"{program.name}.bitskip")
     program.save(path)
     values = summarise(program, path.stat().st_size)

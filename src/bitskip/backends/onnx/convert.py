@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bitskip.backends.onnx.requantize import SIGN_UNIT, Requantized, linear, requantize
+from bitskip.backends.onnx.requantize import Requantized, linear, requantize
 from bitskip.backends.onnx.weights import integer_weight, quantized, real
 from bitskip.backends.onnx.writer import Array, Writer
 from bitskip.program import (
@@ -30,6 +30,7 @@ from bitskip.program import (
     QuantizeInput,
     Tensor,
     ThresholdEpilogue,
+    inverse_scale,
 )
 from bitskip.program.check import accumulator_bound
 
@@ -41,30 +42,46 @@ _ZERO = 128  # of a code: the int8 value 0
 class Converter:
     """Writes the ops of `program` into `w`.
 
+    Args:
+        program: the plan.
+        w: takes the nodes.
+        weights: what 1-bit weights stand as, one of `WEIGHTS`; with `fp32` nothing is QDQ.
+        pixels: whether the graph takes uint8 (N, H, W, C); else normalised float32 (N, C, H, W).
+        exact: names of integer convolutions that round once, as the program does, for which they are computed
+            in float32.
+
     Attributes:
         real: float32 names by tensor number.
         codes: uint8 names of i8 tensors.
         positive: boolean names of bits tensors.
     """
 
-    def __init__(self, program: Program, w: Writer, *, weights: str, pixels: bool, joins: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        w: Writer,
+        *,
+        weights: str,
+        pixels: bool,
+        exact: frozenset[str] = frozenset(),
+    ) -> None:
         self.program, self.w, self.weights, self.pixels = program, w, weights, pixels
-        self.joins = joins
+        self.exact = exact
         self.tensors = program.tensors
         self.real: dict[int, str] = {}
         self.codes: dict[int, str] = {}
         self.positive: dict[int, str] = {}
         self.means: dict[int, float] = {}  # of an i32 tensor: what a sum of 1 is as a real mean
-        self.fused: list[str] = []  # layers written as QDQ
+        self.fused: list[str] = []  # layers that engines fuse into an int8 kernel
         self.floats: list[str] = []  # layers with integer inputs that are computed in float32
 
-    def run(self) -> str:
-        """Write every op and return the name of the logits (N, C, 1, 1)."""
+    def run(self) -> list[str]:
+        """Write every op and return the names of the outputs, (N, C, H, W) each."""
         for op in self.program.ops:
             self.w.scope = op.name
             getattr(self, op.kind)(op)
         self.w.scope = ""
-        return self.value(self.program.output)
+        return [self.value(output.tensor) for output in self.program.outputs]
 
     # -- values ---------------------------------------------------------------------------------------
 
@@ -95,9 +112,26 @@ class Converter:
         ends = self.scale_and_zero(tensor.scale, tensor.zero_point + _ZERO)
         return self.w.node("DequantizeLinear", [code, *ends], "real")
 
-    def quantized(self, value: str, tensor: Tensor) -> str:
-        ends = self.scale_and_zero(tensor.scale, tensor.zero_point + _ZERO)
-        return self.w.node("QuantizeLinear", [value, *ends], "code")
+    def put_i8(self, number: int, value: str, *, alone: bool = False) -> None:
+        """Let the i8 tensor `number` be the float32 `value`.
+
+        With fp32 weights no node is quantized: engines would make int8 kernels of what stands between two
+        such nodes, and round the weights for them. `alone` keeps the one convolution before it out of that.
+        """
+        w, tensor = self.w, self.tensors[number]
+        if self.weights != "fp32" and not alone:
+            ends = self.scale_and_zero(tensor.scale, tensor.zero_point + _ZERO)
+            self.codes[number] = w.node("QuantizeLinear", [value, *ends], "code")
+            return
+        value = w.node("Mul", [value, self.scalar(inverse_scale(tensor.scale))], "steps")
+        value = w.node("Round", [value], "whole")
+        if self.weights != "fp32":
+            ends = self.scale_and_zero(1.0, tensor.zero_point + _ZERO)
+            self.codes[number] = w.node("QuantizeLinear", [value, *ends], "code")
+            return
+        least, most = (np.float32(end - tensor.zero_point) for end in (-128, 127))
+        value = w.node("Clip", [value, self.scalar(least), self.scalar(most)], "clipped")
+        self.real[number] = w.node("Mul", [value, self.scalar(np.float32(tensor.scale))], "real")
 
     def write(self, y: str, outputs: tuple[int, ...], threshold: Array | None = None) -> None:
         """Let the float32 value `y` be written as each of `outputs`."""
@@ -106,7 +140,7 @@ class Converter:
             if tensor.dtype == "f32":
                 self.real[number] = y
             elif tensor.dtype == "i8":
-                self.codes[number] = self.quantized(y, tensor)
+                self.put_i8(number, y)
             else:
                 self.positive[number] = self.sign(y, threshold)
 
@@ -146,14 +180,14 @@ class Converter:
     def finish_integer(self, y: str, epilogue: IntegerEpilogue, output: int, *, rounded: bool) -> None:
         """Write what follows scale and bias: `y` is a real value of the output's scale.
 
-        `rounded`: a residual is added to what was rounded to 8 bits, which engines fuse.
+        `rounded`: the convolution is fused, so a residual is added to what was rounded to 8 bits.
         """
         w, result = self.w, self.tensors[output]
         low = result.zero_point + _ZERO == 0  # then clamping to the smallest code is a ReLU
         if epilogue.residual is None:
             if (epilogue.pre_relu or epilogue.post_relu) and not low:
                 y = w.node("Relu", [y])
-            self.codes[output] = self.quantized(y, result)
+            self.put_i8(output, y, alone=not rounded)
             return
         residual = self.tensors[epilogue.residual]
         factor = epilogue.residual_multiplier * 2.0**-epilogue.shift * result.scale
@@ -165,14 +199,14 @@ class Converter:
         y = w.node("Add", [y, other], "sum")
         if epilogue.post_relu and not low:
             y = w.node("Relu", [y])
-        self.codes[output] = self.quantized(y, result)
+        self.put_i8(output, y)
 
     def residual(self, number: int, factor: float) -> str:
         """Return (q - zero_point) * factor."""
         tensor = self.tensors[number]
         if abs(factor / tensor.scale - 1) < 1e-6:
             return self.value(number)
-        if factor <= 0:
+        if factor <= 0 or self.weights == "fp32":
             return self.w.node("Mul", [self.value(number), self.scalar(factor / tensor.scale)], "residual")
         ends = self.scale_and_zero(factor, tensor.zero_point + _ZERO)
         return self.w.node("DequantizeLinear", [self.codes[number], *ends], "residual")
@@ -229,31 +263,27 @@ class Converter:
             assert isinstance(op.epilogue, FloatEpilogue)
             self.float_conv(op)
             return
-        unit = SIGN_UNIT if op.weight_dtype == "w1" else 1
-        bound = accumulator_bound(op, self.tensors)
-        q = None if self.weights == "fp32" else requantize(part, source, results[0], bound, unit)
-        if q is None:
-            y = self.real_conv(op, part.factor * results[0].scale, part.offset * results[0].scale)
-        else:
-            y = self.qdq_conv(op, q, unit)
+        q = None
+        if self.weights != "fp32" and op.name not in self.exact:
+            bound = accumulator_bound(op, self.tensors)
+            q = requantize(part, source, results[0], bound, signs=op.weight_dtype == "w1")
+        step = results[0].scale
+        y = self.real_conv(op, part.factor * step, part.offset * step) if q is None else self.qdq_conv(op, q)
         if isinstance(op.epilogue, IntegerEpilogue):
-            rounded = q is not None and self.joins == "fused"
-            self.finish_integer(y, op.epilogue, op.outputs[0], rounded=rounded)
-        else:
-            assert isinstance(op.epilogue, FloatEpilogue)
-            low = results[0].zero_point + _ZERO == 0
-            if {op.epilogue.pre.kind, op.epilogue.post.kind} != {"none"} and not low:
-                y = self.w.node("Relu", [y])
-            self.codes[op.outputs[0]] = self.quantized(y, results[0])
+            self.finish_integer(y, op.epilogue, op.outputs[0], rounded=q is not None)
+            return
+        assert isinstance(op.epilogue, FloatEpilogue)
+        low = results[0].zero_point + _ZERO == 0
+        if {op.epilogue.pre.kind, op.epilogue.post.kind} != {"none"} and not low:
+            y = self.w.node("Relu", [y])
+        self.put_i8(op.outputs[0], y, alone=q is None)
 
-    def qdq_conv(self, op: Conv2d, q: Requantized, unit: int) -> str:
+    def qdq_conv(self, op: Conv2d, q: Requantized) -> str:
         self.fused.append(op.name)
         weight = self.signed_weight(op)
         weight = np.where(q.negate[:, None, None, None], -weight, weight)
         w = self.w
-        kernel = quantized(
-            w, weight, q.weight_scale, self.stored(op), unit=unit, unsigned=op.weight_dtype == "i8"
-        )
+        kernel = quantized(w, weight, q.weight_scale, self.stored(op), q.unit)
         zeros = w.constant(np.zeros(len(weight), np.int32), "bias_zero")
         terms = [w.constant(q.bias, "bias"), w.constant(q.bias_scale, "bias_scale"), zeros]
         bias = w.node("DequantizeLinear", terms, "bias_real", axis=0)
@@ -330,7 +360,7 @@ class Converter:
         return positive
 
     def threshold_conv(self, op: Conv2d) -> None:
-        """Write signs times signs compared with thresholds, as QDQ: the code of acc - threshold keeps its sign."""
+        """Write signs times signs and thresholds as QDQ: the code of acc - threshold keeps its sign."""
         assert isinstance(op.epilogue, ThresholdEpilogue)
         self.fused.append(op.name)
         w, flip = self.w, op.epilogue.flip
@@ -372,7 +402,11 @@ class Converter:
             if channels > 1:
                 first = self.column(256 * np.arange(channels, dtype=np.int32), "first")
                 index = w.node("Add", [index, first], "index")
-            self.codes[op.output] = w.node("Gather", [table, index], "code", axis=0)
+            code = self.codes[op.output] = w.node("Gather", [table, index], "code", axis=0)
+            if self.weights == "fp32":
+                y = w.node("Cast", [code], "whole", to=w.onnx.TensorProto.FLOAT)
+                y = w.node("Sub", [y, self.scalar(float(result.zero_point + _ZERO))], "steps")
+                self.real[op.output] = w.node("Mul", [y, self.scalar(np.float32(result.scale))], "real")
             return
         y = w.node("Cast", [picture], "levels", to=w.onnx.TensorProto.FLOAT)
         self.real[op.output] = self.affine_part(y, op.scale, op.bias)
@@ -382,10 +416,13 @@ class Converter:
         if source.dtype == "f32":
             self.positive[op.output] = self.sign(self.value(op.input), op.threshold)
             return
-        assert op.q_threshold is not None and op.flip is not None
-        code = self.w.node("Cast", [self.codes[op.input]], "whole", to=self.w.onnx.TensorProto.FLOAT)
-        least = np.clip(op.q_threshold.astype(np.int64) + _ZERO, -1, 256)
-        self.positive[op.output] = self.beyond(code, least, op.flip)
+        assert op.q_threshold is not None
+        assert op.flip is not None
+        w = self.w
+        steps = w.node("Mul", [self.value(op.input), self.scalar(inverse_scale(source.scale))], "steps")
+        steps = w.node("Round", [steps], "whole")  # q - zero_point
+        least = np.clip(op.q_threshold.astype(np.int64), -129, 128) - source.zero_point
+        self.positive[op.output] = self.beyond(steps, least, op.flip)
 
     def add(self, op: Add) -> None:
         epilogue = op.epilogue
@@ -408,7 +445,7 @@ class Converter:
         self.finish_float(y, op.epilogue, op.outputs)
 
     def pool_window(self, op: MaxPool | AvgPool) -> dict[str, Any]:
-        """Return a pool's attributes; windows beyond the padding become padding on the right and the bottom."""
+        """Return a pool's attributes; what windows need beyond the padding is padded at the end."""
         height, width, _ = self.tensors[op.input].shape
         ends = list(op.padding)
         for axis, (size, count) in enumerate(

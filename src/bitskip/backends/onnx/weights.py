@@ -26,24 +26,26 @@ def integer_weight(op: Conv2d, channels: int) -> Array:
     return np.ascontiguousarray(weight.transpose(0, 3, 1, 2))
 
 
-def quantized(
-    w: Writer, weight: Array, scale: Array, stored: str, *, unit: int = 1, unsigned: bool = False
-) -> str:
+def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: Array | None = None) -> str:
     """Return the dequantized weights, unit * weight * scale.
+
+    Weights other than signs stand as uint8 with zero point 128: two products of a uint8 activation and an
+    int8 weight may leave int16, in which x86 processors without VNNI add them up, and saturate silently.
 
     Args:
         w: takes the nodes.
         weight: int8 (O, I, KH, KW); +1 and -1 alone where `stored` is `bits`.
         scale: float32 (O,).
         stored: `bits` or `int8`.
-        unit: what a sign stands for in the table, or what the int8 weights are multiplied by.
-        unsigned: whether int8 weights are stored as uint8 with zero point 128.
+        unit: int8 (O,), what the weights are multiplied by; 1 if not given.
     """
-    dtype, zero = (np.uint8, 128) if unsigned else (np.int8, 0)
+    signs = bool((np.abs(weight) == 1).all())
+    dtype, zero = (np.int8, 0) if signs else (np.uint8, 128)
     if stored == "bits":
         q = _from_bits(w, weight, unit)
     else:
-        q = w.constant((weight.astype(np.int16) * unit + zero).astype(dtype), "weight")
+        units = 1 if unit is None else unit.astype(np.int16)[:, None, None, None]
+        q = w.constant((weight.astype(np.int16) * units + zero).astype(dtype), "weight")
     zeros = w.constant(np.full(len(weight), zero, dtype), "weight_zero")
     return w.node("DequantizeLinear", [q, w.constant(scale, "weight_scale"), zeros], "weight_real", axis=0)
 
@@ -56,17 +58,29 @@ def real(w: Writer, weight: Array, stored: str) -> str:
     return quantized(w, np.where(weight < 0, -1, 1).astype(np.int8), scale, "bits")
 
 
-def _from_bits(w: Writer, weight: Array, unit: int) -> str:
+def _from_bits(w: Writer, weight: Array, unit: Array | None) -> str:
     """Return int8 signs times `unit` (O, I, KH, KW), stored as bits."""
+    types = w.onnx.TensorProto
     flat = np.packbits(weight.reshape(-1) < 0, bitorder="little")
-    table = unit * (1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"))
+    table = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(
+        np.int8
+    )
     scope, w.scope = w.scope, ""
-    signs = w.constant(table.astype(np.int8), "signs")  # (256, 8), of all layers
+    signs = w.constant(table, "signs")  # (256, 8), of all layers
     w.scope = scope
-    rows = w.node("Cast", [w.constant(flat, "bits")], "bytes", to=w.onnx.TensorProto.INT32)
+    rows = w.node("Cast", [w.constant(flat, "bits")], "bytes", to=types.INT32)
     taken = w.node("Gather", [signs, rows], "signs", axis=0)  # (bytes, 8)
     if weight.size % 8:
         taken = w.node("Reshape", [taken, w.constant(np.array([-1]), "all")], "stream")
         ends = [w.constant(np.array([value]), what) for value, what in ((0, "start"), (weight.size, "end"))]
         taken = w.node("Slice", [taken, *ends], "used")
-    return w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "weight")
+    taken = w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "weight")
+    if unit is None:
+        return taken
+    # Engines multiply int32, not int8.
+    factors = [
+        taken,
+        w.constant(unit.reshape(-1, 1, 1, 1), "unit"),
+    ]
+    wide = [w.node("Cast", [factor], "wide", to=types.INT32) for factor in factors]
+    return w.node("Cast", [w.node("Mul", wide, "wide")], "weight", to=types.INT8)

@@ -1,0 +1,270 @@
+"""A Program as ONNX gives what the reference gives, in ONNX Runtime and OpenVINO, and is fused by both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitskip.backends.onnx.target import TARGET, exact_layers, model_of
+from bitskip.backends.onnx.weights import WEIGHTS
+from bitskip.backends.reference import run_reference
+from bitskip.bits import pack_signs
+from bitskip.data import load_mini
+from bitskip.errors import RunError
+from bitskip.program import (
+    Activation,
+    Conv2d,
+    FloatEpilogue,
+    GlobalAvgPool,
+    IntegerEpilogue,
+    Program,
+    QuantizeInput,
+    ThresholdEpilogue,
+)
+from bitskip.zoo import model_path
+from programs import I8, Maker, every_op
+
+BINARY = "resnet14-binary-all-int8"  # the 371 KB network
+
+
+def pictures(program: Program, count: int = 4, seed: int = 0) -> npt.NDArray[np.uint8]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 256, (count, *program.input_shape), dtype=np.uint8)
+
+
+def normalised(program: Program, x: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    real = (x / 255 - np.array(program.mean)) / np.array(program.std)
+    return np.ascontiguousarray(real.transpose(0, 3, 1, 2).astype(np.float32))
+
+
+def session(model: Any, **options: Any) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 3
+    for name, value in options.items():
+        setattr(settings, name, value)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+
+
+def run(model: Any, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    logits: npt.NDArray[np.float32] = session(model).run(None, {"picture": x})[0]
+    return logits
+
+
+def fused_ops(model: Any, folder: Path) -> Counter[str]:
+    path = folder / "fused.onnx"
+    session(model, optimized_model_filepath=str(path))
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_every_op(weights: str) -> None:
+    program = every_op()
+    model, _ = model_of(program, weights=weights, pictures="pixels")
+    x = pictures(program)
+    np.testing.assert_allclose(run(model, x), run_reference(program, x), atol=1e-4)
+
+
+def small(seed: int, channels: int, kernel: int, stride: int, residual: bool, weight: str) -> Program:
+    """Return a program of three integer convolutions, the last with a residual if asked for."""
+    m = Maker((7, 6, 3), seed)
+    source = m.tensor("i8", (7, 6, 3), **I8)
+    table = (np.arange(256) // 2 - 64).astype(np.int8)
+    m.ops.append(QuantizeInput("picture", 0, source, table=np.stack([table] * 3)))
+    padding = (kernel // 2,) * 2
+    size = tuple((side + 2 * padding[0] - kernel) // stride + 1 for side in (7, 6))
+    shape = (*size, channels)
+
+    def conv(name: str, x: int, inputs: int, y: int, step: int, **more: Any) -> None:
+        taps = kernel * kernel * inputs
+        signs = weight == "w1"
+        gain = 60 / (np.sqrt(taps) * 60 * (1 if signs else 70))  # about 60 steps of output
+        values = (
+            m.signs(channels, kernel, kernel, inputs) if signs else m.int8(channels, kernel, kernel, inputs)
+        )
+        multiplier = m.rng.uniform(0.5, 1.5, channels) * m.rng.choice([-1, 1], channels) * gain * 2**24
+        bias = m.rng.normal(0, 20, channels) * 2**24
+        epilogue = IntegerEpilogue(multiplier.astype(np.int32), bias.astype(np.int64), 24, **more)
+        m.ops.append(Conv2d(name, x, (y,), weight, values, (step, step), padding, epilogue))
+
+    first, second, third = (m.tensor("i8", shape, scale=I8["scale"], zero_point=-128) for _ in range(3))
+    conv("first", source, 3, first, stride, pre_relu=True)
+    same = {"residual": first, "residual_multiplier": 9_400_011} if residual else {}
+    conv("second", first, channels, second, 1, pre_relu=True, **same) if kernel % 2 else m.ops.append(
+        Conv2d("second", first, (second,), "w1", m.signs(channels, 1, 1, channels), (1, 1), (0, 0),
+               IntegerEpilogue(np.full(channels, 1_100_003, np.int32), np.full(channels, 7_001), 24))
+    )  # fmt: skip
+    m.ops.append(
+        Conv2d("third", second, (third,), "w1", m.signs(channels, 1, 1, channels), (1, 1), (0, 0),
+               IntegerEpilogue(np.full(channels, 4_100_003, np.int32), np.full(channels, 7_001, np.int64), 24,
+                               post_relu=True))
+    )  # fmt: skip
+    sums, logits = m.tensor("i32", (1, 1, channels)), m.tensor("f32", (1, 1, 4))
+    m.ops.append(GlobalAvgPool("pool", third, sums))
+    m.ops.append(
+        Conv2d("head", sums, (logits,), "i8", m.int8(4, 1, 1, channels), (1, 1), (0, 0),
+               FloatEpilogue(np.full(4, 1e-3, np.float32), m.floats(4)))
+    )  # fmt: skip
+    return m.done(logits)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    channels=st.sampled_from([1, 3, 8, 9, 65]),
+    kernel=st.sampled_from([1, 2, 3, 5]),
+    stride=st.sampled_from([1, 2]),
+    residual=st.booleans(),
+    weight=st.sampled_from(["w1", "i8"]),
+    rounding=st.sampled_from(["exact", "fused"]),
+)
+def test_random_integer_programs(
+    seed: int, channels: int, kernel: int, stride: int, residual: bool, weight: str, rounding: str
+) -> None:
+    """Exact layers differ in ties alone; fused ones by a step, and by what a step before them makes of it."""
+    program = small(seed, channels, kernel, stride, residual, weight)
+    model, converter = model_of(program, pictures="pixels", rounding=rounding)
+    observed: dict[int, Any] = {}
+    x = pictures(program, seed=seed)
+    run_reference(program, x, observe=lambda number, values: observed.update({number: values.copy()}))
+    for number, name in converter.codes.items():
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+        made = session(model).run([name], {"picture": x})[0].transpose(0, 2, 3, 1).astype(int) - 128
+        del model.graph.output[-1]
+        distance = np.abs(made - observed[number])
+        if rounding == "exact":
+            assert distance.max() <= 2
+            assert (distance > 0).sum() <= 2 + 0.01 * distance.size, name
+        elif "second" not in name and "third" not in name:
+            assert distance.max() <= 1
+        else:
+            assert distance.mean() < 1.5, name
+
+
+@pytest.mark.parametrize("pad_value", [0, 1, -1])
+@pytest.mark.parametrize("weights", ["bits", "fp32"])
+def test_threshold_epilogues_are_exact(pad_value: int, weights: str) -> None:
+    """Signs times signs has no rounding; thresholds out of reach, flips and -2^31 among them."""
+    m = Maker((6, 5, 3))
+    real, signs = m.tensor("f32", (6, 5, 3)), m.tensor("bits", (6, 5, 20))
+    m.ops.append(
+        QuantizeInput("picture", 0, real, np.full(3, 1 / 64, np.float32), np.full(3, -2, np.float32))
+    )
+    m.ops.append(
+        Conv2d("stem", real, (signs,), "f32", m.floats(20, 3, 3, 3), (1, 1), (1, 1),
+               FloatEpilogue(None, m.floats(20), Activation("relu"), threshold=m.floats(20)))
+    )  # fmt: skip
+    binary = m.tensor("bits", (6, 5, 70))
+    threshold = m.rng.integers(-12, 12, 70).astype(np.int32)
+    threshold[:4] = [-(1 << 31), (1 << 31) - 1, 180, -180]
+    m.ops.append(
+        Conv2d("threshold", signs, (binary,), "w1", m.signs(70, 3, 3, 20), (1, 1), (1, 1),
+               ThresholdEpilogue(threshold, m.rng.random(70) < 0.5), pad_value)
+    )  # fmt: skip
+    last = m.tensor("f32", (6, 5, 4))
+    m.ops.append(Conv2d("last", binary, (last,), "w1", m.signs(4, 1, 1, 70), (1, 1), (0, 0), FloatEpilogue()))
+    logits = m.tensor("f32", (1, 1, 4))
+    m.ops.append(GlobalAvgPool("pool", last, logits))
+    program = m.done(logits)
+    model, converter = model_of(program, weights=weights, pictures="pixels")
+    x = pictures(program, 16)
+    np.testing.assert_allclose(run(model, x), run_reference(program, x), atol=1e-5)
+    assert converter.fused == (["threshold"] if weights == "bits" else [])
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return Program.load(model_path(BINARY))
+
+
+@pytest.fixture(scope="module")
+def images() -> npt.NDArray[np.uint8]:
+    return load_mini().test_images[:64]
+
+
+class TestTheBinaryNetwork:
+    """The 371 KB network of the zoo."""
+
+    def test_one_bit_a_weight_on_disk(self, program: Program, tmp_path: Path) -> None:
+        out = tmp_path / "m.onnx"
+        written = TARGET.export(program, out, {})
+        assert out.stat().st_size == written.facts["bytes"] <= 420_000
+        weights = sum(op.weight.size * 64 for op in program.ops if getattr(op, "weight_dtype", "") == "w1")
+        in_bits = [i for i in onnx.load(out).graph.initializer if i.name.endswith(".bits")]
+        assert 8 * sum(np.prod(i.dims) for i in in_bits) == weights
+
+    def test_runtime_fuses_it(self, program: Program, tmp_path: Path) -> None:
+        """Every 1-bit layer and the stem is one QLinearConv, the weights computed at load."""
+        ops = fused_ops(model_of(program, rounding="fused")[0], tmp_path)
+        assert ops["QLinearConv"] == 15
+        assert ops["QLinearAdd"] == 6
+        assert not {"Gather", "Cast", "Reshape"} & set(ops)
+        ops = fused_ops(model_of(program)[0], tmp_path)
+        assert ops["QLinearConv"] == 12  # the stem and two additions of the first stage are exact
+        assert len(exact_layers(program, "auto")) == 3
+
+    @pytest.mark.parametrize("how", [{}, {"pictures": "pixels"}, {"weights": "int8"}, {"weights": "fp32"}])
+    def test_same_answers(self, program: Program, images: npt.NDArray[np.uint8], how: dict[str, str]) -> None:
+        x = images if "pictures" in how else normalised(program, images)
+        expected = run_reference(program, images)
+        logits = run(model_of(program, **how)[0], x)
+        assert (logits.argmax(1) == expected.argmax(1)).mean() >= 0.98
+        assert np.abs(logits - expected).max() < 0.2
+
+    def test_openvino_runs_it_in_int8(self, program: Program, images: npt.NDArray[np.uint8]) -> None:
+        openvino = pytest.importorskip("openvino")
+        import io
+
+        content = io.BytesIO(model_of(program)[0].SerializeToString())
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(content), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        info = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+        kinds = [(str(i["layerType"]), str(i["runtimePrecision"])) for i in info]
+        convolutions = [precision for kind, precision in kinds if kind == "Convolution"]
+        assert sum(precision in ("u8", "i8") for precision in convolutions) >= 14
+        logits = compiled([normalised(program, images)])[0]
+        assert (logits.argmax(1) == run_reference(program, images).argmax(1)).mean() >= 0.98
+
+    def test_metadata_and_free_batch(self, program: Program) -> None:
+        model, _ = model_of(program)
+        kept = {entry.key: entry.value for entry in model.metadata_props}
+        assert "airplane" in kept["class_names"]
+        assert kept["mean"] == "[0.4914, 0.4822, 0.4465]"
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+        assert (model.opset_import[0].version, model.ir_version) == (18, 8)
+        assert run(model, np.zeros((3, 3, 32, 32), np.float32)).shape == (3, 10)
+
+
+def test_options_are_checked() -> None:
+    program = every_op()
+    with pytest.raises(RunError, match="--weights is 'int4', expected one of bits, int8, fp32"):
+        model_of(program, weights="int4")
+    with pytest.raises(RunError, match="use --input pixels"):
+        TARGET.export(program, Path("never.onnx"), {})
+    assert not Path("never.onnx").exists()
+
+
+def test_bits_of_a_kernel_that_is_no_whole_byte() -> None:
+    m = Maker((4, 4, 3))
+    real, logits = m.tensor("f32", (4, 4, 3)), m.tensor("f32", (1, 1, 5))
+    m.ops.append(QuantizeInput("picture", 0, real, np.ones(3, np.float32), np.zeros(3, np.float32)))
+    pooled = m.tensor("f32", (1, 1, 3))
+    m.ops.append(GlobalAvgPool("pool", real, pooled))
+    weight = pack_signs(m.floats(5, 1, 1, 3))  # 15 bits
+    m.ops.append(Conv2d("head", pooled, (logits,), "w1", weight, (1, 1), (0, 0), FloatEpilogue()))
+    program = m.done(logits)
+    x = pictures(program)
+    np.testing.assert_allclose(
+        run(model_of(program, pictures="pixels")[0], x), run_reference(program, x), rtol=1e-5
+    )
