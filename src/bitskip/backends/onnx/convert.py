@@ -19,15 +19,19 @@ from bitskip.program import (
     Affine,
     AvgPool,
     Binarize,
+    Concat,
     Conv2d,
     Dequantize,
     FloatEpilogue,
     GlobalAvgPool,
     IntegerEpilogue,
+    Lookup,
     MaxPool,
+    Mul,
     Program,
     Quantize,
     QuantizeInput,
+    Resize,
     Tensor,
     ThresholdEpilogue,
     inverse_scale,
@@ -158,8 +162,19 @@ class Converter:
             y = self.w.node("Add", [y, self.column(bias, "bias")], "shifted")
         return y
 
-    def activate(self, y: str, activation: Activation, flat: bool = False) -> str:
+    def activate(self, y: str, activation: Activation) -> str:
         w = self.w
+        match activation.kind:
+            case "relu6":
+                return w.node("Clip", [y, self.scalar(0.0), self.scalar(6.0)])
+            case "sigmoid":
+                return w.node("Sigmoid", [y])
+            case "hard_sigmoid":
+                return w.node("HardSigmoid", [y], alpha=1 / 6, beta=0.5)
+            case "hard_swish":
+                return w.node("HardSwish", [y])
+            case "silu":
+                return w.node("Mul", [y, w.node("Sigmoid", [y])], "silu")
         if activation.kind == "relu":
             return w.node("Relu", [y])
         if activation.kind == "prelu":
@@ -248,13 +263,14 @@ class Converter:
             "kernel_shape": list(op.kernel),
             "strides": list(op.stride),
             "pads": [*pads, *pads],
+            **({} if op.groups == 1 else {"group": op.groups}),
         }
 
     def stored(self, op: Conv2d) -> str:
         return self.weights if op.weight_dtype == "w1" else "int8"
 
     def signed_weight(self, op: Conv2d) -> Array:
-        return integer_weight(op, self.tensors[op.input].shape[2])
+        return integer_weight(op, self.tensors[op.input].shape[2] // op.groups)
 
     def integer_conv(self, op: Conv2d) -> None:
         source, results = self.tensors[op.input], [self.tensors[n] for n in op.outputs]
@@ -479,3 +495,46 @@ class Converter:
 
     def dequantize(self, op: Dequantize) -> None:
         self.real[op.output] = self.value(op.input)
+
+    def concat(self, op: Concat) -> None:
+        y = self.w.node("Concat", [self.value(number) for number in op.inputs], axis=1)
+        self.write(y, (op.output,))
+
+    def resize(self, op: Resize) -> None:
+        (height, width, _), (rows, columns, _) = self.tensors[op.input].shape, self.tensors[op.output].shape
+        y = self.value(op.input)
+        if rows % height == 0 and columns % width == 0:
+            scales = np.array([1, 1, rows // height, columns // width], np.float32)
+            how = {"coordinate_transformation_mode": "asymmetric", "mode": "nearest", "nearest_mode": "floor"}
+            y = self.w.node("Resize", [y, "", self.w.constant(scales, "scales")], **how)
+        else:  # an engine's floor of a float32 product may be one pixel off
+            for axis, size, count in ((2, height, rows), (3, width, columns)):
+                index = self.w.constant(np.arange(count) * size // count, "pixels")
+                y = self.w.node("Gather", [y, index], "resized", axis=axis)
+        self.write(y, (op.output,))
+
+    def mul(self, op: Mul) -> None:
+        y = self.w.node("Mul", [self.value(op.input), self.value(op.factor)], "product")
+        if isinstance(op.epilogue, FloatEpilogue):
+            y = self.affine_part(y, op.epilogue.scale, op.epilogue.bias)
+            self.finish_float(y, op.epilogue, op.outputs)
+            return
+        assert isinstance(op.epilogue, IntegerEpilogue)
+        source, by, result = (self.tensors[n] for n in (op.input, op.factor, op.outputs[0]))
+        unit = 2.0**-op.epilogue.shift * result.scale
+        scale = (op.epilogue.multiplier * unit / (source.scale * by.scale)).astype(np.float32)
+        y = self.affine_part(y, scale, (op.epilogue.bias * unit).astype(np.float32))
+        self.finish_integer(y, op.epilogue, op.outputs[0], rounded=True)
+
+    def lookup(self, op: Lookup) -> None:
+        w, source, result = self.w, self.tensors[op.input], self.tensors[op.output]
+        if self.weights == "fp32":
+            steps = w.node("Mul", [self.value(op.input), self.scalar(inverse_scale(source.scale))], "steps")
+            steps = w.node("Add", [steps, self.scalar(float(source.zero_point + _ZERO))], "steps")
+            index = w.node("Cast", [w.node("Round", [steps])], "index", to=w.onnx.TensorProto.INT32)
+            real = (op.table.astype(np.float32) - np.float32(result.zero_point)) * np.float32(result.scale)
+            self.real[op.output] = w.node("Gather", [w.constant(real, "table"), index], "real", axis=0)
+            return
+        table = w.constant((op.table.astype(np.int16) + _ZERO).astype(np.uint8), "table")
+        index = w.node("Cast", [self.codes[op.input]], "index", to=w.onnx.TensorProto.INT32)
+        self.codes[op.output] = w.node("Gather", [table, index], "code", axis=0)

@@ -4,13 +4,12 @@ An engine's fused convolution computes q = clamp(rint((acc + bias) * s_x * s_w[c
 integer epilogue computes q = clamp(((acc * m[c] + b[c] + 2^(s-1)) >> s) + z_y). They agree, but for ties and
 the rounding of the bias to a whole accumulator step, with
 
-    s_w[c] = |m[c]| / 2^s * s_y / (s_x * unit[c])
-    bias[c] = rint(b[c] / |m[c]| * unit[c])
+    s_w[c] = |m[c]| / 2^s * s_y / (s_x * unit)
+    bias[c] = rint(b[c] / |m[c]| * unit)
 
-where a negative m[c] turns the weights' signs. A sign stands as -unit[c] or unit[c], that unit of 17..64
-which makes the bias nearest to a whole number: at 1 its rounding would shift what is near a tie, and the
-layers after it make more of that. Two products of an activation (255) and a 1-bit weight (64) add up to less
-than 2^15, which is what the int8 kernels of x86 processors without VNNI can hold.
+where a negative m[c] turns the weights' signs. A sign stands as -64 or 64, so that the bias is rounded
+finely: what its rounding shifts over a tie, the layers after it make more of. Two products of an activation
+(255) and 64 add up to less than 2^15, which is what the int8 kernels of x86 processors without VNNI can hold.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ import numpy.typing as npt
 
 from bitskip.program import Activation, Epilogue, FloatEpilogue, IntegerEpilogue, Tensor, inverse_scale
 
-__all__ = ["Linear", "Requantized", "linear", "requantize"]
+__all__ = ["SIGN_UNIT", "Linear", "Requantized", "linear", "requantize"]
 
-_UNITS = np.arange(17, 65)  # 2 * 255 * 64 < 2^15
+SIGN_UNIT = 64  # 2 * 255 * 64 < 2^15
 _BIAS_LIMIT = 1 << 30
 
 Doubles = npt.NDArray[np.float64]
@@ -43,7 +42,7 @@ class Requantized:
     """The same as QDQ."""
 
     negate: npt.NDArray[np.bool_]  # (C,), filters whose weights change their sign
-    unit: npt.NDArray[np.int8]  # (C,), what a weight of 1 is stored as
+    unit: int  # what a weight of 1 is stored as
     weight_scale: npt.NDArray[np.float32]  # (C,)
     bias: npt.NDArray[np.int32]  # (C,)
     bias_scale: npt.NDArray[np.float32]  # (C,)
@@ -86,17 +85,14 @@ def requantize(
     # A filter that is multiplied by 0, or almost, gives its offset: |acc * tiny| stays below 2^-10 of a step.
     magnitude = np.maximum(magnitude, 2.0**-10 / max(bound, 1))
     offset = part.offset / magnitude  # in accumulator steps
-    unit = np.ones(len(offset))
-    if signs:
-        wrong = np.abs(offset[:, None] * _UNITS - np.rint(offset[:, None] * _UNITS)) / _UNITS  # (C, units)
-        unit = _UNITS[wrong.argmin(axis=1)].astype(np.float64)
+    unit = SIGN_UNIT if signs else 1
     bias = np.rint(offset * unit)
     if (np.abs(bias) + bound * unit >= _BIAS_LIMIT).any():
         return None
     scale = (magnitude * result.scale / (source.scale * unit)).astype(np.float32)
     return Requantized(
         part.factor < 0,
-        unit.astype(np.int8),
+        unit,
         scale,
         bias.astype(np.int32),
         (scale * np.float32(source.scale)).astype(np.float32),

@@ -26,7 +26,7 @@ def integer_weight(op: Conv2d, channels: int) -> Array:
     return np.ascontiguousarray(weight.transpose(0, 3, 1, 2))
 
 
-def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: Array | None = None) -> str:
+def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: int = 1) -> str:
     """Return the dequantized weights, unit * weight * scale.
 
     Weights other than signs stand as uint8 with zero point 128: two products of a uint8 activation and an
@@ -37,15 +37,14 @@ def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: Array |
         weight: int8 (O, I, KH, KW); +1 and -1 alone where `stored` is `bits`.
         scale: float32 (O,).
         stored: `bits` or `int8`.
-        unit: int8 (O,), what the weights are multiplied by; 1 if not given.
+        unit: what the weights are multiplied by.
     """
     signs = bool((np.abs(weight) == 1).all())
     dtype, zero = (np.int8, 0) if signs else (np.uint8, 128)
     if stored == "bits":
         q = _from_bits(w, weight, unit)
     else:
-        units = 1 if unit is None else unit.astype(np.int16)[:, None, None, None]
-        q = w.constant((weight.astype(np.int16) * units + zero).astype(dtype), "weight")
+        q = w.constant((weight.astype(np.int16) * unit + zero).astype(dtype), "weight")
     zeros = w.constant(np.full(len(weight), zero, dtype), "weight_zero")
     return w.node("DequantizeLinear", [q, w.constant(scale, "weight_scale"), zeros], "weight_real", axis=0)
 
@@ -58,13 +57,13 @@ def real(w: Writer, weight: Array, stored: str) -> str:
     return quantized(w, np.where(weight < 0, -1, 1).astype(np.int8), scale, "bits")
 
 
-def _from_bits(w: Writer, weight: Array, unit: Array | None) -> str:
+def _from_bits(w: Writer, weight: Array, unit: int) -> str:
     """Return int8 signs times `unit` (O, I, KH, KW), stored as bits."""
     types = w.onnx.TensorProto
     flat = np.packbits(weight.reshape(-1) < 0, bitorder="little")
-    table = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(
-        np.int8
-    )
+    # An engine folds no arithmetic on int8 constants, so the unit stands in the table.
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    table = (unit * (1 - 2 * bits.astype(np.int8))).astype(np.int8)
     scope, w.scope = w.scope, ""
     signs = w.constant(table, "signs")  # (256, 8), of all layers
     w.scope = scope
@@ -74,13 +73,4 @@ def _from_bits(w: Writer, weight: Array, unit: Array | None) -> str:
         taken = w.node("Reshape", [taken, w.constant(np.array([-1]), "all")], "stream")
         ends = [w.constant(np.array([value]), what) for value, what in ((0, "start"), (weight.size, "end"))]
         taken = w.node("Slice", [taken, *ends], "used")
-    taken = w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "weight")
-    if unit is None:
-        return taken
-    # Engines multiply int32, not int8.
-    factors = [
-        taken,
-        w.constant(unit.reshape(-1, 1, 1, 1), "unit"),
-    ]
-    wide = [w.node("Cast", [factor], "wide", to=types.INT32) for factor in factors]
-    return w.node("Cast", [w.node("Mul", wide, "wide")], "weight", to=types.INT8)
+    return w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "weight")
