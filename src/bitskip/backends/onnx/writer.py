@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,6 @@ class Writer:
             ir_version: of the file.
             metadata: JSON values, or strings, for `metadata_props`.
         """
-        from bitskip import __version__
-
         helper, types = self.onnx.helper, self.onnx.TensorProto
 
         def values(rows: Iterable[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
@@ -113,7 +112,7 @@ class Writer:
             opset_imports=opsets,
             ir_version=ir_version,
             producer_name="bitskip",
-            producer_version=__version__,
+            producer_version=version("bitskip"),
         )
         helper.set_model_props(
             model,
