@@ -33,6 +33,7 @@ typedef struct {
     const bsk_grouped_kernel *kernel; /* NULL for one group */
     const void *weights;              /* depthwise: [tap][channel, padded to whole groups], else as in the file */
   } grouped;
+  const struct bsk_simple_op *simple; /* for kinds from BSK_OP_SIMPLE */
   const uint8_t *table;
   const int8_t *fc_weights; /* (O, I) as int8, also for w1 */
   int32_t rows;             /* output rows, the unit of splitting */

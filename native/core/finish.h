@@ -51,9 +51,17 @@ BSK_INLINE void finish(const bsk_plan_op *p, const bsk_epi_call *c, int integer_
 
 /* Operations with files of their own. */
 void bsk_run_grouped(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
-void bsk_run_concat(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
-void bsk_run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
-void bsk_run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1);
-void bsk_run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1);
+
+/* Operations that need nothing made ready but an epilogue and a table of 256 bytes: a row each in simple_ops.c, no other
+ * line in C. `check` says what is wrong with one, or NULL; `run` computes output rows [y0, y1). */
+struct bsk_simple_op {
+  int32_t op; /* bsk_file_op */
+  const char *name;
+  int64_t largest_acc; /* no integer accumulator is larger, where it has an epilogue */
+  const char *(*check)(const bsk_op *op, const bsk_tensor *out);
+  void (*run)(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
+};
+const struct bsk_simple_op *bsk_find_simple(int32_t kind); /* NULL where there is none */
+
 void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
 #endif

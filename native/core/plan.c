@@ -2,7 +2,7 @@
  *
  * The same code runs twice. With no memory it only counts bytes (bsk_engine_bytes); with memory it fills them.
  */
-#include "engine.h"
+#include "finish.h"
 #include "packs.h"
 
 #include <math.h>
@@ -663,42 +663,24 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
       if ((status = plan_fc(b, op, shape, p))) return status;
           *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
       return plan_epilogue(b, op, shape, 1, p);
-    case BSK_OP_CONCAT: {
-      const bsk_tensor *from[BSK_MAX_INPUTS] = {&op->in, &op->residual, &op->more[0], &op->more[1]};
-      int64_t channels = 0;
-      p->name = p->plain->name;
-      CHECK((op->in.dtype == BSK_F32 && present(&op->out_f32)) || (op->in.dtype == BSK_I8 && present(&op->out_i8)), "concat keeps f32 or i8");
-      for (int i = 0; i < BSK_MAX_INPUTS && present(from[i]); ++i) {
-        if ((status = check_tensor(from[i], arena_bytes))) return status;
-        CHECK(from[i]->dtype == op->in.dtype && from[i]->h == shape->h && from[i]->w == shape->w, "the inputs of a concat differ");
-        channels += from[i]->c;
+    default: {
+      p->simple = bsk_find_simple(op->kind);
+      CHECK(p->simple, "unknown operation");
+      for (int i = 0; i < 2; ++i)
+        if ((status = check_tensor(&op->more[i], arena_bytes))) return status;
+      const char *wrong = p->simple->check(op, shape);
+      CHECK(!wrong, wrong);
+      p->name = p->simple->name;
+      if (op->table) {
+        uint8_t *table = (uint8_t *)take(b, 256);
+        if (table) memcpy(table, op->table, 256);
+        p->table = table;
       }
-      CHECK(channels == shape->c, "a concat's output has the wrong number of channels");
-      return BSK_OK;
-    }
-    case BSK_OP_RESIZE:
-      p->name = p->plain->name;
-      CHECK((op->in.dtype == BSK_F32 && present(&op->out_f32)) || (op->in.dtype == BSK_I8 && present(&op->out_i8)), "resize keeps f32 or i8");
-      CHECK(shape->c == op->in.c, "resize changes the number of channels");
-      return BSK_OK;
-    case BSK_OP_LOOKUP: {
-      p->name = p->plain->name;
-      CHECK(op->in.dtype == BSK_I8 && present(&op->out_i8) && op->table, "lookup takes and gives i8 and has a table");
-      CHECK(same_shape(&op->in, shape), "lookup changes the shape");
-      uint8_t *table = (uint8_t *)take(b, 256);
-      if (table) memcpy(table, op->table, 256);
-      p->table = table;
-      return BSK_OK;
-    }
-    case BSK_OP_MUL: {
-      CHECK(op->in.dtype == op->residual.dtype && (op->in.dtype == BSK_F32 || op->in.dtype == BSK_I8), "mul takes two f32 or two i8");
-      CHECK(op->residual.h == 1 && op->residual.w == 1 && op->residual.c == op->in.c && same_shape(&op->in, shape), "a factor is not (1, 1, channels)");
-      bsk_op plain = *op;
+      if (op->epi.kind == BSK_EPI_NONE) return BSK_OK;
+      bsk_op plain = *op; /* a second input is no residual */
       plain.residual.offset = BSK_AT_NONE;
-      return plan_epilogue(b, &plain, shape, op->in.dtype == BSK_I8 ? 255 * 255 : 0, p);
+      return plan_epilogue(b, &plain, shape, integer_acc ? p->simple->largest_acc : 0, p);
     }
-    default:
-      return fail(BSK_ERR_ARGUMENT, "unknown operation");
   }
 }
 

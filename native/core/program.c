@@ -128,17 +128,8 @@ void bsk_program_op(const bsk_program *p, uint32_t number, bsk_op *op) {
     case BSK_FILE_GLOBAL_AVG_POOL:
       op->kind = BSK_OP_GLOBAL_POOL;
       break;
-    case BSK_FILE_CONCAT:
-      op->kind = BSK_OP_CONCAT;
-      break;
-    case BSK_FILE_RESIZE:
-      op->kind = BSK_OP_RESIZE;
-      break;
-    case BSK_FILE_MUL:
-      op->kind = BSK_OP_MUL;
-      break;
     default:
-      op->kind = BSK_OP_LOOKUP;
+      op->kind = BSK_OP_SIMPLE + r[BSK_COL_KIND];
       break;
   }
 }

@@ -365,19 +365,8 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *im
     case BSK_OP_FC_I32:
       run_fc(p, &at, out);
       break;
-    case BSK_OP_CONCAT:
-      bsk_run_concat(p, &at, y0, y1, out);
-      break;
-    case BSK_OP_RESIZE:
-      bsk_run_resize(p, &at, y0, y1, out);
-      break;
-    case BSK_OP_MUL:
-      bsk_run_mul(p, &at, y0, y1);
-      break;
-    case BSK_OP_LOOKUP:
-      bsk_run_lookup(p, &at, y0, y1);
-      break;
     default:
+      p->simple->run(p, &at, y0, y1, out);
       break;
   }
 }

@@ -93,10 +93,8 @@ typedef enum {
   BSK_OP_AVG_POOL = 6,       /* f32: sum over the taps inside the picture * (1 / count) */
   BSK_OP_GLOBAL_POOL = 7,    /* f32: sum * pool_scale; i8: exact i32 sum of (q - zero_point) */
   BSK_OP_FC_I32 = 8,         /* i32 vector x i8 or w1 weights, float epilogue */
-  BSK_OP_CONCAT = 9,         /* channels of in, residual, more[0] and more[1], those that are there; f32 or i8 */
-  BSK_OP_RESIZE = 10,        /* nearest pixel; f32 or i8 */
-  BSK_OP_MUL = 11,           /* in times the (1, 1, C) tensor in `residual`, then an epilogue; f32 or i8 */
-  BSK_OP_LOOKUP = 12         /* i8 to i8 by `table` of 256 bytes, from q = -128 */
+  BSK_OP_SIMPLE = 100        /* plus a bsk_file_op: concat (of in, residual and more, those that are there), resize, mul (by the
+                                (1, 1, C) tensor in `residual`), lookup (`table` of 256 bytes, from q = -128) */
 } bsk_op_kind;
 
 typedef struct {

@@ -65,12 +65,14 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
     const int types = below(5);
     const int plain = below(3) == 0; /* 3x3 of stride 1 on whole vectors of channels, which have kernels of their own */
     const int in = ins[types], k0 = plain ? 3 : PICK(kernels), k1 = plain || below(3) ? k0 : PICK(kernels), h = 1 + below(12), w = 1 + below(12);
-    const int ci = plain ? 16 << below(4) : PICK(channels), co = PICK(channels);
+    const int ci = plain ? 16 << below(4) : PICK(channels), other = PICK(channels), grouping = types == 2 || types == 4 ? below(4) : 0;
+    const int co = grouping == 1 ? ci : other; /* a quarter depthwise, a quarter in two groups where the channels allow */
+    op->groups = grouping == 1 ? ci : grouping == 2 && ci % 2 == 0 && co % 2 == 0 ? 2 : 1;
     op->kh = k0, op->kw = k1, op->sh = plain ? 1 : 1 + below(3), op->sw = plain ? 1 : 1 + below(3);
     op->ph = below(k0), op->pw = below(k1);
     op->weight_dtype = ws[types];
     const size_t taps = (size_t)co * (size_t)k0 * (size_t)k1;
-    const size_t need = op->weight_dtype == BSK_BITS ? taps * (((size_t)ci + 63) / 64) * 8 : taps * (size_t)ci * (op->weight_dtype == BSK_F32 ? 4 : 1);
+    const size_t need = op->weight_dtype == BSK_BITS ? taps * (((size_t)ci + 63) / 64) * 8 : taps * (size_t)(ci / op->groups) * (op->weight_dtype == BSK_F32 ? 4 : 1);
     if (h + 2 * op->ph < k0 || w + 2 * op->pw < k1 || need > weight_room) continue;
     *arena = 0;
     const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitskip import _native
 from bitskip.data import load_mini
 from bitskip.runtime import load
 from bitskip.zoo import model_path
@@ -42,6 +44,20 @@ def write_ppm(path: Path, picture: np.ndarray) -> Path:
     height, width, _ = picture.shape
     path.write_bytes(f"P6 {width} {height} 255\n".encode() + picture.tobytes())
     return path
+
+
+def test_the_stub_names_what_the_extension_has() -> None:
+    stub = ast.parse((ROOT / "src" / "bitskip" / "_native.pyi").read_text())
+    (engine,) = (node for node in stub.body if isinstance(node, ast.ClassDef))
+
+    def named(nodes: list[ast.stmt]) -> set[str]:
+        return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+    def public(value: object) -> set[str]:
+        return {name for name in dir(value) if not name.startswith("_")}
+
+    assert named(stub.body) == public(_native)
+    assert named(engine.body) - {"__init__"} == public(_native.Engine)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,24 @@
-/* Operations that move pixels or go through a table, and the product with one value a channel. */
+/* Operations that move pixels or go through a table, and the product with one value a channel: a function and a row each. */
 #include "finish.h"
 
 static size_t element(const bsk_tensor *t) { return t->dtype == BSK_F32 ? 4 : 1; }
 
-void bsk_run_concat(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+static int present(const bsk_tensor *t) { return t->offset != BSK_AT_NONE; }
+
+/* f32 to f32, or i8 to i8. */
+static int keeps_dtype(const bsk_op *op) { return (op->in.dtype == BSK_F32 && present(&op->out_f32)) || (op->in.dtype == BSK_I8 && present(&op->out_i8)); }
+
+static const char *check_concat(const bsk_op *op, const bsk_tensor *out) {
+  const bsk_tensor *from[BSK_MAX_INPUTS] = {&op->in, &op->residual, &op->more[0], &op->more[1]};
+  int64_t channels = 0;
+  for (int i = 0; i < BSK_MAX_INPUTS && present(from[i]); ++i) {
+    if (from[i]->dtype != op->in.dtype || from[i]->h != out->h || from[i]->w != out->w) return "the inputs of a concat differ";
+    channels += from[i]->c;
+  }
+  return channels == out->c && keeps_dtype(op) ? NULL : "a concat's output has other channels or another dtype";
+}
+
+static void run_concat(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
   const bsk_tensor *from[BSK_MAX_INPUTS] = {&p->op.in, &p->op.residual, &p->op.more[0], &p->op.more[1]};
   const size_t size = element(out), first = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w, step = (size_t)out->c * size;
   char *dst = (char *)write_at(at, out);
@@ -15,7 +30,11 @@ void bsk_run_concat(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y
   }
 }
 
-void bsk_run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+static const char *check_resize(const bsk_op *op, const bsk_tensor *out) {
+  return out->c == op->in.c && keeps_dtype(op) ? NULL : "a resize changes channels or dtype";
+}
+
+static void run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
   const bsk_tensor *in = &p->op.in;
   const size_t bytes = (size_t)in->c * element(in);
   const char *src = (const char *)read_at(at, in);
@@ -26,7 +45,13 @@ void bsk_run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y
   }
 }
 
-void bsk_run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+static const char *check_lookup(const bsk_op *op, const bsk_tensor *out) {
+  const int same = out->h == op->in.h && out->w == op->in.w && out->c == op->in.c;
+  return same && op->in.dtype == BSK_I8 && present(&op->out_i8) && op->table ? NULL : "a lookup takes and gives i8 of one shape and has a table";
+}
+
+static void run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  (void)out;
   const bsk_tensor *in = &p->op.in;
   const size_t row = (size_t)in->w * (size_t)in->c, end = (size_t)y1 * row;
   const uint8_t *src = (const uint8_t *)read_at(at, in);
@@ -34,7 +59,15 @@ void bsk_run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y
   for (size_t i = (size_t)y0 * row; i < end; ++i) dst[i] = p->table[src[i] ^ 0x80u];
 }
 
-void bsk_run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) {
+static const char *check_mul(const bsk_op *op, const bsk_tensor *out) {
+  const bsk_tensor *in = &op->in, *factor = &op->residual;
+  if (factor->h != 1 || factor->w != 1 || factor->c != in->c || factor->dtype != in->dtype) return "a factor is not (1, 1, channels) of the input's dtype";
+  const int same = out->h == in->h && out->w == in->w && out->c == in->c;
+  return same && op->epi.kind != BSK_EPI_NONE && (in->dtype == BSK_F32 || in->dtype == BSK_I8) ? NULL : "a mul takes f32 or i8 and keeps the shape";
+}
+
+static void run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  (void)out;
   const bsk_tensor *in = &p->op.in;
   const size_t end = (size_t)y1 * (size_t)in->w, channels = (size_t)in->c;
   const int real = in->dtype == BSK_F32, zero = in->zero_point, factor_zero = p->op.residual.zero_point;
@@ -66,4 +99,17 @@ void bsk_run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1) 
     }
     pixel += (size_t)n;
   }
+}
+
+static const struct bsk_simple_op simple_ops[] = {
+    {BSK_FILE_CONCAT, "concat", 0, check_concat, run_concat},
+    {BSK_FILE_RESIZE, "resize", 0, check_resize, run_resize},
+    {BSK_FILE_MUL, "mul", 255 * 255, check_mul, run_mul},
+    {BSK_FILE_LOOKUP, "lookup", 0, check_lookup, run_lookup},
+};
+
+const struct bsk_simple_op *bsk_find_simple(int32_t kind) {
+  for (size_t i = 0; i < sizeof simple_ops / sizeof simple_ops[0]; ++i)
+    if (kind == BSK_OP_SIMPLE + simple_ops[i].op) return &simple_ops[i];
+  return NULL;
 }
