@@ -6,7 +6,7 @@ One gather does the crop and the flip of a batch, so that loading costs little b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bitskip.errors import DataError
 
-__all__ = ["Augmentation", "Batches", "Normalisation", "held_out_count", "split_validation"]
+__all__ = ["Augmentation", "Batches", "Draw", "Normalisation", "held_out_count", "split_validation"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,44 @@ def split_validation(
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides about one batch of B pictures: integers, the same on every device."""
+
+    chosen: Tensor  # int64 (B,): which pictures
+    mirrored: Tensor  # bool (B,)
+    rows: Tensor | None = None  # int64 (B,): where the crop begins; None without augmentation
+    columns: Tensor | None = None  # int64 (B,)
+    centres: Tensor | None = None  # int64 (2, B): y and x of the blanked-out square's centre
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        parts = (self.chosen, self.mirrored, self.rows, self.columns, self.centres)
+        return Draw(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> Draw:
+        """Return it on `device`."""
+        return self._map(lambda part: part.to(device, non_blocking=True))
+
+    def at(self, index: Tensor) -> Draw:
+        """Return the draw at `index`, int64 (1,) on the device, of draws that `stack` put together."""
+        return self._map(lambda part: part.index_select(0, index).squeeze(0))
+
+    @staticmethod
+    def stack(draws: Sequence[Draw]) -> Draw:
+        """Return draws of equal size as one, with a leading axis."""
+        parts = zip(*((d.chosen, d.mirrored, d.rows, d.columns, d.centres) for d in draws), strict=True)
+        return Draw(*(None if part[0] is None else torch.stack(part) for part in parts))
+
+    def copy_(self, other: Draw) -> None:
+        """Overwrite its tensors by those of `other`, in place."""
+        for own, new in zip(self._parts(), other._parts(), strict=True):
+            own.copy_(new, non_blocking=True)
+
+    def _parts(self) -> list[Tensor]:
+        parts = (self.chosen, self.mirrored, self.rows, self.columns, self.centres)
+        return [part for part in parts if part is not None]
+
+
 class Batches:
     """An iterable of (pictures, labels) batches; one pass is an epoch.
 
@@ -174,6 +212,11 @@ class Batches:
         return -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for draw in self.draws():
+            yield self.make(draw.to(self.device))
+
+    def draws(self) -> Iterator[Draw]:
+        """Yield what is drawn for each batch of the epoch, on the CPU, so that every device sees the same."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         count = len(self.labels)
         if self.augmentation is None:
@@ -181,16 +224,43 @@ class Batches:
         else:
             order = torch.randperm(count, generator=generator)
         # All ranks draw the same order, then part ways.
-        order = order[self.rank : self._per_rank() * self.world_size : self.world_size].to(self.device)
+        order = order[self.rank : self._per_rank() * self.world_size : self.world_size]
         own = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) * 64 + self.rank)
         for index in range(len(self)):
-            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            mirrored = self._mirrored(chosen, own)
-            pictures = self._batch(chosen, mirrored, own)
-            if self.targets is None:
-                yield pictures, self.labels[chosen]
-            else:
-                yield pictures, self.labels[chosen], self.targets[mirrored.to(chosen), chosen]
+            yield self._draw(order[index * self.batch_size : (index + 1) * self.batch_size], own)
+
+    def make(self, draw: Draw) -> tuple[Tensor, ...]:
+        """Return the batch of a draw that lies on `device`: (pictures, labels) or (pictures, labels, targets).
+
+        Nothing here waits for the device, so a CUDA graph can hold it.
+        """
+        pixels = self._pixels[draw.chosen] if draw.rows is None else self._gather(draw)
+        x = pixels.to(torch.float32).mul_(self._factor).add_(self._offset)  # (B, H, W, C)
+        if draw.centres is not None and self.augmentation is not None:
+            self._cut_out(x, self.augmentation.cutout, draw.centres)
+        x = x.permute(0, 3, 1, 2)  # (B, C, H, W), channels_last
+        if self.size is not None and self.size < self.height:
+            x = torch.nn.functional.interpolate(
+                x, size=self.size, mode="bilinear", antialias=True, align_corners=False
+            )
+        if self.targets is None:
+            return x, self.labels[draw.chosen]
+        return x, self.labels[draw.chosen], self.targets[draw.mirrored.long(), draw.chosen]
+
+    def _draw(self, chosen: Tensor, generator: torch.Generator) -> Draw:
+        how, count = self.augmentation, len(chosen)
+        mirrored = self._mirrored(chosen, generator)
+        if how is None:
+            return Draw(chosen, mirrored)
+        rows = columns = torch.zeros(count, dtype=torch.int64)
+        if how.crop:
+            rows, columns = torch.randint(2 * how.crop + 1, (2, count, 1), generator=generator).view(2, -1)
+        centres = None
+        if how.cutout:
+            centre_y = torch.randint(self.height, (count, 1, 1), generator=generator)
+            centre_x = torch.randint(self.width, (count, 1, 1), generator=generator)
+            centres = torch.stack([centre_y.view(-1), centre_x.view(-1)])
+        return Draw(chosen, mirrored, rows, columns, centres)
 
     def _mirrored(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
         flip = "none" if self.augmentation is None else self.augmentation.flip
@@ -198,44 +268,21 @@ class Batches:
             return torch.randint(2, (len(chosen), 1), generator=generator, dtype=torch.bool).view(-1)
         if flip == "alternating":
             # A fixed coin for each picture, turned over every epoch.
-            coin = (chosen.cpu() * 2_654_435_761 + self.seed) >> 16
+            coin = (chosen * 2_654_435_761 + self.seed) >> 16
             return (coin + self.epoch) % 2 == 1
         return torch.zeros(len(chosen), dtype=torch.bool)
 
-    def _batch(self, chosen: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
-        if self.augmentation is None:
-            pixels = self._pixels[chosen]
-        else:
-            pixels = self._augment(chosen, mirrored, self.augmentation, generator)
-        x = pixels.to(torch.float32).mul_(self._factor).add_(self._offset)  # (B, H, W, C)
-        if self.augmentation is not None and self.augmentation.cutout:
-            self._cut_out(x, self.augmentation.cutout, generator)
-        x = x.permute(0, 3, 1, 2)  # (B, C, H, W), channels_last
-        if self.size is not None and self.size < self.height:
-            x = torch.nn.functional.interpolate(
-                x, size=self.size, mode="bilinear", antialias=True, align_corners=False
-            )
-        return x
+    def _gather(self, draw: Draw) -> Tensor:
+        assert draw.rows is not None and draw.columns is not None
+        columns = torch.arange(self.width, device=self.device)
+        columns = torch.where(draw.mirrored.view(-1, 1), self.width - 1 - columns, columns)
+        columns = columns + draw.columns.view(-1, 1)
+        rows = torch.arange(self.height, device=self.device) + draw.rows.view(-1, 1)
+        return self._pixels[draw.chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
 
-    def _augment(
-        self, chosen: Tensor, mirrored: Tensor, how: Augmentation, generator: torch.Generator
-    ) -> Tensor:
-        count = len(chosen)
-        rows = torch.arange(self.height).expand(count, -1)
-        columns = torch.arange(self.width).expand(count, -1)
-        columns = torch.where(mirrored.view(-1, 1), self.width - 1 - columns, columns)
-        if how.crop:
-            shifts = torch.randint(2 * how.crop + 1, (2, count, 1), generator=generator)
-            rows, columns = rows + shifts[0], columns + shifts[1]
-        rows, columns = rows.to(self.device), columns.to(self.device)
-        return self._pixels[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-    def _cut_out(self, x: Tensor, side: int, generator: torch.Generator) -> None:
-        count = len(x)
-        centre_y = torch.randint(self.height, (count, 1, 1), generator=generator)
-        centre_x = torch.randint(self.width, (count, 1, 1), generator=generator)
-        dy = (torch.arange(self.height).view(1, -1, 1) - centre_y + side // 2).to(self.device)
-        dx = (torch.arange(self.width).view(1, 1, -1) - centre_x + side // 2).to(self.device)
+    def _cut_out(self, x: Tensor, side: int, centres: Tensor) -> None:
+        dy = torch.arange(self.height, device=x.device).view(1, -1, 1) - centres[0].view(-1, 1, 1) + side // 2
+        dx = torch.arange(self.width, device=x.device).view(1, 1, -1) - centres[1].view(-1, 1, 1) + side // 2
         x.masked_fill_(((dy >= 0) & (dy < side) & (dx >= 0) & (dx < side)).unsqueeze(-1), 0.0)
 
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from bitskip.nn.layers import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU, binary_layers
-from bitskip.nn.quantizers import QUANTIZERS, make_quantizer, set_progress, sign
+from bitskip.nn.quantizers import (
+    QUANTIZERS,
+    NoGradientSign,
+    SignQuantizer,
+    make_quantizer,
+    set_progress,
+    sign,
+)
 from bitskip.nn.resnet import ResNet, build, follows_its_spec
 
 __all__ = [
@@ -12,8 +19,10 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "LearnedThreshold",
+    "NoGradientSign",
     "RPReLU",
     "ResNet",
+    "SignQuantizer",
     "binary_layers",
     "build",
     "follows_its_spec",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ from bitskip.training.teacher import outputs_of
 
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
+from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
+
+_CHECKPOINT_SECONDS = 10.0  # between checkpoints, where an epoch takes less
 
 __all__ = ["Hardware", "RunResult", "evaluate", "is_first_process", "load_run", "train"]
 
@@ -50,6 +54,7 @@ class Hardware:
     nodes: int = 1  # number of machines
     strategy: str = "auto"  # auto, ddp, ...
     precision: str = "auto"  # auto: bf16-mixed where the processor computes in it, else 32-true
+    capture: bool = True  # on one GPU, run the whole training step as a CUDA graph
     compile: bool = False  # train through torch.compile: faster steps, a slower start, needs a C++ compiler
 
     def lightning_precision(self, spec: NetworkSpec) -> Any:
@@ -183,22 +188,26 @@ def train(
         teaching,
         on_epoch,
         compiled=hardware.compile,
+        captured=hardware.capture,
         session=lambda: {"precision": str(precision), **versions()},
     )
     if trainer.is_global_zero:
         write_json(out / "run.json", asked)
         write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
+    module.checkpoint = checkpoint
     with onednn_where_safe(spec):
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
 
-    delivered = module.delivered.to("cpu")
+    device = trainer.strategy.root_device
+    delivered = module.delivered.to(device)
     for layer in binary_layers(delivered).values():
         layer.real_weights = False  # which a recipe may leave on to the end; what is delivered is 1-bit
     if recipe.reestimate_batches:
         reestimate_batch_norm(delivered, splits, recipe, seed)
-    test = Batches(images.test_images, images.test_labels, splits.normalisation, 512)
+    test = Batches(images.test_images, images.test_labels, splits.normalisation, 512, device=device)
     accuracy, loss = evaluate(delivered, test)
+    delivered.to("cpu")
     sessions = merged([*module.earlier_sessions, module.session()])
     result = RunResult(
         model=spec.name,
@@ -287,20 +296,29 @@ def _split(images: ImageSet, recipe: Recipe) -> Splits:
     )
 
 
+class _LastCheckpoint(Checkpoint):  # type: ignore[misc]  # Lightning is untyped here
+    """Keeps the last epoch's state in one file: after every epoch, or on a GPU after some seconds of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._saved = path, 0.0
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        """Save, unless it was done a moment ago."""
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        spacing = _CHECKPOINT_SECONDS if module.device.type != "cpu" else 0.0
+        if last or time.monotonic() - self._saved >= spacing:
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+
+
 def _trainer(out: Path, recipe: Recipe, hardware: Hardware, precision: Any, progress_bar: bool) -> Any:
-    from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.callbacks.progress import TQDMProgressBar
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
-    callbacks: list[Any] = [
-        ModelCheckpoint(
-            dirpath=out / "checkpoints", filename="last", every_n_epochs=1,
-            save_on_train_epoch_end=True, enable_version_counter=False,
-        )
-    ]  # fmt: skip
+    callbacks: list[Any] = [_LastCheckpoint(out / "checkpoints" / "last.ckpt")]
     if progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     # A log that exists is emptied when its logger opens, so each session of a run writes one of its own.
@@ -347,14 +365,15 @@ def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:
     """Return accuracy (0..1) and mean cross-entropy of `model` in float32 over `batches`."""
     was_training = model.training
     model.eval()
-    hits, loss, count = 0, 0.0, 0
+    sums, count = torch.zeros(2, dtype=torch.float64, device=batches.device), 0
     for pictures, labels in batches:
         logits = model(pictures).float()
-        hits += int((logits.argmax(1) == labels).sum())
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        hits = (logits.argmax(1) == labels).sum()
+        sums += torch.stack([hits, F.cross_entropy(logits, labels, reduction="sum")])
         count += len(labels)
     model.train(was_training)
-    return hits / count, loss / count
+    hits_in_all, loss = sums.tolist()
+    return hits_in_all / count, loss / count
 
 
 @torch.no_grad()
@@ -372,6 +391,7 @@ def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed
         recipe.batch_size,
         Augmentation(how.crop, how.padding, how.flip, 0),
         seed=seed + 1,
+        device=next(model.parameters()).device,
     )
     was_training = model.training
     model.train()
