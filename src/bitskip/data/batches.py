@@ -126,7 +126,8 @@ class Draw:
     def stack(draws: Sequence[Draw]) -> Draw:
         """Return draws of equal size as one, with a leading axis."""
         parts = zip(*((d.chosen, d.mirrored, d.rows, d.columns, d.centres) for d in draws), strict=True)
-        return Draw(*(None if part[0] is None else torch.stack(part) for part in parts))
+        stacked = (None if part[0] is None else torch.stack(part) for part in parts)
+        return Draw(*stacked)  # type: ignore[arg-type]
 
     def copy_(self, other: Draw) -> None:
         """Overwrite its tensors by those of `other`, in place."""
@@ -230,7 +231,7 @@ class Batches:
             yield self._draw(order[index * self.batch_size : (index + 1) * self.batch_size], own)
 
     def make(self, draw: Draw) -> tuple[Tensor, ...]:
-        """Return the batch of a draw that lies on `device`: (pictures, labels) or (pictures, labels, targets).
+        """Return the batch of a draw on `device`: (pictures, labels) or (pictures, labels, targets).
 
         Nothing here waits for the device, so a CUDA graph can hold it.
         """
@@ -273,7 +274,8 @@ class Batches:
         return torch.zeros(len(chosen), dtype=torch.bool)
 
     def _gather(self, draw: Draw) -> Tensor:
-        assert draw.rows is not None and draw.columns is not None
+        assert draw.rows is not None
+        assert draw.columns is not None
         columns = torch.arange(self.width, device=self.device)
         columns = torch.where(draw.mirrored.view(-1, 1), self.width - 1 - columns, columns)
         columns = columns + draw.columns.view(-1, 1)

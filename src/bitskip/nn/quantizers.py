@@ -31,8 +31,8 @@ __all__ = [
 def sign(x: Tensor) -> Tensor:
     """Return +1 where x >= 0 (so at 0 and -0.0 too), else -1; shape and dtype of `x`.
 
-    Both branches are tensors. With numbers, torch 2.11's compiler takes the result of an autograd function for
-    a constant and never calls its backward.
+    Both branches are tensors. With numbers, torch 2.11's compiler takes the result of an autograd function
+    for a constant and never calls its backward.
     """
     one = torch.ones_like(x)
     return torch.where(x >= 0, one, -one)

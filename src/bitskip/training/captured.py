@@ -1,9 +1,9 @@
 """A whole training step as one CUDA graph: draw the batch, forward, backward, step, average, count.
 
-From Python a step of a small network is bound by launching some hundred kernels; as a graph it is one launch.
-Whatever changes from step to step lies on the device: what was drawn for the epoch's batches, and the rate
-and the average's decay of every step. What changes the graph itself (picture size, frozen signs, real weights)
-is a stage; each stage is captured when it begins.
+From Python a step of a small network is bound by launching some hundred kernels; as a graph it is one
+launch. Whatever changes from step to step lies on the device: what was drawn for the epoch's batches, and the
+rate and the average's decay of every step. What changes the graph itself (picture size, frozen signs, real
+weights) is a stage; each stage is captured when it begins.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CapturedStep:
         self.step = torch.zeros(1, dtype=torch.int64, device=device)  # of the training
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # of the epoch
         self.sums = torch.zeros(3, device=device)  # loss, correct, count
-        self.bad = torch.full((1,), -1, dtype=torch.int64, device=device)  # first step whose loss is not finite
+        self.bad = torch.full((1,), -1, dtype=torch.int64, device=device)  # first step gone wrong
         self.draws: Draw | None = None
         self._graphs: dict[Any, torch.cuda.CUDAGraph] = {}
 
@@ -106,22 +106,30 @@ class CapturedStep:
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Try the step, undo what it did, and record it."""
-        before = [(tensor, tensor.clone()) for tensor in (*self._kept(), self.step, self.at, self.sums, self.bad)]
-        known = {id(tensor) for tensor, _ in before}
         random = torch.cuda.get_rng_state(self.batches.device)
-        left = len(self.factors) - int(self.step)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for index in range(_WARM_UP_STEPS):
-                if index >= left or index >= len(self.batches):
-                    self.step -= 1
-                    self.at -= 1
-                self._once()
-                if index == 0:
-                    self.after_first()
+            self._try()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._once()
+        torch.cuda.set_rng_state(random, self.batches.device)
+        return graph
+
+    def _try(self) -> None:
+        """Do some steps, so that everything that a first step makes is there, and undo them."""
+        counters = (self.step, self.at, self.sums, self.bad)
+        before = [(tensor, tensor.clone()) for tensor in (*self._kept(), *counters)]
+        known = {id(tensor) for tensor, _ in before}
+        for index in range(_WARM_UP_STEPS):
+            self._once()
+            self.step -= 1  # the same batch again: the epoch may have no other left
+            self.at -= 1
+            if index == 0:
+                self.after_first()
         with torch.no_grad():
             for tensor in self._kept():
                 if id(tensor) not in known:
@@ -130,11 +138,6 @@ class CapturedStep:
                 tensor.copy_(value)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._once()
-        torch.cuda.set_rng_state(random, self.batches.device)
-        return graph
 
     def _kept(self) -> list[Tensor]:
         states = (state for optimizer in self.optimizers for state in optimizer.state.values())

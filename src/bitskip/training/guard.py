@@ -33,8 +33,8 @@ def check_latent_gradients(layers: Mapping[str, BinaryLayer]) -> None:
             wild.append(name)
     if dead:
         raise RunError(
-            f"the 1-bit weights of {_listed(dead)} get no gradient (torch {torch.__version__}), so they would "
-            "never learn; train without --compile, or with another torch, and report this"
+            f"the 1-bit weights of {_listed(dead)} get no gradient (torch {torch.__version__}), so they "
+            "would never learn; train without --compile, or with another torch, and report this"
         )
     if wild:
         raise RunError(

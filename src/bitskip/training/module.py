@@ -258,7 +258,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         # Without its cache of cast weights, which a graph would take for constants.
         enabled = self._autocast is not None
         with torch.autocast("cuda", self._autocast or torch.bfloat16, enabled=enabled, cache_enabled=False):
-            loss, correct = self._step(batch, list(optimizers), lambda value: value.backward())
+            loss, correct = self._step(batch, list(optimizers), torch.Tensor.backward)
         self._update_average(share)
         return loss, correct, len(batch[1])
 
