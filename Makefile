@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: study test test-slow lint clean install-c check-all
+.PHONY: study test test-slow lint clean install-c check-all coverage
 
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
@@ -24,8 +24,14 @@ check-all: test test-slow
 	build/sanitized/bitskip_mutants $(MUTANTS) 1 src/bitskip/zoo/models/*x0.25*.bitskip
 	cd tests && ../$(BIN)/python mutants.py $(MUTANTS) 1 ../src/bitskip/zoo/models/*x0.25*.bitskip
 
+# Which lines the quick tests run; a figure a file.
+coverage: $(STAMP)
+	$(BIN)/python -m pip install --quiet coverage
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report --skip-covered
+
 lint: $(STAMP)
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

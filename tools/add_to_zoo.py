@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bitskip.backends.native import available_isas
 from bitskip.bench.speed import measure as measure_speed
 from bitskip.cli.options import read_images, say
 from bitskip.cost import cost_of
@@ -20,7 +21,6 @@ from bitskip.lower.run import calibration_pictures, lower_run
 from bitskip.machine import machine
 from bitskip.runtime import Model
 from bitskip.runtime.accuracy import measure_with_flip
-from bitskip.backends.native import available_isas
 from bitskip.training import RunResult, load_run
 from bitskip.zoo.catalog import Card, models_folder
 

@@ -163,9 +163,7 @@ def test_concat_resize_and_mul(dtype: str, isa: str) -> None:
         narrow: Any = IntegerEpilogue(one, np.zeros(70, np.int64), 16)
     else:
         whole, narrow = FloatEpilogue(pre=Activation("hard_sigmoid")), FloatEpilogue(m.floats(70), None)
-    m.ops.append(
-        Conv2d("factor", joined, (factor,), dtype, weight, (1, 1), (0, 0), whole, groups=70)
-    )
+    m.ops.append(Conv2d("factor", joined, (factor,), dtype, weight, (1, 1), (0, 0), whole, groups=70))
     m.ops.append(Mul("mul", joined, factor, (product,), narrow))
     agree(finish(m, product), isa, exact=dtype == "i8")
 

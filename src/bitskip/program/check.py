@@ -91,9 +91,7 @@ def _check_tensor(number: int, tensor: Tensor, arena: int) -> None:
         _fail(where, f"dtype is {getattr(tensor, 'dtype', tensor)!r}, expected one of {', '.join(DTYPES)}")
     if not isinstance(tensor.shape, tuple) or len(tensor.shape) != 3:
         _fail(where, f"shape is {tensor.shape!r}, expected (height, width, channels)")
-    for axis, (size, most) in enumerate(
-        zip(tensor.shape, (MAX_SIDE, MAX_SIDE, MAX_CHANNELS), strict=True)
-    ):
+    for axis, (size, most) in enumerate(zip(tensor.shape, (MAX_SIDE, MAX_SIDE, MAX_CHANNELS), strict=True)):
         _integer(size, 1, most, where, f"shape[{axis}]")
     _integer(tensor.zero_point, -128, 127, where, "zero_point")
     scale = tensor.scale

@@ -398,9 +398,7 @@ class _Constants:
     def __init__(self, content: memoryview, end: int) -> None:
         self.content, self.end = content, end
 
-    def fill(
-        self, flat: Flat, columns: dict[str, Any], kind: str, tensors: list[Tensor], where: str
-    ) -> None:
+    def fill(self, flat: Flat, columns: dict[str, Any], kind: str, tensors: list[Tensor], where: str) -> None:
         numbers = (*flat.values["inputs"][:1], *flat.values["outputs"][:1])
         if len(numbers) != 2 or max(numbers) >= len(tensors):
             raise FileFormatError(f"{where}: reads and writes {numbers} of {len(tensors)} tensors")

@@ -130,8 +130,11 @@ def docs_tables() -> dict[str, str]:
     ]
     for kind, row in OPS.items():
         for form in row.forms:
-            inputs = "" if row.inputs == (1, 1) else f" x {row.inputs[0]}" + (
-                "" if row.inputs[0] == row.inputs[1] else f" to {row.inputs[1]}"
+            inputs = (
+                ""
+                if row.inputs == (1, 1)
+                else f" x {row.inputs[0]}"
+                + ("" if row.inputs[0] == row.inputs[1] else f" to {row.inputs[1]}")
             )
             ops.append(
                 f"| `{kind}` | {row.code} | `{form.source}`{inputs} | {form.weight or '-'} | "

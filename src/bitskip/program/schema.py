@@ -289,9 +289,7 @@ _ROWS = (
         residual="must",
     ),
     Row(5, ops.Affine, (Form("f32", ("f32", "bits", "i8"), epilogue="float"),)),
-    Row(
-        6, ops.MaxPool, (Form("f32", ("f32",)), Form("i8", ("i8",))), "ceil", _WINDOW, keeps_scale=True
-    ),
+    Row(6, ops.MaxPool, (Form("f32", ("f32",)), Form("i8", ("i8",))), "ceil", _WINDOW, keeps_scale=True),
     Row(7, ops.AvgPool, (Form("f32", ("f32",)),), "ceil", (*_WINDOW, "count_padding")),
     Row(8, ops.GlobalAvgPool, (Form("f32", ("f32",)), Form("i8", ("i32",))), "global"),
     Row(9, ops.Quantize, (Form("f32", ("i8",)),)),
