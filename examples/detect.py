@@ -25,8 +25,10 @@ from bitskip.detection.metrics import average_precision, detect
 from bitskip.detection.networks import binarise, classifier_of, small_faster_rcnn
 from bitskip.detection.photographs import load_photographs
 from bitskip.detection.training import DetectorTraining, recover_detector, train_backbone, train_detector
+from bitskip.files import write_bytes, write_json, write_text
 from bitskip.pruning import analyse, plan_shortcuts
 
+NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CLASSES = 11  # ten kinds of objects and the background
 BINARY = ("layer3", "layer4")  # stages that become 1-bit
 WITHOUT_SHORTCUTS = ("layer1", "layer4")  # the first and the last stage, as in the paper
@@ -51,6 +53,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--bf16", action="store_true", help="forward passes in bfloat16")
     parser.add_argument("--test-pictures", type=int, default=1000)
+    parser.add_argument("--results", type=Path, default=Path("results/detection"), help="of the report")
+    parser.add_argument("--part", default="backbone", help="what is packed: backbone or backbone.body")
+    parser.add_argument("--calibration", type=int, default=64, help="pictures that set int8 ranges")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.manual_seed(asked.seed)
@@ -63,9 +68,7 @@ def main() -> None:
     elif asked.step == "hybrid":
         hybrid(asked)
     else:
-        from bitskip.detection.report import write_report
-
-        write_report(asked.out, composites(asked, "test"), asked.test_pictures, print)
+        report(asked)
 
 
 def train(asked: argparse.Namespace) -> None:
@@ -134,6 +137,185 @@ def finish(asked: argparse.Namespace, detector: Any, name: str, about: DetectorF
     about = DetectorFile(about.classes, about.size, about.backbone, about.binary, about.plan, facts)
     files = save_detector(asked.out, name, detector, about)
     print(json.dumps({"detector": name, "files": [str(file) for file in files], **facts}), flush=True)
+
+
+# -- the report -------------------------------------------------------------------------------------------
+
+
+def report(asked: argparse.Namespace) -> None:
+    """Pack both detectors, measure all, and write a table and a picture."""
+    from bitskip.detection.agreement import agreement
+    from bitskip.detection.attach import attach, calibration_of, pack_backbone
+    from bitskip.machine import machine
+
+    torch.set_num_threads(1)
+    data, train_data = composites(asked, "test"), composites(asked, "train", seed=2)
+    networks = {name: load_detector(asked.out / f"{name}-1.safetensors") for name in ("fp32", "hybrid")}
+    fp32, about = networks["fp32"]
+    calibration = calibration_of(
+        torch.cat([train_data.batch(at, 8)[0] for at in range(asked.calibration // 8)])
+    )
+    variants: dict[str, Any] = {"fp32, torchvision": fp32}
+    sizes = {"fp32, torchvision": _bytes(fp32.backbone)}
+    for name, (detector, _) in networks.items():
+        for activations, dense in (("fp32", "fp32"), ("int8", "int8")):
+            packed = pack_backbone(
+                detector,
+                about.size,
+                part=asked.part,
+                activations=activations,
+                dense=dense,
+                calibration=calibration,
+            )
+            title = f"{name}, packed, {activations} activations"
+            variants[title] = attach(detector, packed)
+            path = asked.out / f"{name}-{activations}.bitskip"
+            packed.save(path)
+            rest = _bytes(detector.backbone) - _bytes(detector.get_submodule(asked.part))
+            sizes[title] = path.stat().st_size + rest
+    rows = []
+    found: dict[str, Any] = {}
+    for title, detector in variants.items():
+        print(f"measuring {title}", flush=True)
+        batches = (data.batch(at, 10) for at in range(-(-asked.test_pictures // 10)))
+        found[title], wanted = detect(detector, batches)
+        row = average_precision(found[title], wanted).to_dict() | {
+            "name": title,
+            "backbone_bytes": sizes[title],
+        }
+        row["agreement"] = agreement(found["fp32, torchvision"], found[title]).to_dict()
+        rows.append(row)
+    timed, notes = milliseconds(variants, data.batch(0, 1)[0], about.size)
+    for row in rows:
+        row["backbone_ms"] = timed[row["name"]]
+    peers = [{"name": name, "backbone_ms": ms} for name, ms in timed.items() if name not in variants]
+    values = {
+        "detector": f"Faster R-CNN, {about.backbone}, pyramid of 128 channels, {about.size} pixels",
+        "data": "composites of CIFAR-10 test pictures on photographs that training has not seen",
+        "hybrid": {"binary": list(BINARY), "without_shortcuts": list(WITHOUT_SHORTCUTS)},
+        "packed_part": asked.part,
+        "calibration_pictures": len(calibration),
+        "training": {name: dict(saved.facts) for name, (_, saved) in networks.items()},
+        "rows": rows,
+        "peers": peers,
+        "notes": notes,
+        "machine": machine(),
+    }
+    write_json(asked.results / "results.json", values)
+    write_text(asked.results / "README.md", page(values))
+    draw(
+        data, {name: found[name] for name in list(found)[:1] + list(found)[-1:]}, asked.results / "boxes.png"
+    )
+    print(page(values), flush=True)
+
+
+def milliseconds(variants: dict[str, Any], picture: Any, size: int) -> tuple[dict[str, float], list[str]]:
+    """Return the median time of a backbone with its pyramid, one thread, one picture, all taking turns."""
+    from bitskip.pruning.report import take_turns
+
+    normalised = variants["fp32, torchvision"].transform(list(picture))[0].tensors
+    calls: dict[str, Any] = {
+        name: (lambda backbone=detector.backbone: backbone(normalised)) for name, detector in variants.items()
+    }
+    notes: list[str] = []
+    try:
+        calls |= onnx_calls(variants["fp32, torchvision"].backbone, normalised)
+    except Exception as error:
+        notes.append(
+            f"ONNX Runtime was not timed: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        )
+    with torch.no_grad():
+        medians = take_turns(list(calls.values()), repeats=30)
+    return {name: round(1000 * value, 2) for name, value in zip(calls, medians, strict=True)}, notes
+
+
+def onnx_calls(backbone: Any, example: Any) -> dict[str, Any]:
+    """Return calls of the same backbone in ONNX Runtime, in fp32 and statically quantized to int8."""
+    import tempfile
+    import warnings
+
+    import onnxruntime
+
+    from bitskip.bench.export import quantize
+
+    folder = Path(tempfile.mkdtemp(prefix="bitskip-detect-"))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            backbone, (example,), str(folder / "fp32.onnx"), dynamo=False, input_names=["x"], opset_version=17
+        )
+        quantize(folder / "fp32.onnx", folder / "int8.onnx", tuple(example.shape))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    values = {"x": example.numpy()}
+    calls = {}
+    for kind in ("fp32", "int8"):
+        session = onnxruntime.InferenceSession(str(folder / f"{kind}.onnx"), options)
+        calls[f"ONNX Runtime, {kind}"] = lambda session=session: session.run(None, values)
+    return calls
+
+
+def page(values: dict[str, Any]) -> str:
+    """Return the table as Markdown."""
+    first = values["rows"][0]
+    lines = [
+        "# A small detector, packed",
+        "",
+        f"{values['detector']}, on {first['pictures']:,} {values['data']} ({first['objects']:,} objects).",
+        f"The hybrid has 1-bit weights in {' and '.join(values['hybrid']['binary'])} and no shortcuts in "
+        f"{' and '.join(values['hybrid']['without_shortcuts'])}.",
+        "Bytes and milliseconds are of the backbone with its pyramid: one picture, one thread, medians, all in "
+        f"turns; packed is the part `{values['packed_part']}`, the rest runs in torch.",
+        "Agreement is with the first row: boxes of score 0.5 or more found again at IoU 0.5, and their mean IoU.",
+        "Written by `examples/detect.py report`; numbers in results.json.",
+        "",
+        "| detector | mAP | AP50 | AP75 | boxes found again | mean IoU | KiB | ms |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in values["rows"]:
+        shared = row["agreement"]
+        lines.append(
+            f"| {row['name']} | {row['map']:.1%} | {row['ap50']:.1%} | {row['ap75']:.1%} | {shared['recall']:.1%} "
+            f"| {shared['mean_iou']:.3f} | {row['backbone_bytes'] / 1024:,.0f} | {row['backbone_ms']:.1f} |"
+        )
+    for peer in values["peers"]:
+        lines.append(f"| {peer['name']} (fp32's backbone) | | | | | | | {peer['backbone_ms']:.1f} |")
+    lines += ["", *(f"- {note}" for note in values["notes"]), "", "![boxes](boxes.png)", ""]
+    return "\n".join(lines)
+
+
+def draw(data: Composites, found: dict[str, Any], path: Path, count: int = 3) -> None:
+    """Draw the first pictures with the boxes of each detector, a row a detector."""
+    import io
+
+    from PIL import Image, ImageDraw
+
+    pictures = data.batch(0, 10)[0][:count]
+    size = pictures.shape[-1]
+    sheet = Image.new("RGB", (count * size, len(found) * (size + 14)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, (title, detections) in enumerate(found.items()):
+        top = row * (size + 14)
+        pen.text((4, top + 1), title, fill="black")
+        for at, (picture, boxes) in enumerate(zip(pictures, detections, strict=False)):
+            pixels = (picture.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+            sheet.paste(Image.fromarray(pixels), (at * size, top + 14))
+            for box, label, score in zip(boxes["boxes"], boxes["labels"], boxes["scores"], strict=True):
+                if score >= 0.5:
+                    x1, y1, x2, y2 = box.tolist()
+                    x, y = at * size, top + 14
+                    pen.rectangle((x + x1, y + y1, x + x2, y + y2), outline="red")
+                    pen.text((x + x1 + 2, y + y1), f"{NAMES[int(label) - 1]} {score:.0%}", fill="red")
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG")
+    write_bytes(path, stream.getvalue())
+
+
+def _bytes(module: Any) -> int:
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values())
+
+
+# -- the data ---------------------------------------------------------------------------------------------
 
 
 def composites(asked: argparse.Namespace, split: str, seed: int = 0) -> Composites:

@@ -17,7 +17,7 @@ import numpy as np
 from bitskip.errors import RunError
 from bitskip.spec import NetworkSpec
 
-__all__ = ["export", "full_precision"]
+__all__ = ["export", "full_precision", "quantize"]
 
 
 def full_precision(spec: NetworkSpec) -> NetworkSpec:
@@ -72,11 +72,12 @@ def export(spec: NetworkSpec, directory: Path, batch: int = 1, prefix: str = "")
         torch.jit.save(traced, str(directory / f"{prefix}fp32.pt"), _extra_files=extra)
     if importlib.util.find_spec("onnxruntime") is None:
         return ["int8 peers: onnxruntime makes their file; install it with pip install onnxruntime"]
-    _quantize(fp32, directory / f"{prefix}int8.onnx", shape)
+    quantize(fp32, directory / f"{prefix}int8.onnx", shape)
     return []
 
 
-def _quantize(fp32: Path, int8: Path, shape: tuple[int, ...]) -> None:
+def quantize(fp32: Path, int8: Path, shape: tuple[int, ...]) -> None:
+    """Write `fp32` as int8 (QDQ, a scale a channel), calibrated on random pictures: speed alone is meant."""
     import onnxruntime.quantization as quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
