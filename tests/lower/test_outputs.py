@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from bitskip.errors import LoweringError
 from bitskip.lower import lower
 from bitskip.program import Program
 from bitskip.runtime import Model
@@ -70,3 +72,40 @@ def test_several_outputs_in_int8(taps: Taps) -> None:
     before, after = Model(real).outputs(IMAGES), Model(program).outputs(IMAGES)
     for name, value in before.items():
         assert 0 < np.abs(after[name] - value).max() < 0.05 * np.abs(value).max()
+
+
+class Pyramid(nn.Module):
+    """A map brought to twice its size and added to a finer one, as in a feature pyramid."""
+
+    def __init__(self, scale_factor: float | None = None, mode: str = "nearest") -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.options = {"scale_factor": scale_factor, "mode": mode}
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum and the coarse map."""
+        fine = self.fine(x)
+        coarse = self.coarse(torch.relu(fine))
+        size = None if self.options["scale_factor"] else fine.shape[-2:]
+        return fine + F.interpolate(coarse, size, **self.options), coarse  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale_factor", [None, 2.0])
+def test_upsampling_in_a_pyramid(scale_factor: float | None) -> None:
+    torch.manual_seed(0)
+    model = Pyramid(scale_factor).eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(IMAGES).float().permute(0, 3, 1, 2) / 255)
+    for options in ({}, {"activations": "int8", "dense": "int8", "calibration": IMAGES}):
+        program = lower(model, input_shape=(3, 16, 16), **options)  # type: ignore[arg-type]
+        for engine in ("reference", "native"):
+            found = Model(program, engine=engine).outputs(IMAGES)
+            for name, value in zip("01", expected, strict=True):
+                share = 0.05 if options else 1e-5
+                wanted = value.permute(0, 2, 3, 1).numpy()
+                np.testing.assert_allclose(found[name], wanted, atol=share * np.abs(wanted).max())
+
+
+def test_other_upsampling_is_refused() -> None:
+    with pytest.raises(LoweringError, match="has mode='bilinear', expected the nearest pixel"):
+        lower(Pyramid(mode="bilinear"), input_shape=(3, 16, 16))

@@ -40,6 +40,7 @@ from bitskip.program import (
     Program,
     Quantize,
     QuantizeInput,
+    Resize,
     Tensor,
     ThresholdEpilogue,
     inverse_scale,
@@ -47,6 +48,7 @@ from bitskip.program import (
 
 __all__ = ["Assembled", "Quantization", "Recipe", "arithmetic", "assemble", "i8_values"]
 
+_KEEPS_SCALE = ("max", "nearest")  # pools that give i8 values of their input as they are
 _MAX_SHIFT = 40
 _I8_PRODUCT = 255 * 127  # largest |(q - zero_point) * w|
 _BIAS_BITS = 30
@@ -159,7 +161,7 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
                 else:
                     ask(node.input, F32)
             else:
-                ask(node.input, I8 if node.kind == "max" and forms == [I8] else F32)
+                ask(node.input, I8 if node.kind in _KEEPS_SCALE and forms == [I8] else F32)
             continue
         if isinstance(node, AffineNode | AddNode):
             ask(node.input, F32)
@@ -194,8 +196,7 @@ def i8_values(graph: Graph, recipe: Recipe) -> list[int]:
     wanted = wanted_forms(graph, recipe)
     needed = {number for number, forms in wanted.items() if I8 in forms and number != 0}
     for node in reversed(graph.nodes):
-        # A max pool in i8 keeps its input's scale.
-        if isinstance(node, PoolNode) and node.kind == "max" and wanted[node.output] == [I8]:
+        if isinstance(node, PoolNode) and node.kind in _KEEPS_SCALE and wanted[node.output] == [I8]:
             needed.discard(node.output)
     return sorted(needed)
 
@@ -423,16 +424,21 @@ class _Writer:
             form, source = (I32, I8) if forms == [I32] else (F32, F32)
             read = self.held(node.input, source)
             self.done.ops.append(GlobalAvgPool(node.name, read, self.tensor(node.output, form, node.name)))
-        elif node.kind == "max" and forms == [I8]:
+        elif node.kind in _KEEPS_SCALE and forms == [I8]:
             self.quantizations[node.output] = self.quantizations[node.input]
-            read = self.held(node.input, I8)
-            self.done.ops.append(MaxPool(node.name, read, self.tensor(node.output, I8, node.name), *window))
+            read, made = self.held(node.input, I8), self.tensor(node.output, I8, node.name)
+            nearest = node.kind == "nearest"
+            self.done.ops.append(
+                Resize(node.name, read, made) if nearest else MaxPool(node.name, read, made, *window)
+            )
             return
         else:
             read = self.held(node.input, F32)
             made = self.tensor(node.output, F32, node.name)
             if node.kind == "max":
                 self.done.ops.append(MaxPool(node.name, read, made, *window))
+            elif node.kind == "nearest":
+                self.done.ops.append(Resize(node.name, read, made))
             else:
                 self.done.ops.append(AvgPool(node.name, read, made, *window, node.count_padding))
         self.convert(node.output, forms, node.name)

@@ -76,7 +76,10 @@ class AddNode:
 
 @dataclass(eq=False)
 class PoolNode:
-    """`max`, `avg` or `global` average; windows are cut off at the edge, so torch's ceil_mode is a size."""
+    """`max`, `avg` or `global` average, or `nearest` for another size by the nearest pixel.
+
+    Windows are cut off at the edge, so torch's ceil_mode is a size.
+    """
 
     name: str
     kind: str

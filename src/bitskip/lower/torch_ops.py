@@ -235,6 +235,30 @@ def _adaptive_avg_pool(record: Recorder, x: Traced, output_size: Any) -> Traced:
     return _adaptive(record, x, output_size, average=True)
 
 
+def _interpolate(
+    record: Recorder,
+    x: Traced,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Traced:
+    _need_picture(record, x)
+    named = {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
+    if mode != "nearest" or antialias:
+        record.refuse(f"has mode='{mode}', expected the nearest pixel")
+    result = _shape_after(F.interpolate, x, **named)
+    for side, (old, new) in enumerate(zip(x.shape[2:], result[2:], strict=True)):
+        line = torch.arange(old, dtype=torch.float32).view((1, 1, old, 1) if side == 0 else (1, 1, 1, old))
+        line = line.expand(1, 1, *x.shape[2:])
+        taken = F.interpolate(line, **named).amax(3 - side).flatten()
+        if not torch.equal(taken, (torch.arange(new) * old // new).float()):
+            record.refuse(f"goes from {old} to {new} pixels by another rule than the nearest pixel's")
+    return record.pool(x, "nearest", result)
+
+
 def _adaptive_max_pool(record: Recorder, x: Traced, output_size: Any, return_indices: bool = False) -> Traced:
     if return_indices:
         record.refuse("has return_indices=True, expected False")
@@ -395,6 +419,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_avg_pool,
     F.adaptive_max_pool2d: _adaptive_max_pool,
+    F.interpolate: _interpolate,
     torch.mean: _mean,
     **{getattr(torch, name): _reshaped(name) for name in ("flatten", "reshape", "squeeze", "unsqueeze")},
     **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
