@@ -145,7 +145,7 @@ def finish(asked: argparse.Namespace, detector: Any, name: str, about: DetectorF
 def report(asked: argparse.Namespace) -> None:
     """Pack both detectors, measure all, and write a table and a picture."""
     from bitskip.detection.agreement import agreement
-    from bitskip.detection.attach import attach, calibration_of, pack_backbone
+    from bitskip.detection.packed import attach, calibration_of, pack_backbone
     from bitskip.machine import machine
 
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ backbone with its pyramid, or the body below the pyramid; what its outputs' shap
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,18 +28,24 @@ __all__ = ["PackedMaps", "attach", "calibration_of", "pack_backbone"]
 
 
 class _Named(nn.Module):
-    """A part of a backbone that gives its maps as a dict of plain names."""
+    """A part of a backbone that gives its maps as a dict of the names of their levels."""
 
-    def __init__(self, part: nn.Module, prefix: str) -> None:
+    def __init__(self, part: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.part, self.prefix = part, prefix
+        self.part, self.names = part, names
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the maps."""
         maps = self.part(x)
-        if isinstance(maps, Tensor):
-            return {f"{self.prefix}0": maps}
-        return {f"{self.prefix}{name}": value for name, value in maps.items()}
+        values = [maps] if isinstance(maps, Tensor) else list(maps.values())
+        return dict(zip(self.names, values, strict=True))
+
+
+def _levels(part: nn.Module, size: int, letter: str) -> tuple[str, ...]:
+    """Return a name for each map: P3 is eight (2 to the 3) times smaller than the picture."""
+    maps = _maps(part, size)
+    names = tuple(f"{letter}{round(math.log2(size / value.shape[2]))}" for value in maps.values())
+    return names if len(set(names)) == len(names) else tuple(maps)
 
 
 def pack_backbone(
@@ -51,7 +58,7 @@ def pack_backbone(
     calibration: npt.NDArray[np.uint8] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Program:
-    """Return the Program of a detector's backbone for square pictures.
+    """Return the Program of a detector's backbone for square pictures; its outputs are P2, P3, ... or C2, ...
 
     Args:
         detector: trained, of torchvision's kinds; left as it is.
@@ -75,7 +82,7 @@ def pack_backbone(
         ) from None
     transform = detector.transform
     return lower(
-        _Named(module, "C" if part.endswith("body") else "P").eval(),
+        _Named(module, _levels(module, size, "C" if part.endswith("body") else "P")).eval(),
         tuple(transform.image_mean),
         tuple(transform.image_std),
         input_shape=(3, size, size),
@@ -100,6 +107,9 @@ class PackedMaps(nn.Module):
     under the names that the part gave them. Values between two pixel levels, which resizing makes, are
     rounded to the nearer one.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, program: Program, names: tuple[str, ...], threads: int = 1) -> None:
         super().__init__()
@@ -163,6 +173,7 @@ def attach(detector: Any, packed: Program | str | Path, *, threads: int = 1) -> 
     raise SpecError(f"{program.name} gives {_shapes(found)}, but the detector's {'; '.join(tried)}")
 
 
+@torch.no_grad()
 def _maps(part: nn.Module, size: int) -> OrderedDict[str, Tensor]:
     """Return the maps of a part for a grey picture; the part keeps its modes."""
     modes = {module: module.training for module in part.modules()}
