@@ -54,7 +54,7 @@ def run_folder(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(folder: Path, run_folder: Path) -> Path:
-    call("pack", run_folder, "-o", folder / "m.bitskip")
+    call("pack", run_folder, "-o", folder / "m.bitskip", "--activations", "fp32")
     return folder / "m.bitskip"
 
 
@@ -70,14 +70,14 @@ def call(*words: Any, fails: type[BitskipError] | None = None) -> str:
 
 def test_pack_writes_a_small_file(folder: Path, run_folder: Path) -> None:
     out = folder / "fp32.bitskip"
-    values = json.loads(call("pack", run_folder, "-o", out, "--json"))
+    values = json.loads(call("pack", run_folder, "-o", out, "--activations", "fp32", "--json"))
     spec = named_spec("resnet14-hybrid-middle-x0.125")
     assert values["path"] == str(out)
     assert values["file_bytes"] == out.stat().st_size
     assert out.stat().st_size <= 4 * cost_of(spec).effective_parameters * 1.02 + 4096
     assert values["class_names"] == NAMES
     assert values["macs"] == cost_of(spec).macs
-    said = call("pack", run_folder / "weights.safetensors", "-o", out)
+    said = call("pack", run_folder / "weights.safetensors", "-o", out, "--activations", "fp32")
     assert str(out) in said
     assert "KiB" in said
 
@@ -106,11 +106,73 @@ def test_pack_says_where_int8_changes_nothing(folder: Path, tmp_path: Path) -> N
 def test_pack_errors(folder: Path, run_folder: Path, tmp_path: Path) -> None:
     assert "no weights.safetensors" in call("pack", tmp_path, fails=RunError)
     assert "expected fp32 or int8" in call("pack", run_folder, "--activations", "fp16", fails=LoweringError)
-    assert "needs int8 activations" in call("pack", run_folder, "--dense", "int8", fails=LoweringError)
+    words = ("pack", run_folder, "--activations", "fp32", "--dense", "int8")
+    assert "needs int8 activations" in call(*words, fails=LoweringError)
     words = ("pack", run_folder, "--activations", "int8", "--data", "mini", "--calibration")
     assert "expected at least 1 picture" in call(*words, "0", fails=LoweringError)
     broken = write_run(tmp_path / "broken", named_spec("resnet14-binary-none-x0.0625"), mean="x")
     assert "how its pictures were normalised" in call("pack", broken, fails=FileFormatError)
+
+
+def test_the_default_is_int8_with_what_it_costs(
+    run_folder: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BITSKIP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    out = tmp_path / "m.bitskip"
+    # Nothing at hand: fp32, with a note, and no download.
+    result = CliRunner().invoke(app, ["pack", str(run_folder), "-o", str(out), "--json"])
+    assert json.loads(result.stdout)["activations"] == "fp32"
+    assert "no pictures at hand to set int8 ranges; name them with --data" in result.stderr
+    assert "downloading" not in result.stderr
+    # The run says where its pictures are.
+    run = write_run(tmp_path / "run", named_spec("resnet14-hybrid-middle-x0.125"))
+    (run / "run.json").write_text(json.dumps({"data_source": "mini"}))
+    values = json.loads(call("pack", run, "-o", out, "--calibration", "16", "--json"))
+    assert (values["activations"], values["dense"], values["calibration_images"]) == ("int8", "int8", 16)
+    assert values["file_bytes"] < 0.6 * packed.stat().st_size
+    check = values["accuracy_check"]
+    pictures, labels = load_mini().test_images, load_mini().test_labels
+    from bitskip.runtime import load
+
+    assert check["images"] == 500
+    for key, file in (("accuracy", out), ("accuracy_fp32", packed)):
+        assert check[key] == (load(file).predict(pictures).argmax(1) == labels).mean()
+    assert check["difference"] == pytest.approx(check["accuracy"] - check["accuracy_fp32"])
+    said = call("pack", run, "-o", out, "--calibration", "16")
+    assert "accuracy on 500 test pictures of bundled mini set" in said
+    assert "accuracy on" not in call("pack", run, "-o", out, "--calibration", "16", "--no-check")
+
+
+def test_a_run_trained_on_other_classes_is_not_calibrated_on_what_lies_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    monkeypatch.setenv("BITSKIP_DATA", "mini")
+    spec = dataclasses.replace(named_spec("resnet14-binary-none-x0.0625"), classes=3)
+    run = write_run(tmp_path / "three", spec, class_names="a\nb\nc")
+    assert json.loads(call("pack", run, "-o", tmp_path / "m.bitskip", "--json"))["activations"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("x.onnx", "bitskip export x.bitskip --to onnx -o x.onnx"),
+        (
+            "x.TFLITE",
+            "bitskip writes no TFLite: converters read `bitskip export x.bitskip --to onnx -o x.onnx`",
+        ),
+        ("x.c", "--to c99 -o x"),
+        ("x.safetensors", "weights.safetensors holds its weights"),
+    ],
+)
+def test_names_of_other_formats_are_refused(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, advice: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert advice in call("pack", run_folder, "-o", name, fails=RunError)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_inspect(packed: Path) -> None:
@@ -161,7 +223,7 @@ def test_eval_refuses_data_that_does_not_fit(tmp_path: Path) -> None:
 
     spec = dataclasses.replace(named_spec("resnet14-binary-none-x0.0625"), classes=3)
     run = write_run(tmp_path / "three", spec, class_names="a\nb\nc")
-    call("pack", run, "-o", tmp_path / "three.bitskip")
+    call("pack", run, "-o", tmp_path / "three.bitskip", "--activations", "fp32")
     message = call("eval", tmp_path / "three.bitskip", "--data", "mini", fails=DataError)
     assert "has the class 'airplane', which" in message
     assert "it was trained on a, b, c" in message

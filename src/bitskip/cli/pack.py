@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,10 @@ from bitskip.cli.options import (
     StdOption,
     say,
 )
+
+if TYPE_CHECKING:
+    from bitskip.cli.lowering import Lowered
+    from bitskip.data import ImageSet
 
 
 def register(app: typer.Typer) -> None:
@@ -37,11 +42,21 @@ def pack(
         typer.Option("--out", "-o", help="File to write.  [default: MODEL.bitskip]", show_default=False),
     ] = None,
     activations: Annotated[
-        str, typer.Option(help="What `w1` and `int8` layers read: fp32 (as in training; `w1` only) or int8.")
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="What `w1` and `int8` layers read: int8 or fp32 (as in training; `w1` only).  "
+            "[default: int8, where pictures to calibrate on are at hand]",
+            show_default=False,
+        ),
+    ] = None,
     dense: Annotated[
-        str, typer.Option(help="What becomes of `fp32` layers: fp32 keeps them, int8 quantizes them.")
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="What becomes of `fp32` layers: int8 quantizes them, fp32 keeps them.  [default: as "
+            "--activations, if that is not given]",
+            show_default=False,
+        ),
+    ] = None,
     calibration: Annotated[
         int, typer.Option(help="Training pictures that set the int8 ranges, from --data.")
     ] = 512,
@@ -63,27 +78,36 @@ def pack(
     classes: ClassesOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            help="Say what int8 costs in accuracy, on up to 1,000 test pictures of the calibration's data."
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Fold a trained network into one file that runs without torch.
 
     1-bit weights take 1 bit each, batch norms fold into the layers before them, and signs after batch norms
-    become integer comparisons. With int8 activations, ranges come from training pictures; `bitskip eval` says
-    what that costs in accuracy. Other networks than bitskip's pack if they are made of convolutions and
-    linear layers, batch norms, ReLU, PReLU, additions and pools (docs/packing.md).
+    become integer comparisons. A device wants int8 throughout, the default where pictures are at hand that
+    set its ranges: those of --data, else those that the run was trained on. Its cost in accuracy is said.
+    Other networks than bitskip's pack if they are made of convolutions and linear layers, batch norms, ReLU,
+    PReLU, additions and pools (docs/packing.md).
 
     Examples:
 
     - `bitskip pack runs/resnet14-hybrid-none-paper -o hybrid.bitskip`
-    - `bitskip pack runs/my-run --activations int8 --dense int8 --data PICTURES -o small.bitskip`
+    - `bitskip pack runs/my-run --data PICTURES -o small.bitskip`
+    - `bitskip pack runs/my-run --activations fp32 -o exact.bitskip`
     - `bitskip pack torchvision:resnet18 --weights resnet18.safetensors -o resnet18.bitskip`
     - `bitskip pack torchvision:resnet18 --weights three_classes.pt --input-size 64 -o mine.bitskip`
     - `bitskip inspect hybrid.bitskip`
     """
-    from bitskip.cli.lowering import lower_source
+    from bitskip.cli.lowering import lower_loaded
     from bitskip.runtime.summary import summarise
 
-    program = lower_source(
+    _refuse_other_formats(out)
+    lowered = lower_loaded(
         run,
         activations=activations,
         dense=dense,
@@ -95,17 +119,95 @@ def pack(
         mean=mean,
         std=std,
     )
+    program = lowered.program
     path = Path(out or f"{program.name}.bitskip")
     program.save(path)
     values = summarise(program, path.stat().st_size)
-    if activations == "int8" and not program.calibration_images:
+    if program.activations == "int8" and not program.calibration_images:
         say("note: no layer reads int8 activations, so the file is the same as with fp32")
+    checked = None
+    if check and lowered.images is not None and program.calibration_images:
+        checked = _compared(lowered, lowered.images)
     if as_json:
-        typer.echo(json.dumps({"path": str(path), **values}, indent=2))
+        extra = {} if checked is None else {"accuracy_check": checked}
+        typer.echo(json.dumps({"path": str(path), **values, **extra}, indent=2))
         return
     from bitskip.terminal import byte_size
 
     typer.echo(
         f"{path}: {byte_size(values['file_bytes'])}, peak activations "
-        f"{byte_size(values['peak_activation_bytes'])}, activations {activations}, dense {dense}"
+        f"{byte_size(values['peak_activation_bytes'])}, activations {program.activations}, "
+        f"dense {program.dense}"
     )
+    if checked is not None:
+        low, high = (100 * edge for edge in checked["interval_95"])
+        typer.echo(
+            f"accuracy on {checked['images']:,} test pictures of {checked['data']}: "
+            f"{checked['accuracy']:.2%} with int8, {checked['accuracy_fp32']:.2%} with fp32; "
+            f"{checked['difference'] * 100:+.2f} points (95% interval {low:+.2f} to {high:+.2f})"
+        )
+
+
+# Endings of other formats, and how to come by them.
+_OTHER_FORMATS = {
+    ".onnx": "export it with `bitskip export {packed} --to onnx -o {out}`",
+    ".c": "export it with `bitskip export {packed} --to c99 -o {folder}`",
+    ".h": "export it with `bitskip export {packed} --to c99 -o {folder}`",
+    ".tflite": "bitskip writes no TFLite: converters read `bitskip export {packed} --to onnx -o {onnx}`",
+    ".pt": "a run's weights.safetensors holds its weights for torch",
+    ".pth": "a run's weights.safetensors holds its weights for torch",
+    ".safetensors": "a run's weights.safetensors holds its weights for torch",
+}
+
+
+def _refuse_other_formats(out: str | None) -> None:
+    """Raise RunError if the name of the file to write is one of another format."""
+    from bitskip.errors import RunError
+
+    path = Path(out or "")
+    if path.suffix.lower() in _OTHER_FORMATS:
+        packed = path.with_suffix(".bitskip")
+        advice = _OTHER_FORMATS[path.suffix.lower()].format(
+            packed=packed, out=path, folder=path.with_suffix(""), onnx=path.with_suffix(".onnx")
+        )
+        raise RunError(f"'{out}' is not a name of a packed file; pack to {packed}, then {advice}")
+
+
+_CHECKED, _CHECK_SECONDS = 1000, 10.0  # test pictures at most, and seconds for each of two networks
+
+
+def _compared(lowered: Lowered, images: ImageSet) -> dict[str, Any] | None:
+    """Return how often the int8 program and its network in fp32 are right; None if classes do not fit."""
+    import numpy as np
+
+    from bitskip.errors import DataError, LoweringError
+    from bitskip.runtime import Model
+    from bitskip.runtime.confusion import logits_of, paired_difference
+
+    program = lowered.program
+    if not program.is_classifier:
+        return None
+    try:
+        images = images.for_classes(lowered.trained_on, program.classes, program.name)
+        exact = Model(lowered.again(activations="fp32", dense="fp32"))
+    except (DataError, LoweringError):  # int8 layers have no fp32 form
+        return None
+    packed = Model(program)
+    few = images.test_images[:8]
+    started = time.perf_counter()
+    exact.predict(few), packed.predict(few)
+    each = (time.perf_counter() - started) / len(few) / 2
+    total = len(images.test_images)
+    count = max(1, min(total, _CHECKED, int(_CHECK_SECONDS / each)))
+    chosen = np.arange(count) * total // count  # spread over the classes
+    labels = images.test_labels[chosen]
+    right = [logits_of(m, images.test_images[chosen])[0].argmax(axis=1) == labels for m in (exact, packed)]
+    difference, low, high = paired_difference(*right)
+    return {
+        "data": images.name,
+        "images": count,
+        "accuracy": float(right[1].mean()),
+        "accuracy_fp32": float(right[0].mean()),
+        "difference": difference,
+        "interval_95": [low, high],
+    }

@@ -20,7 +20,7 @@ from bitskip.data.formats import CIFAR10_BINARY_FILES, CIFAR10_CLASSES, read_ima
 from bitskip.data.image_set import ImageSet
 from bitskip.errors import DataError
 
-__all__ = ["cache_folder", "download_cifar10", "load_images", "load_mini"]
+__all__ = ["at_hand", "cache_folder", "download_cifar10", "load_images", "load_mini"]
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on the data set's own page
@@ -43,6 +43,14 @@ def cache_folder() -> Path:
         raise DataError(
             "there is no home folder to keep CIFAR-10 in; set $XDG_CACHE_HOME, or name a data set with --data"
         ) from None
+
+
+def at_hand() -> bool:
+    """Whether `load_images(None)` finds a data set without a download: in $BITSKIP_DATA or in the cache."""
+    try:
+        return bool(os.environ.get("BITSKIP_DATA")) or (cache_folder() / "cifar-10-batches-bin").is_dir()
+    except DataError:
+        return False
 
 
 def load_images(

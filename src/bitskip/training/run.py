@@ -192,7 +192,7 @@ def train(
         session=lambda: {"precision": str(precision), **versions()},
     )
     if trainer.is_global_zero:
-        write_json(out / "run.json", asked)
+        write_json(out / "run.json", asked | {"data_source": images.source})  # where `pack` finds it again
         write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
     module.checkpoint = checkpoint
@@ -275,6 +275,7 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
     try:
         known = {"teacher_weights": asked["teacher_weights"]} | known
         known = {"warm_start_weights": asked["warm_start_weights"]} | known
+        known.pop("data_source", None)  # the same data may lie elsewhere by now
         known["recipe"] = Recipe.model_validate(known["recipe"]).model_dump(mode="json")
     except (ValidationError, KeyError, TypeError):
         raise FileFormatError(f"{before} says of no run how it was started; choose another --out") from None
