@@ -21,6 +21,7 @@ OURS = {
     "w1a1-none": "w1a1, no shortcuts",
     "w1a1-int8-int8": "w1a1",
     "hybrid-w1a1": "w1a1, int8 middle stage",
+    "binary-none-int8-int8": "w1, no shortcuts",
     "binary-all-int8-int8": "w1, int8 activations",
     "hybrid-all-int8-int8": "w1, int8 middle stage",
     "full-all-int8-int8": "int8",

@@ -61,7 +61,7 @@ static bsk_tensor place(net *made, int dtype, int side, int c) {
 static bsk_tensor conv(net *made, bsk_tensor in, int kind, int width, int stride, int last) {
   const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
   bsk_op *op = &made->ops[made->n++];
-  const bsk_op empty = {.kind = BSK_OP_CONV, .in = in, .residual = none, .out_f32 = none, .out_bits = none, .out_i8 = none, .kh = 3, .kw = 3, .sh = stride, .sw = stride, .ph = 1, .pw = 1};
+  const bsk_op empty = {.kind = BSK_OP_CONV, .in = in, .residual = none, .more = {none, none}, .out_f32 = none, .out_bits = none, .out_i8 = none, .groups = 1, .kh = 3, .kw = 3, .sh = stride, .sw = stride, .ph = 1, .pw = 1};
   *op = empty;
   const size_t taps = (size_t)width * 9;
   op->weight_dtype = kind == FP32 ? BSK_F32 : kind == INT8 ? BSK_I8 : BSK_BITS;

@@ -49,8 +49,8 @@ static void measure(int type, const int *s, int rounds) {
     for (size_t i = 0; i < weights / 4; ++i) ((float *)(void *)w)[i] = (float)rand() / (float)RAND_MAX - 0.5f;
   for (size_t i = 0; i < in_bytes; ++i) memory[i] = (char)(rand() % 64);
   const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
-  bsk_op op = {.kind = BSK_OP_CONV, .in = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0}, .residual = none, .out_f32 = none, .out_bits = none, .out_i8 = none,
-               .kh = k, .kw = k, .sh = stride, .sw = stride, .ph = pad, .pw = pad, .weight_dtype = types[type].weights, .weights = w};
+  bsk_op op = {.kind = BSK_OP_CONV, .in = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0}, .residual = none, .more = {none, none}, .out_f32 = none, .out_bits = none, .out_i8 = none,
+               .groups = 1, .kh = k, .kw = k, .sh = stride, .sw = stride, .ph = pad, .pw = pad, .weight_dtype = types[type].weights, .weights = w};
   bsk_tensor out = {BSK_I8, o, o, co, 0, (int64_t)in_bytes};
   if (in == BSK_F32) {
     out.dtype = BSK_F32, op.out_f32 = out, op.epi.kind = BSK_EPI_FLOAT, op.epi.scale = ones, op.epi.bias = ones;
