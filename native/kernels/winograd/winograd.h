@@ -11,7 +11,7 @@
  * 4. Sums of int32 may wrap, for all of it is arithmetic modulo 2^32. 4 Y is exact where |Y| < 2^29. 576 Y times the inverse of 9
  *    modulo 2^32 is 64 Y, exact where |Y| < 2^25. Which |Y| can occur is computed from the weights when constants are packed; where
  *    it is too large another kernel runs.
- * 5. Floats: G as it is; the error of a sum grows by about 4 (m = 2) and 20 (m = 4) against the direct sum.
+ * 5. Floats: G as it is; benchmarks/winograd_error.py measures the error.
  */
 #ifndef BSK_WINOGRAD_H
 #define BSK_WINOGRAD_H
