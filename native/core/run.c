@@ -158,6 +158,7 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
   }
 
   const int32_t span = c->kernel->special && c->kernel->special->groups ? c->kernel->special->groups : 1;
+  const int at_once = BSK_MAX_PIXELS / (pixels * span) > 1 ? BSK_MAX_PIXELS / (pixels * span) : 1;
   for (int32_t g = 0; g < c->groups; g += span) {
     tile.groups = c->groups - g < span ? c->groups - g : span;
     tile.weights = (const char *)c->weights + (size_t)g * c->group_bytes;
@@ -169,34 +170,40 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
     }
     const int32_t *base = c->base ? c->base + (size_t)g * BSK_GROUP : NULL;
     int32_t y = y0, x = 0;
-    for (size_t pixel = begin; pixel < end; pixel += (size_t)pixels) {
-      tile.n = (int)(end - pixel < (size_t)pixels ? end - pixel : (size_t)pixels);
-      for (int i = 0; i < tile.n;) { /* the pixels of one row */
-        const char *from = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
-        const int32_t *row_base = base ? base + (size_t)c->row_class[y] * (size_t)c->col_classes * padded : NULL;
-        const int stop = tile.n - i < out->w - x ? tile.n : i + out->w - x;
-        for (; i < stop; ++i, ++x, from += col_step) {
-          tile.px[i] = from;
-          if (row_base) tile.base[i] = row_base + c->col_class[x] * padded;
-          if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
+    for (size_t pixel = begin; pixel < end;) { /* as many tiles as there is room for, then one epilogue for all */
+      int count = 0;
+      for (int room = 0; room < at_once && pixel + (size_t)count < end; ++room) {
+        const size_t first = pixel + (size_t)count;
+        tile.n = (int)(end - first < (size_t)pixels ? end - first : (size_t)pixels);
+        for (int i = 0; i < tile.n;) { /* the pixels of one row */
+          const char *from = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
+          const int32_t *row_base = base ? base + (size_t)c->row_class[y] * (size_t)c->col_classes * padded : NULL;
+          const int stop = tile.n - i < out->w - x ? tile.n : i + out->w - x;
+          for (; i < stop; ++i, ++x, from += col_step) {
+            tile.px[i] = from;
+            if (row_base) tile.base[i] = row_base + c->col_class[x] * padded;
+            if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
+          }
+          if (x == out->w) x = 0, ++y;
         }
-        if (x == out->w) x = 0, ++y;
+        for (int i = tile.n; i < pixels; ++i) { /* beyond the last pixel: compute it again, store nothing */
+          tile.px[i] = tile.px[tile.n - 1];
+          tile.base[i] = tile.base[tile.n - 1];
+          tile.total[i] = tile.total[tile.n - 1];
+        }
+        if (lines)
+          for (int i = 0; i < pixels; ++i) tile.px[i] = lines + (first - begin + (size_t)i) * c->line_bytes;
+        c->kernel->run(&tile, acc + count * tile.groups * BSK_GROUP);
+        count += tile.n;
       }
-      for (int i = tile.n; i < pixels; ++i) { /* beyond the last pixel: compute it again, store nothing */
-        tile.px[i] = tile.px[tile.n - 1];
-        tile.base[i] = tile.base[tile.n - 1];
-        tile.total[i] = tile.total[tile.n - 1];
-      }
-      if (lines)
-        for (int i = 0; i < pixels; ++i) tile.px[i] = lines + (pixel - begin + (size_t)i) * c->line_bytes;
-      c->kernel->run(&tile, acc);
       for (int32_t part = 0; part < tile.groups; ++part) {
         bsk_epi_call call;
-        aim(&call, p, at, out->c, g + part, pixel, tile.n);
+        aim(&call, p, at, out->c, g + part, pixel, count);
         call.acc = acc + part * BSK_GROUP;
         call.acc_stride = (size_t)tile.groups * BSK_GROUP;
         finish(p, &call, integer_acc);
       }
+      pixel += (size_t)count;
     }
   }
 }
