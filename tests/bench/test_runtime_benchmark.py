@@ -65,7 +65,7 @@ def test_short_table_takes_the_best_of_each_and_compares_with_the_fastest_int8_p
         "lce_binary_indirect": result(12.0, bytes=500),
         "bitskip_resnet14-w1a1-int8-int8.bitskip_avx2": result(1.5, bytes=12345),
         "bitskip_resnet14-w1a1-int8-int8.bitskip_avx512": result(1.25, bytes=12345),
-        "bitskip_binary-none-int8-int8_avx2": result(0.1),
+        "bitskip_binary-middle-int8-int8_avx2": result(0.1),
     })  # fmt: skip
     assert runtime_tables.short(found).splitlines()[2:] == [
         "| bitskip (avx512) | w1a1 | 1.25 | 2.40 | 12,345 |",
