@@ -20,6 +20,7 @@ from bitskip.cli import (
     draw,
     evaluate,
     export,
+    import_onnx,
     inspect,
     models,
     pack,
@@ -75,6 +76,7 @@ shortcuts.register(app)
 pack.register(app)
 inspect.register(app)
 export.register(app)
+import_onnx.register(app)
 evaluate.register(app)
 compare.register(app)
 predict.register(app)

@@ -1,0 +1,267 @@
+"""ONNX operators as steps: one function an operator, given the node's attributes and its values.
+
+A value is `Traced` if it depends on the picture, `Coded` if it was quantized, else a numpy constant.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bitskip.lower.assemble import Quantization
+from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
+from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear, prelu, relu
+
+__all__ = ["OPERATORS", "Coded", "Reader"]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a QuantizeLinear gave: the codes of a value."""
+
+    value: Traced
+    zero: int  # as int8
+
+
+@dataclass(eq=False)
+class Reader:
+    """What operators are read into.
+
+    Attributes:
+        record: the steps.
+        quantizations: of the values that are held as codes.
+    """
+
+    record: Recorder
+    quantizations: dict[int, Quantization]
+
+
+Attributes = Mapping[str, Any]
+Handler = Callable[..., Any]
+
+
+def tensor(values: Any) -> Tensor:
+    """Return a constant as a float32 tensor."""
+    return torch.from_numpy(np.array(values, np.float32))
+
+
+def _pads(reader: Reader, attributes: Attributes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return padding before and after, each (height, width)."""
+    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        reader.record.refuse(f"has auto_pad={attributes['auto_pad'].decode()}, expected explicit pads")
+    pads = attributes.get("pads", [0, 0, 0, 0])
+    if len(pads) != 4 or min(pads) < 0:
+        reader.record.refuse(f"has pads={list(pads)}, expected four that are not negative")
+    return (pads[0], pads[1]), (pads[2], pads[3])
+
+
+def _conv(reader: Reader, a: Attributes, x: Traced, weight: Any, bias: Any = None) -> Traced:
+    before, after = _pads(reader, a)
+    if before != after:
+        reader.record.refuse(f"has pads {before} before and {after} after, expected the same")
+    if np.ndim(weight) != 4:
+        reader.record.refuse(f"has weights of {np.ndim(weight)} dimensions, expected (O, I, KH, KW)")
+    kernels = np.asarray(weight, np.float32)
+    magnitude = np.abs(kernels).reshape(len(kernels), -1)
+    # Weights of one magnitude a filter are signs and a scale: what bitskip stores as 1 bit.
+    signs = magnitude.shape[1] > 1 and bool((magnitude == magnitude[:, :1]).all() and magnitude.all())
+    how = {
+        "stride": tuple(a.get("strides", (1, 1))),
+        "padding": before,
+        "dilation": tuple(a.get("dilations", (1, 1))),
+        "groups": a.get("group", 1),
+    }
+    if signs:
+        y = convolve(reader.record, x, tensor(np.sign(kernels)), None, precision="w1", **how)
+        scale = tensor(magnitude[:, 0])
+        if not bool((scale == 1).all()):
+            column = scale.view(1, -1, 1, 1)
+            y = reader.record.affine(y, scale, None, lambda acc: acc * column)
+    else:
+        y = convolve(reader.record, x, tensor(kernels), None, precision="fp32", **how)
+    return y if bias is None else _binary(operator.add)(reader, {}, y, np.asarray(bias).reshape(-1, 1, 1))
+
+
+def _gemm(reader: Reader, a: Attributes, x: Traced, weight: Any, bias: Any = None) -> Traced:
+    if a.get("transA", 0) or a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0:
+        reader.record.refuse("has transA, alpha or beta, expected x * weight + bias")
+    weight = np.asarray(weight, np.float32)
+    kernel = weight if a.get("transB", 0) else weight.T
+    y = linear(reader.record, x, tensor(kernel))
+    return y if bias is None else _binary(operator.add)(reader, {}, y, np.asarray(bias).reshape(-1))
+
+
+def _matmul(reader: Reader, a: Attributes, x: Traced, weight: Any) -> Traced:
+    return _gemm(reader, {}, x, weight)
+
+
+def _batch_norm(
+    reader: Reader, a: Attributes, x: Traced, scale: Any, bias: Any, mean: Any, variance: Any
+) -> Traced:
+    mean, variance, scale, bias = (tensor(values) for values in (mean, variance, scale, bias))
+    return batch_norm(reader.record, x, mean, variance, scale, bias, eps=a.get("epsilon", 1e-5))
+
+
+def _relu(reader: Reader, a: Attributes, x: Traced) -> Traced:
+    return relu(reader.record, x)
+
+
+def _clip(reader: Reader, a: Attributes, x: Traced, low: Any = None, high: Any = None) -> Traced:
+    def number(value: Any) -> float | None:
+        return None if value is None else float(np.asarray(value))
+
+    y: Traced = FUNCTIONS[torch.clamp](reader.record, x, number(low), number(high))
+    return y
+
+
+def _prelu(reader: Reader, a: Attributes, x: Traced, slope: Any) -> Traced:
+    return prelu(reader.record, x, tensor(slope).reshape(-1))
+
+
+def _leaky_relu(reader: Reader, a: Attributes, x: Traced) -> Traced:
+    y: Traced = FUNCTIONS[F.leaky_relu](reader.record, x, a.get("alpha", 0.01))
+    return y
+
+
+def _binary(operation: Any) -> Handler:
+    def handler(reader: Reader, a: Attributes, first: Any, second: Any) -> Traced:
+        operands = [value if isinstance(value, Traced) else tensor(value) for value in (first, second)]
+        y: Traced = FUNCTIONS[operation](reader.record, *operands)
+        return y
+
+    return handler
+
+
+def _pool(kind: str) -> Handler:
+    def handler(reader: Reader, a: Attributes, x: Traced) -> Traced:
+        record = reader.record
+        if not x.is_picture or tuple(a.get("dilations", (1, 1))) != (1, 1):
+            record.refuse("is no pool of a picture without dilation")
+        before, after = _pads(reader, a)
+        kernel = tuple(a["kernel_shape"])
+        stride = tuple(a.get("strides", (1, 1)))
+        counted = bool(a.get("count_include_pad", 0)) and before != (0, 0)
+        size = []
+        for axis in range(2):
+            room = x.picture[axis] + before[axis] + after[axis] - kernel[axis]
+            count = (-(-room // stride[axis]) if a.get("ceil_mode", 0) else room // stride[axis]) + 1
+            if a.get("ceil_mode", 0) and (count - 1) * stride[axis] >= x.picture[axis] + before[axis]:
+                count -= 1
+            size.append(count)
+        result = (*x.shape[:2], *size)
+        if kind == "avg" and kernel == x.shape[2:] and before == after == (0, 0):
+            return record.pool(x, "global", result)
+        return record.pool(x, kind, result, kernel, stride, before, counted)
+
+    return handler
+
+
+def _global_pool(reader: Reader, a: Attributes, x: Traced) -> Traced:
+    if not x.is_picture:
+        reader.record.refuse(f"reads shape {x.shape[1:]}, expected (channels, height, width)")
+    return reader.record.pool(x, "global", (*x.shape[:2], 1, 1))
+
+
+def _reduce_mean(reader: Reader, a: Attributes, x: Traced, axes: Any = None) -> Traced:
+    found = a.get("axes") if axes is None else np.asarray(axes).tolist()
+    y: Traced = FUNCTIONS[torch.mean](reader.record, x, tuple(found or ()), bool(a.get("keepdims", 1)))
+    return y
+
+
+def _reshape(reader: Reader, a: Attributes, x: Traced, shape: Any) -> Traced:
+    wanted = [int(value) for value in np.asarray(shape)]
+    wanted = [x.shape[at] if value == 0 else value for at, value in enumerate(wanted)]
+    if wanted[0] in (1, -1, BATCH) and -1 not in wanted[1:]:
+        wanted[0] = BATCH  # a file for one picture says 1
+    elif wanted[0] == 1:
+        wanted[0] = BATCH
+    y: Traced = METHODS["reshape"](reader.record, x, *wanted)
+    return y
+
+
+def _flatten(reader: Reader, a: Attributes, x: Traced) -> Traced:
+    if a.get("axis", 1) != 1:
+        reader.record.refuse(f"has axis={a['axis']}, expected 1")
+    y: Traced = METHODS["flatten"](reader.record, x, 1)
+    return y
+
+
+def _squeeze(name: str) -> Handler:
+    def handler(reader: Reader, a: Attributes, x: Traced, axes: Any = None) -> Traced:
+        found = a.get("axes") if axes is None else np.asarray(axes).tolist()
+        y = x
+        for axis in sorted(found or (), reverse=name == "squeeze"):
+            y = METHODS[name](reader.record, y, int(axis))
+        return y
+
+    return handler
+
+
+def _same(reader: Reader, a: Attributes, x: Traced, *further: Any) -> Traced:
+    return x
+
+
+def _shape(reader: Reader, a: Attributes, x: Traced) -> Any:
+    return np.array(x.shape, np.int64)
+
+
+def _quantize(reader: Reader, a: Attributes, x: Traced, scale: Any, zero: Any = None) -> Coded:
+    code = np.zeros((), np.uint8) if zero is None else np.asarray(zero)
+    if code.size != 1 or np.size(scale) != 1 or code.dtype not in (np.uint8, np.int8):
+        reader.record.refuse(
+            "quantizes activations a channel or not to 8 bits, expected one scale and 8 bits"
+        )
+    shift = 128 if code.dtype == np.uint8 else 0
+    at = int(code.reshape(-1)[0]) - shift
+    last = next((step for step in reader.record.steps if step.output == x.value), None)
+    bent = isinstance(last, ActivationStep) and last.activation.kind == "relu"
+    if at == -128 and not bent and x.value != 0:
+        x = relu(reader.record, x)  # codes end where 0 is
+    return Coded(x, at)
+
+
+def _dequantize(reader: Reader, a: Attributes, x: Coded, scale: Any, zero: Any = None) -> Traced:
+    if not isinstance(x, Coded):
+        reader.record.refuse("reads what no QuantizeLinear gave")
+    if np.size(scale) != 1:
+        reader.record.refuse("has a scale a channel, expected one")
+    reader.quantizations.setdefault(
+        x.value.value, Quantization(float(np.float32(np.asarray(scale).reshape(-1)[0])), x.zero)
+    )
+    return x.value
+
+
+OPERATORS: dict[str, Handler] = {
+    "Add": _binary(operator.add),
+    "AveragePool": _pool("avg"),
+    "BatchNormalization": _batch_norm,
+    "Clip": _clip,
+    "Conv": _conv,
+    "DequantizeLinear": _dequantize,
+    "Div": _binary(operator.truediv),
+    "Dropout": _same,
+    "Flatten": _flatten,
+    "Gemm": _gemm,
+    "GlobalAveragePool": _global_pool,
+    "Identity": _same,
+    "LeakyRelu": _leaky_relu,
+    "MatMul": _matmul,
+    "MaxPool": _pool("max"),
+    "Mul": _binary(operator.mul),
+    "PRelu": _prelu,
+    "QuantizeLinear": _quantize,
+    "ReduceMean": _reduce_mean,
+    "Relu": _relu,
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Squeeze": _squeeze("squeeze"),
+    "Sub": _binary(operator.sub),
+    "Unsqueeze": _squeeze("unsqueeze"),
+}

@@ -1,0 +1,177 @@
+"""The graph of an ONNX file and its Program.
+
+Nodes are read in their order. What does not depend on the picture is computed by onnx's own reference, so
+weights may be stored as bits and a table, as int8 with a scale, or as they are. Where every value that int8
+layers read is quantized in the file, the Program is int8 with the file's scales; else it is fp32.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitskip.errors import LoweringError
+from bitskip.lower.assemble import Recipe, assemble, i8_values
+from bitskip.lower.from_onnx.operators import OPERATORS, Coded, Reader
+from bitskip.lower.from_onnx.read import picture_input, read_model
+from bitskip.lower.fuse import fuse
+from bitskip.lower.graph import Graph
+from bitskip.lower.steps import BATCH, Recorder, Traced
+from bitskip.program import Program
+
+__all__ = ["import_onnx"]
+
+_NAMED = 12  # unsupported nodes that an error names
+
+
+def import_onnx(
+    path: Path,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    input_size: int | None = None,
+) -> tuple[Program, tuple[str, ...]]:
+    """Return the Program of an ONNX file, and what a reader should know, a sentence each.
+
+    Args:
+        path: of the file; float32 (N, C, H, W) is its one input.
+        mean: what pictures (0..1) were normalised with; the file's own if not given, 0 if it has none.
+        std: likewise; 1 if the file has none.
+        input_size: height = width, where the file leaves them free.
+
+    Raises:
+        FileFormatError: if the file is none that can be read.
+        LoweringError: if it does what a Program has no op for; each such node is named.
+    """
+    model = read_model(path)
+    name, pixels, shape = picture_input(model, path, input_size)
+    if pixels:
+        raise LoweringError(f"{path} takes uint8 pictures; export it with --input normalised")
+    reader = Reader(Recorder(shape), {})
+    values = _values(model, reader, name)
+    outputs = {output.name: values.get(output.name) for output in model.graph.output}
+    for key, value in outputs.items():
+        if not isinstance(value, Traced) or not value.has_channels:
+            raise LoweringError(
+                f"the output '{key}' of {path} is no logits (N, classes) or maps (N, C, H, W)"
+            )
+    if not reader.record.steps:
+        raise LoweringError(f"{path} gives its picture as it is; expected a network")
+    numbers = [value.value for value in outputs.values() if isinstance(value, Traced)]
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    single = len(outputs) == 1 and reader.record.shapes[numbers[0]][:2] == (1, 1)
+    named = {"logits": numbers[0]} if single else dict(zip(outputs, numbers, strict=True))
+    title = kept.get("bitskip.name") or path.stem
+    graph = Graph(title, None, fuse(reader.record, numbers), reader.record.shapes, named)
+    notes: list[str] = []
+    known = {key: tuple(map(float, json.loads(kept[key]))) for key in ("mean", "std") if key in kept}
+    if mean is None and std is None and not known:
+        notes.append("nothing says how pictures were normalised; 0..1 is taken (--mean, --std)")
+    labels: dict[str, Any] = {
+        "name": title,
+        "class_names": tuple(json.loads(kept["class_names"])) if "class_names" in kept and single else (),
+    }
+    terms = (mean or known.get("mean") or (0.0,) * shape[0], std or known.get("std") or (1.0,) * shape[0])
+    recipe = Recipe("int8", "int8")
+    missing = [value for value in i8_values(graph, recipe) if value not in reader.quantizations]
+    if reader.quantizations and not missing:
+        program, _ = assemble(
+            graph, recipe, *terms, reader.quantizations, activations="int8", dense="int8", **labels
+        )
+        return program, tuple(notes)
+    if reader.quantizations:
+        notes.append(f"{len(missing)} values that int8 layers would read are not quantized: fp32 is kept")
+    return assemble(graph, Recipe(), *terms, **labels)[0], tuple(notes)
+
+
+def _values(model: Any, reader: Reader, name: str) -> dict[str, Any]:
+    """Read every node; return all values by name."""
+    import onnx
+
+    channels, height, width = reader.record.shapes[0][2], *reader.record.shapes[0][:2]
+    values: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    values[""] = None
+    values[name] = Traced(0, reader.record.shapes[0], (BATCH, channels, height, width))
+    nodes, problems = _without_rounding(model, values), []
+    unknown: set[str] = set()
+    for at, node in enumerate(nodes):
+        label = node.name or node.output[0] or f"node {at}"
+        if any(source in unknown for source in node.input):
+            unknown.update(node.output)
+            continue
+        given = [values.get(source) for source in node.input]
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        reader.record.name, reader.record.where = label, f"'{label}' ({node.op_type})"
+        try:
+            if not any(isinstance(value, Traced | Coded) for value in given):
+                made = _constant(model, node, given)
+            elif node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+                raise LoweringError(f"'{label}' ({node.op_type}) has no counterpart")
+            else:
+                made = (OPERATORS[node.op_type](reader, attributes, *given),)
+        except LoweringError as error:
+            problems.append(str(error))
+            unknown.update(node.output)
+            continue
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            problems.append(
+                f"'{label}' ({node.op_type}) cannot be read ({' '.join(str(error).split())[:120]})"
+            )
+            unknown.update(node.output)
+            continue
+        values.update(zip(node.output, made, strict=False))
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise LoweringError(f"{len(problems)} nodes cannot be imported: {'; '.join(problems[:_NAMED])}{more}")
+    return values
+
+
+def _constant(model: Any, node: Any, given: list[Any]) -> tuple[Any, ...]:
+    """Return what a node gives that does not depend on the picture."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    if node.op_type == "DequantizeLinear":  # onnx's own begins at opset 19
+        return (_dequantized(node, *given),)
+    present = {key: value for key, value in zip(node.input, given, strict=True) if key}
+    if any(value is None for value in present.values()):
+        raise LoweringError(f"'{node.name}' ({node.op_type}) reads what nothing gives")
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), key) for key, value in present.items()]
+    results = [onnx.ValueInfoProto(name=key) for key in node.output]
+    graph = onnx.helper.make_graph([node], "constant", [], results, constants)
+    alone = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return tuple(ReferenceEvaluator(alone).run(None, {}))
+
+
+def _dequantized(node: Any, codes: Any, scale: Any, zero: Any = None) -> Any:
+    """Return float32 constants from their codes, with one scale or one along the node's axis."""
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    if any(attribute.name == "block_size" and attribute.i for attribute in node.attribute):
+        raise LoweringError(f"'{node.name}' ({node.op_type}) has scales a block, expected one a channel")
+    codes, scale = np.asarray(codes), np.asarray(scale, np.float32)
+    shape = [1] * codes.ndim
+    if scale.size > 1:
+        shape[axis] = scale.size
+    offset = np.zeros(scale.size) if zero is None else np.asarray(zero).astype(np.float64)
+    real = (codes.astype(np.float64) - offset.reshape(shape)) * scale.astype(np.float64).reshape(shape)
+    return real.astype(np.float32)
+
+
+def _without_rounding(model: Any, values: dict[str, Any]) -> list[Any]:
+    """Turn x * (1 / scale), Round, QuantizeLinear of scale 1 into the QuantizeLinear of x that it is."""
+    nodes = list(model.graph.node)
+    made = {output: node for node in nodes for output in node.output}
+    dropped: set[int] = set()
+    for node in nodes:
+        rounding = made.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if rounding is None or rounding.op_type != "Round":
+            continue
+        scaling = made.get(rounding.input[0])
+        if scaling is None or scaling.op_type != "Mul" or np.size(values.get(scaling.input[1], ())) != 1:
+            continue
+        node.input[0] = scaling.input[0]
+        dropped |= {id(rounding), id(scaling)}
+    return [node for node in nodes if id(node) not in dropped]

@@ -1,0 +1,91 @@
+"""Reads an ONNX file: whole, with one picture as its input and opset 11 to 28, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bitskip.errors import FileFormatError
+
+__all__ = ["OPSETS", "picture_input", "read_model"]
+
+OPSETS = range(11, 29)
+
+
+def read_model(path: Path) -> Any:
+    """Return the ModelProto of a file, with shapes inferred.
+
+    Raises:
+        FileFormatError: if it cannot be read, is cut short, lacks its external data or has another opset.
+        RunError: if the package onnx is missing.
+    """
+    from bitskip.backends.onnx.writer import require_onnx
+
+    onnx = require_onnx()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception:  # protobuf's DecodeError, whatever package it comes from
+        raise FileFormatError(f"{path} is not an ONNX file, or is cut short") from None
+    if not model.graph.node or not model.opset_import:
+        raise FileFormatError(f"{path} holds no ONNX graph; expected a model with nodes and an opset")
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        names = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        beside = path.parent / (names or [""])[0]
+        if path.parent.resolve() not in beside.resolve().parents or not beside.is_file():
+            raise FileFormatError(
+                f"{path} keeps '{tensor.name}' in '{''.join(names)}', which does not lie beside it; put that "
+                "file there"
+            )
+    try:
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:
+        raise FileFormatError(
+            f"the external data of {path} cannot be read ({' '.join(str(error).split())[:120]})"
+        ) from None
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if opset not in OPSETS:
+        raise FileFormatError(
+            f"{path} has opset {opset}, expected {OPSETS.start} to {OPSETS.stop - 1}; convert it with "
+            "onnx.version_converter"
+        )
+    return model
+
+
+def picture_input(model: Any, path: Path, size: int | None) -> tuple[str, bool, tuple[int, int, int]]:
+    """Return the input's name, whether it is uint8 (N, H, W, C), and (C, H, W).
+
+    Args:
+        model: the file.
+        path: of it, for messages.
+        size: height = width where the file leaves them free.
+
+    Raises:
+        FileFormatError: if the graph does not take one batch of pictures.
+    """
+    types = {1: "float32", 2: "uint8"}
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise FileFormatError(f"{path} has {len(inputs)} inputs ({names}), expected pictures alone")
+    tensor = inputs[0].type.tensor_type
+    dims = [dim.dim_value or None for dim in tensor.shape.dim]
+    kind = types.get(tensor.elem_type)
+    if kind is None or len(dims) != 4:
+        raise FileFormatError(
+            f"{path} takes '{inputs[0].name}' of type {tensor.elem_type} and {len(dims)} dimensions, "
+            "expected float32 (N, C, H, W) or uint8 (N, H, W, C)"
+        )
+    channels, height, width = dims[1:] if kind == "float32" else (dims[3], dims[1], dims[2])
+    height, width = height or size, width or size
+    if channels is None or height is None or width is None:
+        raise FileFormatError(
+            f"{path} leaves the size of its pictures free ({dims[1:]}); say it with --input-size"
+        )
+    return inputs[0].name, kind == "uint8", (channels, height, width)

@@ -1,0 +1,148 @@
+"""ONNX files come back as Programs with the same answers; what cannot is named, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torchvision
+from onnx import TensorProto, helper
+from torch import nn
+
+from bitskip.backends.onnx.target import model_of
+from bitskip.data import load_mini
+from bitskip.errors import FileFormatError, LoweringError
+from bitskip.lower.from_onnx import import_onnx
+from bitskip.program import Conv2d, Program
+from bitskip.runtime import Model
+from bitskip.zoo import model_path
+
+
+@pytest.mark.parametrize("weights", ["bits", "int8"])
+def test_a_packed_model_comes_back(weights: str, tmp_path: Path) -> None:
+    """With exact rounding: the same ops, 1-bit weights as 1 bit, the file's own scales."""
+    program = Program.load(model_path("resnet14-hybrid-all-x0.25-int8"))
+    path = tmp_path / "m.onnx"
+    onnx.save(model_of(program, weights=weights, rounding="exact")[0], path)
+    back, notes = import_onnx(path)
+    assert notes == ()
+    assert (back.activations, back.class_names, back.name) == ("int8", program.class_names, program.name)
+    kinds = [[op.weight_dtype for op in p.ops if isinstance(op, Conv2d)] for p in (program, back)]
+    assert kinds[0] == kinds[1]
+    assert abs(len(back.to_bytes()) - len(program.to_bytes())) < 1000
+    x = load_mini().test_images[:32]
+    distance = np.abs(Model(back).predict(x) - Model(program).predict(x)).max(axis=1)
+    assert (distance < 1e-5).mean() > 0.9  # a multiplier that is rounded otherwise decides a tie otherwise
+    assert distance.max() < 0.05
+
+
+def randomized(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(num_classes=10).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "dynamo"),
+    [
+        ("resnet18", False),
+        ("resnet18", True),
+        pytest.param("resnet50", False, marks=pytest.mark.slow),
+        pytest.param("resnet50", True, marks=pytest.mark.slow),
+    ],
+)
+def test_torchvision_by_both_exporters(name: str, dynamo: bool, tmp_path: Path) -> None:
+    model = randomized(name)
+    path = tmp_path / "net.onnx"
+    options = {} if dynamo else {"opset_version": 17}
+    torch.onnx.export(model, (torch.rand(1, 3, 32, 32),), str(path), dynamo=dynamo, **options)
+    program, notes = import_onnx(path)
+    assert "normalised" in notes[0]
+    x = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x / np.float32(255)).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(Model(program).predict(x), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def graph(nodes: list[Any], inputs: int = 1, opset: int = 18) -> Any:
+    pictures = [
+        helper.make_tensor_value_info(f"x{at}", TensorProto.FLOAT, ["N", 3, 8, 8]) for at in range(inputs)
+    ]
+    logits = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 1, 1])
+    made = helper.make_graph(nodes, "g", pictures, [logits], [])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def pooled(**how: Any) -> Any:
+    return graph([helper.make_node("GlobalAveragePool", ["x0"], ["y"], name="pool")], **how)
+
+
+def test_unsupported_nodes_are_all_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("LRN", ["x0"], ["a"], name="first", size=3),
+        helper.make_node("Erf", ["x0"], ["b"], name="second"),
+        helper.make_node("Add", ["a", "b"], ["c"], name="reads both"),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"], name="pool"),
+    ]
+    onnx.save(graph(nodes), tmp_path / "m.onnx")
+    with pytest.raises(LoweringError, match=r"^2 nodes .*'first' \(LRN\).*'second' \(Erf\)"):
+        import_onnx(tmp_path / "m.onnx")
+
+
+def _cut(path: Path) -> None:
+    content = pooled().SerializeToString()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _external(path: Path) -> None:
+    model = randomized("resnet18")
+    torch.onnx.export(model, (torch.rand(1, 3, 32, 32),), str(path), dynamo=False, opset_version=17)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin")
+    (path.parent / "weights.bin").unlink()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_cut, "is not an ONNX file, or is cut short|holds no ONNX graph"),
+        (lambda path: path.write_bytes(b"nonsense" * 100), "is not an ONNX file"),
+        (lambda path: path.write_bytes(b""), "holds no ONNX graph"),
+        (lambda path: None, "cannot read .* No such file"),
+        (lambda path: onnx.save(pooled(opset=7), path), "has opset 7, expected 11 to 28"),
+        (lambda path: onnx.save(pooled(inputs=2), path), "has 2 inputs .x0, x1., expected pictures alone"),
+        (_external, "'weights.bin', which does not lie beside it"),
+    ],
+)
+def test_files_that_cannot_be_read(make: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "m.onnx")
+    with pytest.raises(FileFormatError, match=message):
+        import_onnx(tmp_path / "m.onnx")
+
+
+def test_commands(bitskip: Any, tmp_path: Path) -> None:
+    """Export and import by the command line; a bad file leaves nothing behind."""
+    name = "resnet14-binary-all-x0.25-int8"
+    there, back = tmp_path / "there.onnx", tmp_path / "back.bitskip"
+    assert bitskip("export", name, "--to", "onnx", "-o", str(there)).code == 0
+    assert bitskip("import", str(there), "-o", str(back)).code == 0
+    x = load_mini().test_images[:64]
+    answers = [Model(Program.load(path)).predict(x).argmax(1) for path in (back, model_path(name))]
+    assert (answers[0] == answers[1]).mean() > 0.9
+    there.write_bytes(there.read_bytes()[:1000])
+    again = tmp_path / "again.bitskip"
+    assert bitskip("import", str(there), "-o", str(again)).code == 2
+    assert not again.exists()
+    wrong = bitskip("export", name, "--to", "onnx", "--weights", "int4", "-o", str(tmp_path / "w.onnx"))
+    assert wrong.code == 2
+    assert not (tmp_path / "w.onnx").exists()
