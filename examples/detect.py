@@ -274,9 +274,10 @@ def page(values: dict[str, Any]) -> str:
     ]
     for row in values["rows"]:
         shared = row["agreement"]
+        again = f"{shared['recall']:.1%} | {shared['mean_iou']:.3f}" if shared["boxes"] else "- | -"
         lines.append(
-            f"| {row['name']} | {row['map']:.1%} | {row['ap50']:.1%} | {row['ap75']:.1%} | {shared['recall']:.1%} "
-            f"| {shared['mean_iou']:.3f} | {row['backbone_bytes'] / 1024:,.0f} | {row['backbone_ms']:.1f} |"
+            f"| {row['name']} | {row['map']:.1%} | {row['ap50']:.1%} | {row['ap75']:.1%} | {again} "
+            f"| {row['backbone_bytes'] / 1024:,.0f} | {row['backbone_ms']:.1f} |"
         )
     for peer in values["peers"]:
         lines.append(f"| {peer['name']} (fp32's backbone) | | | | | | | {peer['backbone_ms']:.1f} |")
