@@ -34,7 +34,11 @@ def register(app: typer.Typer) -> None:
 
 def train(
     model: Annotated[
-        str, typer.Argument(help="A named model, a spec's JSON file, or zoo:NAME or a run (for its shape).")
+        str,
+        typer.Argument(
+            help="A named model or a spec's JSON file; a run, for its shape; or zoo:NAME, to train on from its "
+            "weights."
+        ),
     ],
     recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")] = "paper",
     epochs: Annotated[
@@ -64,7 +68,12 @@ def train(
         str | None, typer.Option(help="Folder of a finished run to distil from.", show_default=False)
     ] = None,
     warm_start: Annotated[
-        str | None, typer.Option(help="Folder of a finished run to start from.", show_default=False)
+        str | None,
+        typer.Option(
+            help="What to start from: the folder of a finished run, zoo:NAME or a .bitskip file; `none` for "
+            "fresh weights.",
+            show_default=False,
+        ),
     ] = None,
     accelerator: AcceleratorOption = "auto",
     devices: DevicesOption = "auto",
@@ -83,11 +92,13 @@ def train(
     - `bitskip train resnet14-hybrid-none --recipe paper --epochs 3`
     - `bitskip train resnet14-binary-all --width 0.25 --data mini --out runs/try`
     - `bitskip train resnet14-hybrid-all --recipe modern --data PICTURES --input-size 64 --out runs/mine`
+    - `bitskip train zoo:resnet14-hybrid-all-x0.25-int8 --recipe modern --data PICTURES --out runs/mine`
     - `bitskip train resnet14-binary-all --out runs/try --resume`
     """
     from bitskip.sources import spec_of
     from bitskip.training import Hardware, is_first_process, load_recipe
     from bitskip.training import train as run
+    from bitskip.training.small import fit_recipe
 
     base = spec_of(model)
     changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
@@ -97,6 +108,13 @@ def train(
     if spec.classes != images.classes:
         say(f"{images.name} has {images.classes} classes: the head gets as many outputs")
         spec = dataclasses.replace(spec, classes=images.classes)
+    start = _start(model, warm_start, width)
+    own = Path(recipe).is_file()  # somebody's own recipe says itself how long it is
+    settled, said = fit_recipe(
+        settled, len(images.train_images), {*changes, *(("epochs", "batch_size") if own else ())}
+    )
+    if said:
+        say(f"note: {said}")
     folder = Path(out) if out else Path("runs") / f"{spec.name}-{settled.name}"
     result = run(
         spec,
@@ -107,7 +125,7 @@ def train(
         resume=resume,
         hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
         teacher=path_or_none(teacher),
-        warm_start=path_or_none(warm_start),
+        warm_start=start,
         progress_bar=interactive(),
         on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, settled.epochs)),
     )
@@ -120,3 +138,13 @@ def train(
             f"{result.model}: test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
             f"({result.test_images:,} pictures of {result.data}); weights in {folder / 'weights.safetensors'}"
         )
+
+
+def _start(model: str, warm_start: str | None, width: float) -> str | Path | None:
+    """Return what to start from: what was named, else the packed weights of a zoo: model of its own width."""
+    if warm_start == "none":
+        return None
+    if warm_start is None and model.startswith("zoo:") and width == 1:
+        say(f"starting from the weights of {model} (--warm-start none: from fresh ones)")
+        return model
+    return warm_start if warm_start is None or warm_start.startswith("zoo:") else Path(warm_start)

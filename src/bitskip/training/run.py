@@ -35,6 +35,7 @@ from bitskip.training.initial import prepare
 from bitskip.training.module import Classifier, Splits
 from bitskip.training.recipes import Recipe, recipe_changes
 from bitskip.training.teacher import outputs_of
+from bitskip.training.unpack import is_packed, packed_file, unpack_weights
 
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
@@ -113,7 +114,7 @@ def train(
     resume: bool = False,
     hardware: Hardware | None = None,
     teacher: Path | None = None,
-    warm_start: Path | None = None,
+    warm_start: Path | str | None = None,
     progress_bar: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> RunResult:
@@ -128,7 +129,8 @@ def train(
         resume: continue from the folder's checkpoint; a finished run is returned as it is.
         hardware: devices and arithmetic.
         teacher: run folder of the network to distil from.
-        warm_start: run folder whose weights to start from, where names and shapes agree.
+        warm_start: run folder whose weights to start from, where names and shapes agree; or `zoo:NAME`, or a
+            `.bitskip` file, whose weights are then unpacked.
         progress_bar: show Lightning's progress bar.
         on_epoch: called after each epoch with its history entry.
 
@@ -153,9 +155,9 @@ def train(
         "data": images.name,
         "train_images": len(images.train_images),
         "teacher": None if teacher is None else teacher.name,
-        "warm_start": None if warm_start is None else warm_start.name,
+        "warm_start": None if warm_start is None else _name_of(warm_start),
         "teacher_weights": None if teacher is None else file_digest(weights_file(teacher)),
-        "warm_start_weights": None if warm_start is None else file_digest(weights_file(warm_start)),
+        "warm_start_weights": None if warm_start is None else file_digest(_start_file(warm_start)),
     }
     checkpoint = out / "checkpoints" / "last.ckpt"
     _check_folder(out, asked, resume, checkpoint)
@@ -165,7 +167,8 @@ def train(
     L.seed_everything(seed, workers=True, verbose=False)
     splits = _split(images, recipe)
     model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)
-    prepare(model, recipe, splits, warm_start=None if warm_start is None else load_weights(warm_start))
+    start = None if warm_start is None else _start_weights(warm_start, splits, recipe)
+    prepare(model, recipe, splits, warm_start=start)
     network = None if teacher is None else _load_teacher(teacher, spec)
     precision = hardware.lightning_precision(spec)
     trainer = _trainer(out, recipe, hardware, precision, progress_bar)
@@ -446,9 +449,40 @@ def weights_file(folder: Path) -> Path:
     return path
 
 
-def _epochs_of(folder: Path) -> int:
+def _name_of(start: Path | str) -> str:
+    return str(start) if is_packed(start) and isinstance(start, str) else Path(start).name
+
+
+def _start_file(start: Path | str) -> Path:
+    """Return the file with the weights to start from: a run's, or a packed one."""
+    file = packed_file(start) if is_packed(start) else weights_file(Path(start))
+    if not file.is_file():
+        raise RunError(f"there is no file {file} to start from; name a finished run, zoo:NAME or a .bitskip file")
+    return file
+
+
+def _start_weights(start: Path | str, splits: Splits, recipe: Recipe) -> dict[str, torch.Tensor]:
+    if not is_packed(start):
+        return load_weights(Path(start))
+    from bitskip.program import Program
+
+    program = Program.load(packed_file(start))
+    height, width, channels = program.input_shape
+    if splits.train[0].shape[3] != channels:
+        raise RunError(f"{start} takes pictures of {channels} channels, but these have {splits.train[0].shape[3]}")
+    pictures, _ = next(iter(Batches(*splits.train, splits.normalisation, 256)))
+    if pictures.shape[2:] != (height, width):  # the network is measured at its own size
+        pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
+    return unpack_weights(program, pictures, recipe.latent.standardise)
+
+
+def _epochs_of(start: Path | str) -> int:
     """Return for how many epochs the weights of a run were trained, those of its own start included."""
-    file = weights_file(folder).with_name("result.json")
+    if is_packed(start):
+        card = packed_file(start).with_suffix(".json")
+        known = read_json(card) if card.is_file() else {}
+        return int(known.get("epochs", 0)) + int(known.get("epochs_before", 0))
+    file = weights_file(Path(start)).with_name("result.json")
     if not file.is_file():  # weights that somebody moved; nothing says how long they were trained
         return 0
     result = RunResult.load(file.parent)
