@@ -36,8 +36,8 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="A named model or a spec's JSON file; a run, for its shape; or zoo:NAME, to train on from its "
-            "weights."
+            help="A named model or a spec's JSON file; a run, for its shape; or zoo:NAME, to train on from "
+            "its weights."
         ),
     ],
     recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")] = "paper",
@@ -111,7 +111,10 @@ def train(
     start = _start(model, warm_start, width)
     own = Path(recipe).is_file()  # somebody's own recipe says itself how long it is
     settled, said = fit_recipe(
-        settled, len(images.train_images), {*changes, *(("epochs", "batch_size") if own else ())}
+        settled,
+        len(images.train_images),
+        {*changes, *(("epochs", "batch_size") if own else ())},
+        trained=start is not None,
     )
     if said:
         say(f"note: {said}")

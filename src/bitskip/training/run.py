@@ -457,7 +457,9 @@ def _start_file(start: Path | str) -> Path:
     """Return the file with the weights to start from: a run's, or a packed one."""
     file = packed_file(start) if is_packed(start) else weights_file(Path(start))
     if not file.is_file():
-        raise RunError(f"there is no file {file} to start from; name a finished run, zoo:NAME or a .bitskip file")
+        raise RunError(
+            f"there is no file {file} to start from; name a finished run, zoo:NAME or a .bitskip file"
+        )
     return file
 
 
@@ -468,8 +470,9 @@ def _start_weights(start: Path | str, splits: Splits, recipe: Recipe) -> dict[st
 
     program = Program.load(packed_file(start))
     height, width, channels = program.input_shape
-    if splits.train[0].shape[3] != channels:
-        raise RunError(f"{start} takes pictures of {channels} channels, but these have {splits.train[0].shape[3]}")
+    own = splits.train[0].shape[3]
+    if own != channels:
+        raise RunError(f"{start} takes pictures of {channels} channels, but these have {own}")
     pictures, _ = next(iter(Batches(*splits.train, splits.normalisation, 256)))
     if pictures.shape[2:] != (height, width):  # the network is measured at its own size
         pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)

@@ -18,6 +18,8 @@ from bitskip.training.recipes import Recipe
 __all__ = ["MIN_STEPS", "fit_recipe", "steps_of"]
 
 MIN_STEPS = 1000  # of a training, for a network to learn much
+_MIN_STEPS_TRAINED = 400  # for one that starts from trained weights
+_RATE_TRAINED = 0.2  # of the usual rate, for such a one: it is to keep most of what it knows
 _STEPS_AN_EPOCH = 10  # at least, if batches can be made small enough
 _SMALLEST_BATCH = 16  # batch norm needs some pictures
 
@@ -28,18 +30,22 @@ def steps_of(recipe: Recipe, images: int) -> int:
     return recipe.epochs * max(1, count // recipe.batch_size)
 
 
-def fit_recipe(recipe: Recipe, images: int, fixed: Collection[str] = ()) -> tuple[Recipe, str]:
+def fit_recipe(
+    recipe: Recipe, images: int, fixed: Collection[str] = (), trained: bool = False
+) -> tuple[Recipe, str]:
     """Return the recipe for a set of `images` training pictures, and one sentence on what was changed.
 
     Args:
         recipe: settled for the network.
         images: training pictures, before some are held out.
         fixed: keys that stay as they are, since somebody asked for their values.
+        trained: whether training starts from trained weights, which takes fewer and smaller steps.
 
     Returns:
-        The recipe, unchanged with an empty sentence if it does `MIN_STEPS`.
+        The recipe, unchanged with an empty sentence if it does as many steps as are needed.
     """
-    if steps_of(recipe, images) >= MIN_STEPS:
+    least = _MIN_STEPS_TRAINED if trained else MIN_STEPS
+    if steps_of(recipe, images) >= least:
         return recipe, ""
     count = images - held_out_count(recipe.validation_images, images)
     changes: dict[str, Any] = {}
@@ -56,19 +62,21 @@ def fit_recipe(recipe: Recipe, images: int, fixed: Collection[str] = ()) -> tupl
             if "latent.learning_rate" not in fixed:
                 rate = recipe.latent.learning_rate * math.sqrt(ratio)
                 changes["latent"] = recipe.latent.model_copy(update={"learning_rate": rate})
+    if trained and "learning_rate" not in fixed:
+        changes["learning_rate"] = _RATE_TRAINED * changes.get("learning_rate", recipe.learning_rate)
     fitted = recipe.model_copy(update=changes)
     if "epochs" not in fixed:
         steps_an_epoch = steps_of(fitted, images) // fitted.epochs
-        epochs = max(fitted.epochs, math.ceil(MIN_STEPS / steps_an_epoch))
+        epochs = max(fitted.epochs, math.ceil(least / steps_an_epoch))
         fitted = fitted.model_copy(update={"epochs": epochs})
-    return fitted, _sentence(recipe, fitted, count, steps_of(fitted, images))
+    return fitted, _sentence(recipe, fitted, count, steps_of(fitted, images), least)
 
 
-def _sentence(recipe: Recipe, fitted: Recipe, count: int, steps: int) -> str:
+def _sentence(recipe: Recipe, fitted: Recipe, count: int, steps: int, least: int) -> str:
     said = f"only {count:,} pictures to train on: {fitted.epochs} epochs of batches of {fitted.batch_size}"
     if fitted.batch_size != recipe.batch_size:
         said += f" (recipe '{recipe.name}': {recipe.batch_size})"
     said += f", {steps:,} steps"
-    if steps < MIN_STEPS:
-        said += f"; {MIN_STEPS:,} and more are needed to learn much, so leave out --epochs or raise it"
+    if steps < least:
+        said += f"; {least:,} and more are needed to learn much, so leave out --epochs or raise it"
     return said

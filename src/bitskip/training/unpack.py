@@ -58,7 +58,9 @@ def unpack_weights(program: Program, pictures: Tensor, standardise: bool = False
         RunError: if the file has no spec, or layers whose weights cannot be told: 1-bit activations.
     """
     if program.spec is None:
-        raise RunError(f"'{program.name}' holds no network spec; start from a network of bitskip, e.g. a zoo: one")
+        raise RunError(
+            f"'{program.name}' holds no network spec; start from a network of bitskip, e.g. a zoo: one"
+        )
     spec = NetworkSpec.from_dict(dict(program.spec), program.name)
     network = build(spec)
     unset = {name for name, module in network.named_modules() if _has_weight(module)}
@@ -67,7 +69,9 @@ def unpack_weights(program: Program, pictures: Tensor, standardise: bool = False
             _unpack_layer(network, op, program)
             unset.discard(op.name)
     if unset:
-        raise RunError(f"'{program.name}' has no weights for {min(unset)}; start from the run it was packed from")
+        raise RunError(
+            f"'{program.name}' has no weights for {min(unset)}; start from the run it was packed from"
+        )
     for module in network.modules():
         if isinstance(module, BinaryLayer):
             module.standardise = standardise
@@ -93,7 +97,9 @@ def _unpack_layer(network: nn.Module, op: Conv2d, program: Program) -> None:
         stored = np.asarray(op.weight, dtype=np.float32)
     values = torch.from_numpy(np.ascontiguousarray(stored.transpose(0, 3, 1, 2)))  # (O, I, KH, KW)
     slope, offset = _affine(op, program)
-    slope = slope / _unit(program, op.input)  # of what the layer gives for real inputs, not for their integers
+    slope = slope / _unit(
+        program, op.input
+    )  # of what the layer gives for real inputs, not for their integers
     if isinstance(module, nn.Linear):
         module.weight.copy_(values.flatten(1) * slope.view(-1, 1))
         module.bias.copy_(offset)
@@ -152,14 +158,14 @@ def _measure(network: nn.Module, pictures: Tensor) -> None:
 
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(watch) for norm in norms]
-    for some in pictures.split(64):
+    for some in torch.split(pictures, 64):
         network(some)
     for hook in hooks:
         hook.remove()
     for norm, found in inputs.items():
         mean, square = torch.stack(found).mean(0)
         slope = norm.weight.clone()
-        norm.bias += slope * mean
+        norm.bias.copy_(norm.bias + slope * mean)
         variance = (square - mean**2).clamp_min(1e-8)
         norm.weight.copy_(slope * (variance + norm.eps).sqrt())
         norm.running_mean.copy_(mean)  # type: ignore[union-attr]
