@@ -41,6 +41,8 @@ BACKENDS: dict[str, str] = {
 # name -> module with an object TARGET; imported only when it is asked for
 EXPORT_TARGETS: dict[str, str] = {
     "onnx": "bitskip.backends.onnx",
+    "c99": "bitskip.backends.c99",
+    "npz": "bitskip.backends.npz",
 }
 
 

@@ -57,6 +57,21 @@ def export(
     ] = None,
     mean: MeanOption = None,
     std: StdOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="c99: prefix of files and functions, a C identifier.  [default: the model's name]"),
+    ] = None,
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            help="c99: whose kernels to choose: cortex-m0plus, cortex-m3, cortex-m4, cortex-m7, cortex-m33, "
+            "rv32imc or host.  [default: cortex-m4]"
+        ),
+    ] = None,
+    arena_bytes: Annotated[
+        int | None,
+        typer.Option(help="c99: working memory that there is; layers run in bands of rows until it fits."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a packed model in another form, for microcontrollers or for other engines.
@@ -67,16 +82,25 @@ def export(
 
     - `bitskip export hybrid.bitskip --to onnx -o hybrid.onnx`
     - `bitskip export torchvision:resnet18 --state-dict resnet18.safetensors --to onnx -o resnet18.onnx`
+    - `bitskip export hybrid.bitskip --to c99 -o hybrid_c`
+    - `bitskip export hybrid.bitskip --to c99 --cpu cortex-m0plus --arena-bytes 30000 -o hybrid_c`
     """
     from bitskip.backends import export_target
     from bitskip.errors import LoweringError, RunError
 
     target = export_target(to)
-    given: dict[str, Any] = {"weights": weights, "input": pictures, "rounding": rounding}
+    given: dict[str, Any] = {
+        "weights": weights,
+        "input": pictures,
+        "rounding": rounding,
+        "name": name,
+        "cpu": cpu,
+        "arena-bytes": arena_bytes,
+    }
     options = {key: value for key, value in given.items() if value is not None}
     strange = sorted(set(options) - target.options)
     if strange:
-        known = ", ".join(sorted(target.options))
+        known = ", ".join(sorted(target.options)) or "no options"
         raise RunError(f"--to {to} does not take --{strange[0]}; it takes {known}")
     library = {"weights": state_dict, "input_size": input_size, "mean": mean, "std": std}
     program = _read(file, {key: value for key, value in library.items() if value is not None})

@@ -1,0 +1,460 @@
+"""One op to C: which kernel runs it, its constants in the order in which that kernel reads them.
+
+What is written here is data and calls; the kernels themselves are in templates/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bitskip.backends.c99.arrays import Constants, float_literal
+from bitskip.backends.c99.bounds import digits_fit, digits_of, integer_logits, reach, shared_bias
+from bitskip.backends.c99.plan import Plan, window_of
+from bitskip.backends.c99.weights import bit_stream, half_words, int8_words, nibbles, up4
+from bitskip.bits import unpack_signs
+from bitskip.program import (
+    Activation,
+    Add,
+    Affine,
+    Array,
+    AvgPool,
+    Binarize,
+    Conv2d,
+    Dequantize,
+    Epilogue,
+    FloatEpilogue,
+    GlobalAvgPool,
+    IntegerEpilogue,
+    MaxPool,
+    Op,
+    Program,
+    Quantize,
+    QuantizeInput,
+    Tensor,
+    ThresholdEpilogue,
+    conv_precision,
+    inverse_scale,
+    op_outputs,
+    op_residual,
+)
+from bitskip.program.check import accumulator_bound
+
+__all__ = ["Core", "Writer", "Written", "scratch_bytes"]
+
+_KINDS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
+
+
+@dataclass(frozen=True)
+class Core:
+    """What the chosen kernels assume of a processor."""
+
+    name: str
+    dsp: bool  # SMLAD and SXTB16
+    long_multiply: bool  # 32 x 32 to 64 bits in one instruction
+    wide_add: bool = True  # adds and loads 64 bits by two registers at once
+    tile: int = 4  # pixels that share one load of 1-bit weights
+    compiler: str = "arm-none-eabi-gcc"
+    flags: str = ""
+
+
+@dataclass
+class Written:
+    """An op in C: structs before it, and the statements of one step."""
+
+    comment: str
+    declarations: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+
+
+def scratch_bytes(op: Op, program: Program, core: Core) -> int:
+    """Return the working memory of an op, in bytes."""
+    if not isinstance(op, Conv2d):
+        return 0
+    source, channels = program.tensors[op.input], int(op.weight.shape[0])
+    taps = op.kernel[0] * op.kernel[1]
+    if source.dtype == "i8" and op.weight_dtype == "w1":
+        patch = core.tile * up4(taps * source.shape[2]) if source.shape[2] % 4 else 0
+        return 2 * core.tile * (128 + channels) + 4 * core.tile * channels + patch  # table, lanes, sums
+    if source.dtype == "i8":
+        return 8 * (channels + 1) + 4 * up4(taps * source.shape[2])
+    if source.dtype == "bits":
+        return 8 * taps * -(-source.shape[2] // 32) + 4 * channels
+    return 0
+
+
+class Writer:
+    """Writes the ops of one program."""
+
+    def __init__(self, program: Program, plan: Plan, core: Core, wide_bias: bool) -> None:
+        self.program, self.plan, self.core, self.wide_bias = program, plan, core, wide_bias
+        self.digits = not core.long_multiply and digits_fit(program)
+        self.constants = Constants()
+        self.uses: set[str] = set()
+        self.pads: dict[int, int] = {}  # zero point to the channels that a padded pixel needs
+        for op in program.ops:
+            source = program.tensors[op.input]
+            if self.kernel(op) == "w1" and source.shape[2] % 4 == 0:
+                self.pads[source.zero_point] = max(self.pads.get(source.zero_point, 0), source.shape[2])
+
+    def kernel(self, op: Op) -> str:
+        """Return which kernel of convolutions runs `op`: w1, i8, w1a1, f32, head or logits; else its kind."""
+        if not isinstance(op, Conv2d):
+            return op.kind
+        dtype = self.program.tensors[op.input].dtype
+        if dtype == "i32":
+            return "logits" if integer_logits(op, self.program) else "head"
+        return {"bits": "w1a1", "f32": "f32"}.get(dtype, "w1" if op.weight_dtype == "w1" else "i8")
+
+    def write(self, at: int) -> Written:
+        """Return op number `at`."""
+        op = self.program.ops[at]
+        match op:
+            case Conv2d():
+                return self.conv(at, op)
+            case QuantizeInput():
+                return self.picture(at, op)
+            case Add() | Affine():
+                return self.pointwise(at, op)
+            case Binarize() | Quantize():
+                return self.convert(at, op)
+            case Dequantize():
+                return self.dequantize(at, op)
+            case MaxPool() | AvgPool():
+                return self.pool(at, op)
+            case GlobalAvgPool():
+                return self.global_pool(at, op)
+
+    # -- rows ---------------------------------------------------------------------------------------------
+
+    def tensor(self, number: int) -> Tensor:
+        return self.program.tensors[number]
+
+    def row(self, number: int, y: str = "y", const: bool = False) -> str:
+        """Return the C expression of row `y` of a tensor, as a pointer to its elements."""
+        dtype = self.tensor(number).dtype
+        c_type = {"u8": "uint8_t", "i8": "int8_t", "f32": "float", "i32": "int32_t", "bits": "uint32_t"}[
+            dtype
+        ]
+        qualifier = "const " if const else ""
+        if number == 0:
+            return f"run->in + (uint32_t){y} * {self.tensor(0).shape[1] * self.tensor(0).shape[2]}u"
+        if number == self.program.output:
+            return "run->out"
+        return f"({qualifier}{c_type} *)(void *)bsk_row(run->arena, &tensor_{number}, {y})"
+
+    def geometry(self, op: Conv2d | MaxPool | AvgPool) -> list[str]:
+        """Return the statements that find the rows that a step reads."""
+        window = window_of(op)
+        first = f"y * {window.stride} - {window.padding}"
+        return [
+            f"const uint8_t *rows[{window.kernel}];",
+            f"bsk_rows(run->arena, &tensor_{op.input}, {first}, {window.kernel}, rows);",
+        ]
+
+    # -- convolutions ---------------------------------------------------------------------------------------
+
+    def conv(self, at: int, op: Conv2d) -> Written:
+        source, target = self.tensor(op.input), self.tensor(op_outputs(op)[0])
+        kernel, channels = self.kernel(op), source.shape[2]
+        taps = op.kernel[0] * op.kernel[1]
+        macs = taps * channels * int(np.prod(target.shape))
+        done = Written(
+            f"{op.name}: {op.kernel[0]}x{op.kernel[1]}, stride {op.stride[0]}, "
+            f"{_shape(source)} -> {_shape(target)}, {_words(op, self.program)}, {macs:,} MACs"
+        )
+        inputs = up4(taps * channels)
+        sums = "NULL"
+        what = f"{op.name}: {_words(op, self.program).split(' x ')[0]} weights"
+        self.uses.add("conv")
+        if kernel == "w1":
+            signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
+            weights = self.constants.add(f"weights_{at}", nibbles(signs), what)
+            offsets = -(128 + source.zero_point) * signs.sum(axis=1).astype(np.int32)
+            sums = self.constants.add(
+                f"offsets_{at}", offsets, f"{op.name}: -(128 + zero point) * sum of the signs"
+            )
+            self.uses |= {"w1", "integer_acc"} | ({"w1_gather"} if channels % 4 else set())
+        elif kernel == "i8":
+            weights = self.constants.add(
+                f"weights_{at}", int8_words(op.weight, self.core.dsp and channels % 4 != 0), what
+            )
+            self.uses |= {"i8", "integer_acc"} | (set() if channels % 4 else {"i8_words"})
+        elif kernel == "w1a1":
+            inputs = taps * -(-channels // 32)
+            weights = self.constants.add(f"weights_{at}", half_words(op.weight, channels), what)
+            self.uses |= {"w1a1", "integer_acc"}
+            if op.pad_value == 0 and any(op.padding):
+                self.uses.add("w1a1_masked")
+        elif kernel == "f32":
+            self.uses |= {"conv_f32"}
+            if op.weight_dtype == "w1":
+                signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
+                weights = self.constants.add(f"weights_{at}", bit_stream(signs < 0), what)
+            else:
+                weights = self.constants.add(f"weights_{at}", op.weight.astype(np.float32), what)
+        else:
+            inputs = channels
+            weights = self.constants.add(f"weights_{at}", op.weight, what)
+            self.uses.add("logits" if kernel == "logits" else "head_i32")
+        if (
+            not weights.startswith("(")
+            and kernel in ("f32", "head", "logits")
+            and op.weight.dtype != np.uint64
+        ):
+            weights = f"(const uint32_t *)(const void *){weights}"
+        done.declarations.append(
+            f"static const bsk_conv conv_{at} = {{\n"
+            f"    {weights}, {sums},\n"
+            f"    {source.shape[1]}, {channels}, {target.shape[1]}, {target.shape[2]},\n"
+            f"    {op.kernel[0]}, {op.kernel[1]}, {op.stride[1]}, {op.padding[1]}, {inputs},\n"
+            f"    {source.zero_point if source.dtype == 'i8' else 0}, {op.pad_value},\n}};"
+        )
+        if kernel == "logits":
+            assert isinstance(op.epilogue, FloatEpilogue)
+            scale, bias = op.epilogue.scale, op.epilogue.bias
+            assert scale is not None
+            scales = self.constants.add(
+                f"logit_scale_{at}", scale.view(np.uint32), "bits of float32: logit scales"
+            )
+            shifts = "NULL"
+            if bias is not None:
+                shifts = self.constants.add(
+                    f"logit_bias_{at}", bias.view(np.uint32), "bits of float32: biases"
+                )
+            if accumulator_bound(op, self.program.tensors) >= 2**31:
+                self.uses.add("logits_wide")
+            read = self.row(op.input, "0", const=True)
+            done.statements = ["(void)y;", f"bsk_logits(&conv_{at}, {read}, {scales}, {shifts}, run->out);"]
+            return done
+        done.statements = [] if kernel == "head" else self.geometry(op)
+        done.statements += self.finish(at, op, op.epilogue, done)
+        scratch = f"run->arena + {self.plan.scratch.get(at, 0)}u"
+        calls = {
+            "w1": f"bsk_w1_row(&conv_{at}, rows, &finish, {self.pad(source)}, {scratch});",
+            "i8": f"bsk_i8_row(&conv_{at}, rows, &finish, {scratch});",
+            "w1a1": f"bsk_w1a1_row(&conv_{at}, rows, &finish, {scratch});",
+            "f32": f"bsk_f32_row(&conv_{at}, rows, &finish, {int(op.weight_dtype == 'w1')});",
+            "head": f"bsk_head(&conv_{at}, {self.row(op.input, '0', const=True)}, &finish);",
+        }
+        done.statements.append(calls[kernel])
+        return done
+
+    def pad(self, source: Tensor) -> str:
+        """Return a pixel of zero points."""
+        if source.zero_point not in self.pads:
+            return "NULL"
+        name = f"pad_{'m' if source.zero_point < 0 else ''}{abs(source.zero_point)}"
+        pixel = np.full(self.pads[source.zero_point], source.zero_point, np.int8).view(np.uint32)
+        name = self.constants.add(
+            name, pixel, f"a pixel outside the picture: {source.zero_point} in each byte"
+        )
+        return f"(const uint8_t *)(const void *){name}"
+
+    # -- epilogues ------------------------------------------------------------------------------------------
+
+    def finish(self, at: int, op: Conv2d | Add | Affine, epilogue: Epilogue, done: Written) -> list[str]:
+        """Declare an epilogue's constants; return the statement that says where its row goes."""
+        self.uses.add("epilogue")
+        parts: list[str] = []
+        if isinstance(epilogue, IntegerEpilogue):
+            done.declarations.append(self.integer(at, op, epilogue))
+            parts.append(f".integer = &integer_{at}")
+            self.uses.add("integer")
+        elif isinstance(epilogue, ThresholdEpilogue):
+            done.declarations.append(self.threshold(at, op.name, epilogue.threshold, epilogue.flip))
+            parts.append(f".threshold = &threshold_{at}")
+            self.uses.add("threshold")
+        else:
+            done.declarations.append(self.real(at, op, epilogue))
+            parts.append(f".real = &real_{at}")
+            self.uses.add("float")
+        for number in op_outputs(op):
+            dtype = self.tensor(number).dtype
+            parts.append(f".{dtype} = {self.row(number)}")
+            if dtype == "bits" and not isinstance(epilogue, ThresholdEpilogue):
+                self.uses.add("bits_out")
+        residual = op_residual(op)
+        if residual is not None:
+            parts.append(f".residual = bsk_row(run->arena, &tensor_{residual}, y)")
+            if self.tensor(residual).dtype == "i8":
+                self.uses.add("residual_i8")
+        joined = ",\n        ".join(parts)
+        return [f"const bsk_finish finish = {{\n        {joined},\n    }};"]
+
+    def integer(self, at: int, op: Conv2d | Add | Affine, epilogue: IntegerEpilogue) -> str:
+        target = self.tensor(op_outputs(op)[0])
+        residual = epilogue.residual
+        low = -128
+        if epilogue.post_relu or (epilogue.pre_relu and residual is None):
+            low = max(low, target.zero_point)  # t >= 0 gives q >= zero_point
+        if self.digits:
+            return self.integer_digits(at, op, epilogue, low)
+        m = self.constants.add(
+            f"multiplier_{at}", epilogue.multiplier.astype(np.int32), f"{op.name}: multipliers"
+        )
+        bias: Array = epilogue.bias.astype(np.int64)
+        unit = ""
+        if not self.wide_bias:
+            shared = shared_bias(bias)
+            assert shared is not None
+            bias, unit = shared[0], f", {shared[1]}"
+        b = self.constants.add(f"bias_{at}", bias, f"{op.name}: biases")
+        if reach(op, epilogue, self.program) >> epilogue.shift >= 2**31 - 1000:
+            self.uses.add("wide")
+        r_zero = 0 if residual is None else self.tensor(residual).zero_point
+        return (
+            f"static const bsk_integer integer_{at} = {{ {m}, {b}{unit}, {epilogue.shift}, "
+            f"{target.zero_point}, {low}, {int(epilogue.pre_relu and residual is not None)}, "
+            f"{epilogue.residual_multiplier}, {r_zero} }};"
+        )
+
+    def integer_digits(self, at: int, op: Conv2d | Add | Affine, epilogue: IntegerEpilogue, low: int) -> str:
+        """Return an integer epilogue for a core without a long multiplication."""
+        target, residual = self.tensor(op_outputs(op)[0]), epilogue.residual
+        m, b = digits_of(epilogue.multiplier), digits_of(epilogue.bias)
+        rows = np.zeros((len(epilogue.multiplier), 8), np.int16)
+        rows.view(np.int32)[:, 0] = b[2]
+        rows[:, 2], rows[:, 3], rows[:, 4], rows[:, 5], rows[:, 6] = b[1], b[0], m[2], m[1], m[0]
+        digits = self.constants.add_rows(
+            f"digits_{at}", "bsk_digits", rows, f"{op.name}: biases and multipliers"
+        )
+        r = ", ".join(str(int(digit)) for digit in digits_of(np.array([epilogue.residual_multiplier]))[:, 0])
+        r_zero = 0 if residual is None else self.tensor(residual).zero_point
+        return (
+            f"static const bsk_integer integer_{at} = {{ {digits}, {epilogue.shift}, "
+            f"{target.zero_point}, {low}, {int(epilogue.pre_relu and residual is not None)}, "
+            f"{{ {r} }}, {r_zero} }};"
+        )
+
+    def threshold(self, at: int, name: str, threshold: Array, flip: Array) -> str:
+        t = self.constants.add(f"threshold_values_{at}", threshold.astype(np.int32), f"{name}: thresholds")
+        f = self.constants.add(
+            f"threshold_flips_{at}", bit_stream(flip[None, :]), f"{name}: which comparisons turn over"
+        )
+        return f"static const bsk_threshold threshold_{at} = {{ {t}, {f} }};"
+
+    def real(self, at: int, op: Op, epilogue: FloatEpilogue) -> str:
+        def floats(what: str, values: Array | None) -> str:
+            if values is None:
+                return "NULL"
+            return self.constants.add(f"{what}_{at}", values.astype(np.float32), f"{op.name}: {what}")
+
+        def activation(place: str, a: Activation) -> str:
+            rest = (("slope", a.slope), ("shift_in", a.shift_in), ("shift_out", a.shift_out))
+            return f"{{ {_KINDS[a.kind]}, {', '.join(floats(f'{place}_{n}', v) for n, v in rest)} }}"
+
+        i8 = next((self.tensor(n) for n in op_outputs(op) if self.tensor(n).dtype == "i8"), None)
+        inverse = "0.0f" if i8 is None else float_literal(float(inverse_scale(i8.scale)))
+        return (
+            f"static const bsk_float real_{at} = {{\n    {floats('scale', epilogue.scale)}, "
+            f"{floats('bias', epilogue.bias)},\n    {activation('pre', epilogue.pre)},\n    "
+            f"{activation('post', epilogue.post)},\n    {floats('threshold', epilogue.threshold)}, "
+            f"{inverse}, {0 if i8 is None else i8.zero_point},\n}};"
+        )
+
+    # -- the rest -------------------------------------------------------------------------------------------
+
+    def picture(self, at: int, op: QuantizeInput) -> Written:
+        _, width, channels = self.tensor(0).shape
+        done = Written(f"{op.name}: {_shape(self.tensor(0))} bytes to {self.tensor(op.output).dtype}")
+        if op.table is not None:
+            table = self.constants.add(
+                f"input_table_{at}", op.table, "int8 value of each byte, a channel after another"
+            )
+            self.uses.add("input_i8")
+            done.statements = [
+                f"bsk_input_i8({table}, {width}, {channels}, {self.row(0)}, {self.row(op.output)});"
+            ]
+        else:
+            assert op.scale is not None
+            assert op.bias is not None
+            scale = self.constants.add(f"input_scale_{at}", op.scale, "scale of a byte, by channel")
+            bias = self.constants.add(f"input_bias_{at}", op.bias, "and bias")
+            self.uses.add("input_f32")
+            call = (
+                f"bsk_input_f32({scale}, {bias}, {width}, {channels}, {self.row(0)}, {self.row(op.output)});"
+            )
+            done.statements = [call]
+        return done
+
+    def pointwise(self, at: int, op: Add | Affine) -> Written:
+        source = self.tensor(op.input)
+        done = Written(f"{op.name}: {op.kind}, {_shape(source)}")
+        done.statements = self.finish(at, op, op.epilogue, done)
+        width, channels = source.shape[1:]
+        read = self.row(op.input, const=True)
+        if source.dtype == "i8":
+            self.uses.add("add_i8")
+            done.statements.append(f"bsk_add_i8({width}, {channels}, {source.zero_point}, {read}, &finish);")
+        else:
+            self.uses.add("pointwise")
+            done.statements.append(f"bsk_pointwise_f32({width}, {channels}, {read}, &finish);")
+        return done
+
+    def convert(self, at: int, op: Binarize | Quantize) -> Written:
+        source, target = self.tensor(op.input), self.tensor(op.output)
+        done = Written(f"{op.name}: {_shape(source)}, {source.dtype} to {target.dtype}")
+        if isinstance(op, Binarize) and source.dtype == "i8":
+            assert op.q_threshold is not None
+            assert op.flip is not None
+            self.uses |= {"binarize_i8", "threshold", "bits_out", "epilogue"}
+            done.declarations.append(self.threshold(at, op.name, op.q_threshold, op.flip))
+            sizes = f"{source.shape[1]}, {source.shape[2]}"
+            rows = f"{self.row(op.input, const=True)}, {self.row(op.output)}"
+            done.statements = [f"bsk_binarize_i8(&threshold_{at}, {sizes}, {rows});"]
+            return done
+        threshold = op.threshold if isinstance(op, Binarize) else None
+        made = Affine(op.name, op.input, (op.output,), FloatEpilogue(threshold=threshold))
+        return Written(done.comment, *_parts(self.pointwise(at, made)))
+
+    def dequantize(self, at: int, op: Dequantize) -> Written:
+        source = self.tensor(op.input)
+        self.uses.add("dequantize")
+        count = source.shape[1] * source.shape[2]
+        call = (
+            f"bsk_dequantize({float_literal(source.scale)}, {source.zero_point}, {count}, "
+            f"{self.row(op.input, const=True)}, {self.row(op.output)});"
+        )
+        return Written(f"{op.name}: {_shape(source)}, i8 to f32", [], [call])
+
+    def pool(self, at: int, op: MaxPool | AvgPool) -> Written:
+        source, target = self.tensor(op.input), self.tensor(op.output)
+        done = Written(f"{op.name}: {op.kind}, {_shape(source)} -> {_shape(target)}")
+        count = op.kernel[0] * op.kernel[1] if isinstance(op, AvgPool) and op.count_padding else 0
+        done.declarations.append(
+            f"static const bsk_pool pool_{at} = {{ {source.shape[1]}, {source.shape[2]}, {target.shape[1]}, "
+            f"{op.kernel[0]}, {op.kernel[1]}, {op.stride[1]}, {op.padding[1]}, {count} }};"
+        )
+        kind = "avg_pool" if isinstance(op, AvgPool) else f"max_pool_{source.dtype}"
+        self.uses |= {"pool", kind}
+        done.statements = [*self.geometry(op), f"bsk_{kind}(&pool_{at}, rows, {self.row(op.output)});"]
+        return done
+
+    def global_pool(self, at: int, op: GlobalAvgPool) -> Written:
+        source = self.tensor(op.input)
+        height, width, channels = source.shape
+        read, sums = self.row(op.input, const=True), self.row(op.output, "0")
+        if source.dtype == "i8":
+            self.uses.add("gap_i8")
+            call = f"bsk_gap_i8(y, {width}, {channels}, {source.zero_point}, {read}, {sums});"
+        else:
+            self.uses.add("gap_f32")
+            call = f"bsk_gap_f32(y, {height}, {width}, {channels}, {read}, {sums});"
+        return Written(f"{op.name}: global average of {_shape(source)}, one row a step", [], [call])
+
+
+def _parts(written: Written) -> tuple[list[str], list[str]]:
+    return written.declarations, written.statements
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape))
+
+
+def _words(op: Conv2d, program: Program) -> str:
+    precision = conv_precision(op, program.tensors)
+    dtype = {"i8": "int8", "bits": "1-bit", "f32": "float", "i32": "int32"}[program.tensors[op.input].dtype]
+    weights = {"w1": "1-bit", "w1a1": "1-bit", "int8": "int8", "fp32": "float"}[precision]
+    return f"{weights} x {dtype}"

@@ -1,0 +1,248 @@
+"""A planned program to the files of its folder, through the templates."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.backends.c99.bounds import shared_bias
+from bitskip.backends.c99.kernels import Core, Writer, Written, scratch_bytes
+from bitskip.backends.c99.plan import Placed, Plan, steps_of, window_of
+from bitskip.backends.reference import run_reference
+from bitskip.program import Conv2d, IntegerEpilogue, Op, Program, op_inputs, op_outputs
+
+__all__ = ["render"]
+
+_FILES = {
+    "src/{name}.h": "network.h.j2",
+    "src/{name}.c": "network.c.j2",
+    "src/{name}_weights.h": "weights.h.j2",
+    "main.c": "main.c.j2",
+    "test_picture.h": "test_picture.h.j2",
+    "README.md": "README.md.j2",
+    "CMakeLists.txt": "CMakeLists.txt.j2",
+    "library.properties": "library.properties.j2",
+    "idf_component.yml": "idf_component.yml.j2",
+    "zephyr/module.yml": "module.yml.j2",
+    "zephyr/CMakeLists.txt": "zephyr.cmake.j2",
+}
+
+
+# The entries of a lookup table in Gray code: (entry, the step from the one before).
+_GRAY = tuple(
+    (
+        k ^ (k >> 1),
+        "" if k == 1 else ("+" if (k ^ (k >> 1)) & (k & -k) else "-") + str((k & -k).bit_length() - 1),
+    )
+    for k in range(1, 16)
+)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One op as the templates see it."""
+
+    number: int
+    written: Written
+    steps: int
+    scratch: int
+    banded: bool
+    downward: bool
+    needs: tuple[str, ...] = ()
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class _TensorRow:
+    number: int
+    place: Placed
+    height: int
+    comment: str
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("bitskip.backends.c99", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def render(
+    program: Program, plan: Plan, core: Core, name: str, picture: npt.NDArray[np.uint8], picture_words: str
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the folder's files, path to text, and facts about it as JSON values."""
+    epilogues = [op.epilogue for op in program.ops if hasattr(op, "epilogue")]
+    wide_bias = not core.long_multiply or any(
+        shared_bias(e.bias) is None for e in epilogues if isinstance(e, IntegerEpilogue)
+    )
+    writer = Writer(program, plan, core, wide_bias)
+    written = [writer.write(at) for at in range(len(program.ops))]
+    ops = [
+        _Step(
+            at,
+            written[at],
+            steps_of(op, program.tensors),
+            scratch_bytes(op, program, core),
+            at < plan.bands,
+            plan.downward[at],
+            _needs(at, op, program) if at < plan.bands else (),
+            at < plan.bands and _leaves_bands(op, plan, program),
+        )
+        for at, op in enumerate(program.ops)
+    ]
+    exact = not any(program.tensors[op.input].dtype == "f32" for op in program.ops if isinstance(op, Conv2d))
+    exact = exact and not any(
+        op.kind in ("avg_pool", "global_avg_pool") and program.tensors[op.input].dtype == "f32"
+        for op in program.ops
+    )
+    has_float = bool(writer.uses & {"float", "conv_f32", "input_f32", "dequantize", "gap_f32", "avg_pool"})
+    logits = run_reference(program, picture[None])[0]
+    constant_bytes = writer.constants.size
+    arena_bytes = max(plan.arena_bytes, 4)
+    macs = sum(
+        int(np.prod(op.weight.shape[:3]))
+        * program.tensors[op.input].shape[2]
+        * int(np.prod(program.tensors[op_outputs(op)[0]].shape[:2]))
+        for op in program.ops
+        if isinstance(op, Conv2d)
+    )
+    height, width, channels = program.input_shape
+    float_words = (
+        "Some layers compute in float: without a floating point unit they take many more instructions."
+        if has_float
+        else "All arithmetic is in integers; the logits are the float32 bits of bitskip's reference."
+    )
+    values: dict[str, Any] = {
+        "title": program.name.replace("*/", "").replace("\n", " "),
+        "version": version("bitskip"),
+        "name": name,
+        "NAME": name.upper(),
+        "guard": name.upper(),
+        "core": core,
+        "tile": core.tile,
+        "walk": not core.long_multiply,  # few registers, and short offsets in loads
+        "nw": 1 if core.wide_add or core.tile == 2 else 2,
+        "gray": _GRAY,
+        "shifts": sorted({e.shift >= 32 for e in epilogues if isinstance(e, IntegerEpilogue)}, reverse=True),
+        "dsp": core.dsp,
+        "bias64": wide_bias,
+        "rounded": "bsk_rounded" if "float" in writer.uses else "volatile float",
+        "digits": writer.digits,
+        "plan": plan,
+        "uses": writer.uses,
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "classes": program.classes,
+        "class_names": [_c_text(n) for n in (program.class_names or map(str, range(program.classes)))],
+        "constants": writer.constants.texts,
+        "constant_bytes": constant_bytes,
+        "arena_bytes": arena_bytes,
+        "macs": macs,
+        "ops": ops,
+        "bands": [op for op in ops if op.banded] if plan.bands > 1 else [],
+        "loops": any(op.steps > 1 and not op.banded for op in ops),
+        "tensors": [
+            _TensorRow(
+                n, place, program.tensors[n].shape[0], f"{t.name}, {t.dtype} {' x '.join(map(str, t.shape))}"
+            )
+            for n, place in sorted(plan.places.items())
+            for t in (program.tensors[n],)
+            if _addressed(n, program)
+        ],
+        "about": _about(plan, has_float),
+        "float_words": float_words,
+        "picture": _bytes(picture),
+        "picture_words": picture_words,
+        "logits": "    " + ", ".join(f"0x{int(bits):08x}u" for bits in logits.view(np.uint32)),
+        "exact": exact,
+        "best": int(logits.argmax()),
+    }
+    environment = _environment()
+    files = {
+        path.format(name=name): environment.get_template(template).render(values)
+        for path, template in _FILES.items()
+    }
+    facts = {
+        "name": name,
+        "cpu": core.name,
+        "constant_bytes": constant_bytes,
+        "arena_bytes": arena_bytes,
+        "live_bytes": plan.live_bytes,
+        "bands": plan.bands,
+        "macs": macs,
+        "float": has_float,
+        "kernels": sorted(writer.uses & {"w1", "w1a1", "i8", "conv_f32"}),
+        "notes": [float_words] if has_float else [],
+    }
+    return files, facts
+
+
+def _addressed(number: int, program: Program) -> bool:
+    """Whether a tensor's place is named in the code."""
+    return any(number in (*op_inputs(op), *op_outputs(op)) for op in program.ops)
+
+
+def _needs(at: int, op: Op, program: Program) -> tuple[str, ...]:
+    """Return the calls that make the rows which a step reads."""
+    maker = {number: k for k, made in enumerate(program.ops[:at]) for number in op_outputs(made)}
+    calls = []
+    for number in op_inputs(op):
+        if number not in maker:
+            continue
+        height = program.tensors[number].shape[0]
+        window = window_of(op) if number == op.input else None
+        if window is None or (window.kernel, window.stride, window.padding) == (1, 1, 0):
+            rows = "y + 1"
+        else:
+            last = f"y * {window.stride} + {window.kernel - window.padding}"
+            rows = f"{last} < {height} ? {last} : {height}"
+        calls.append(f"need_{maker[number]}(b, {rows});")
+    return tuple(calls)
+
+
+def _leaves_bands(op: Op, plan: Plan, program: Program) -> bool:
+    """Whether something after the bands reads what `op` writes, or nothing does."""
+    within = {n for later in program.ops[: plan.bands] for n in op_inputs(later)}
+    after = {n for later in program.ops[plan.bands :] for n in op_inputs(later)}
+    outs = set(op_outputs(op))
+    return bool(outs & after) or not outs & within
+
+
+def _about(plan: Plan, has_float: bool) -> list[str]:
+    lines = [
+        "Tensors are (height, width, channels), channels last. int8 stands for (q - zero_point) * scale;",
+        "bits lie in words of 32 channels, 1 meaning -1. An op computes a row at a time.",
+    ]
+    if plan.bands > 1:
+        lines.append(
+            f"The first {plan.bands} ops run in bands: rows are computed when needed, and few are kept."
+        )
+    if not has_float:
+        lines.append("There is no float arithmetic in here.")
+    return lines
+
+
+def _c_text(text: str) -> str:
+    """Return a class name inside the quotes of a C string."""
+    return "".join(
+        c
+        if c.isascii() and c.isprintable() and c not in '"\\?'
+        else "".join(f"\\{b:03o}" for b in c.encode())
+        for c in text
+    )
+
+
+def _bytes(values: npt.NDArray[np.uint8]) -> str:
+    flat = [str(int(v)) for v in values.reshape(-1)]
+    return ",\n".join("    " + ", ".join(flat[at : at + 24]) for at in range(0, len(flat), 24))

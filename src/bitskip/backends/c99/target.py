@@ -1,0 +1,173 @@
+"""`bitskip export --to c99`: checks what was asked for, plans, and writes the folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bitskip.backends import Exported
+from bitskip.backends.c99.cores import CORES, DEFAULT_CORE
+from bitskip.backends.c99.kernels import Core, scratch_bytes
+from bitskip.backends.c99.plan import Plan, plan_device
+from bitskip.backends.c99.render import render
+from bitskip.errors import LoweringError, RunError, nearest
+from bitskip.program import Conv2d, Program
+
+__all__ = ["TARGET", "C99Target", "choose_plan"]
+
+_KEYWORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int "
+    "long register restrict return short signed sizeof static struct switch typedef union unsigned void "
+    "volatile while main class new delete template this operator private public protected virtual bool true "
+    "false arena bsk".split()
+)
+_MOST_W1_INPUTS = 2**15 - 1  # sums of signs are int16
+_MOST_W1A1_INPUTS = 2**16 - 1  # counts are 16-bit
+
+
+def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) -> tuple[Plan, Core]:
+    """Return the plan of `program` on a device, and the core with as many pixels a table as fit.
+
+    Args:
+        program: what runs.
+        core: whose kernels are chosen.
+        arena_bytes: what there is; as few ops as fit it run in bands. None: layer by layer.
+
+    Raises:
+        LoweringError: if no plan fits, naming the smallest.
+    """
+    external = frozenset({0, program.output})
+    first = 2 if len(program.ops) > 2 and program.ops[0].kind == "quantize_input" else 0
+    last = len(program.ops) - 1  # the classifier needs everything before it
+    plans = []
+    for chosen in (core, replace(core, tile=2)):
+        scratch = [scratch_bytes(op, program, chosen) for op in program.ops]
+        for bands in (first, *range(first + 1, last + 1)):
+            plan = plan_device(program, scratch, bands, external=external)
+            if arena_bytes is None or plan.arena_bytes <= arena_bytes:
+                return plan, chosen
+            plans.append(plan)
+    best = min(plans, key=lambda plan: plan.arena_bytes)
+    raise LoweringError(
+        f"--arena-bytes is {arena_bytes}, but the smallest arena of '{program.name}' is "
+        f"{best.arena_bytes} bytes"
+    )
+
+
+class C99Target:
+    """A packed model as a folder of C99."""
+
+    name = "c99"
+    summary = "C99 for microcontrollers: a folder that compiles alone"
+    options = frozenset({"name", "cpu", "arena-bytes"})
+
+    def supports(self, program: Program) -> tuple[str, ...]:
+        """Return which layers are beyond the kernels."""
+        if not program.is_classifier:
+            return ("it does not give logits alone, expected a classifier; pack the part that classifies",)
+        reasons = []
+        for op in program.ops:
+            if not isinstance(op, Conv2d) or op.weight_dtype != "w1":
+                continue
+            dtype = program.tensors[op.input].dtype
+            inputs = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]
+            most = {"i8": _MOST_W1_INPUTS, "bits": _MOST_W1A1_INPUTS}.get(dtype, inputs)
+            if inputs > most:
+                reasons.append(
+                    f"layer '{op.name}' sums {inputs} 1-bit products, expected at most {most}; give it fewer "
+                    "input channels"
+                )
+        return tuple(reasons)
+
+    def export(self, program: Program, out: Path, options: Mapping[str, Any]) -> Exported:
+        """Write the folder `out`: whole, or not at all.
+
+        Args:
+            program: what to write.
+            out: a folder that does not exist, or is empty.
+            options: `name` (a C identifier), `cpu` (of `CORES`), `arena-bytes` (what there is).
+
+        Raises:
+            LoweringError: for a value of `options` that cannot be; no plan that fits.
+            RunError: if `out` holds something, or cannot be written.
+        """
+        name = str(options.get("name", _default_name(program.name)))
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in _KEYWORDS:
+            raise LoweringError(
+                f"--name is '{name}', expected a C identifier that begins with a letter, such as "
+                f"'{_default_name(name)}'"
+            )
+        core_name = str(options.get("cpu") or DEFAULT_CORE)
+        if core_name not in CORES:
+            raise LoweringError(
+                f"--cpu is '{core_name}', expected one of {', '.join(CORES)}{nearest(core_name, CORES)}"
+            )
+        arena = options.get("arena-bytes")
+        if arena is not None and arena < 1:
+            raise LoweringError(f"--arena-bytes is {arena}, expected at least 1 byte")
+        core = CORES[core_name]
+        plan, core = choose_plan(program, core, arena)
+        files, facts = render(program, plan, core, name, *_test_picture(program))
+        _write_folder(out, files)
+        lines = (
+            f"{facts['constant_bytes']:,} bytes of constants (flash), "
+            f"{facts['arena_bytes']:,} bytes of working memory",
+            *facts.pop("notes"),
+        )
+        order = ("README.md", *(path for path in files if path != "README.md"))
+        return Exported(tuple(out / path for path in order), lines, facts)
+
+
+def _default_name(name: str) -> str:
+    word = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()
+    return word if word and word[0].isalpha() and word not in _KEYWORDS else f"net_{word}".rstrip("_")
+
+
+def _test_picture(program: Program) -> tuple[npt.NDArray[np.uint8], str]:
+    """Return a picture of the program's size: of the bundled CIFAR-10 pictures if it is of their shape."""
+    height, width, channels = program.input_shape
+    if (height, width, channels) in ((32, 32, 3), (16, 16, 3)):
+        with resources.as_file(resources.files("bitskip") / "data" / "mini_cifar10.npz") as path:
+            pictures = np.load(path)
+            picture = pictures["test_images"][0]
+        if height == 16:
+            blocks = picture.reshape(16, 2, 16, 2, 3).astype(np.uint16)
+            picture = ((blocks.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8)
+        return np.ascontiguousarray(picture), "A test picture of CIFAR-10"
+    y, x, c = np.ogrid[:height, :width, :channels]
+    waves = 128 + 60 * np.sin(x / (5 + c)) + 60 * np.cos(y / (3 + c))
+    return waves.astype(np.uint8), "A pattern of waves"
+
+
+def _write_folder(out: Path, files: Mapping[str, str]) -> None:
+    """Write everything into a folder beside `out`, then rename it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} exists and is not an empty folder; name another with -o")
+    temporary: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        for path, text in files.items():
+            (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / path).write_text(text, encoding="utf-8")
+        temporary.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        temporary.rename(out)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}; name another with -o") from None
+    finally:
+        if temporary is not None and temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+TARGET = C99Target()

@@ -1,0 +1,337 @@
+"""Exported C beside the reference: compiled by the host's compilers, to the bit where sums are integers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edge_programs import PROGRAMS, small_network
+
+from bitskip.backends import export_target
+from bitskip.backends.c99.cores import CORES
+from bitskip.backends.c99.plan import plan_device
+from bitskip.backends.c99.target import choose_plan
+from bitskip.backends.reference import run_reference
+from bitskip.errors import LoweringError, RunError
+from bitskip.program import Program
+from programs import every_op
+
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
+SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
+
+# Reads pictures from standard input, writes logits; the arena is full of rubbish before each.
+DRIVER = """
+#include "net.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(void)
+{
+    /* on the heap and of the exact size, so that a sanitizer sees the byte beyond */
+    uint8_t *picture = malloc(NET_INPUT_BYTES);
+    void *arena = malloc(NET_ARENA_BYTES);
+    float *logits = malloc(NET_CLASSES * sizeof *logits);
+    net_context network;
+    if (!picture || !arena || !logits || net_init(&network, arena, NET_ARENA_BYTES) != NET_OK) {
+        return 2;
+    }
+    while (fread(picture, 1, NET_INPUT_BYTES, stdin) == NET_INPUT_BYTES) {
+        memset(arena, 0xa5, NET_ARENA_BYTES);
+        if (net_run(&network, picture, logits) != NET_OK) {
+            return 3;
+        }
+        fwrite(logits, sizeof *logits, NET_CLASSES, stdout);
+    }
+    free(picture);
+    free(arena);
+    free(logits);
+    return 0;
+}
+"""
+
+
+def export(program: Program, folder: Path, **options: Any) -> dict[str, Any]:
+    given = {"name": "net", **{key.replace("_", "-"): value for key, value in options.items()}}
+    return dict(export_target("c99").export(program, folder, given).facts)
+
+
+def compile_driver(folder: Path, compiler: str, *flags: str) -> Path:
+    (folder / "driver.c").write_text(DRIVER)
+    binary = folder / "driver"
+    command = [compiler, *WARNINGS, *flags, "-Isrc", "src/net.c", "driver.c", "-o", binary.name]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return binary
+
+
+def run_driver(binary: Path, pictures: Any, classes: int) -> Any:
+    done = subprocess.run([binary], input=pictures.tobytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return np.frombuffer(done.stdout, np.float32).reshape(len(pictures), classes)
+
+
+def pictures_for(program: Program, count: int = 8, seed: int = 0) -> Any:
+    """Return random pictures, with the darkest and the brightest first."""
+    pictures = np.random.default_rng(seed).integers(0, 256, (count, *program.input_shape)).astype(np.uint8)
+    pictures[0], pictures[1] = 0, 255
+    return pictures
+
+
+def assert_as_reference(program: Program, got: Any, pictures: Any) -> None:
+    expected = run_reference(program, pictures)
+    if program.name.startswith("float"):  # sums of floats have an order of their own
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
+    else:
+        np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    "cpu", ["cortex-m0plus", "cortex-m4", *(slow(cpu) for cpu in ("cortex-m3", "rv32imc"))]
+)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_exported_c_agrees_with_the_reference(name: str, cpu: str, tmp_path: Path) -> None:
+    program = PROGRAMS[name]()
+    export(program, tmp_path / "net", cpu=cpu)
+    binary = compile_driver(tmp_path / "net", "gcc", "-O0")
+    pictures = pictures_for(program)
+    assert_as_reference(program, run_driver(binary, pictures, program.classes), pictures)
+
+
+@pytest.mark.parametrize(("name", "most"), [("w1", 0.75), ("w1a1", 1.0), ("mixed", 1.0)])
+def test_bands_give_the_same_bits_in_less_memory(name: str, most: float, tmp_path: Path) -> None:
+    program = PROGRAMS[name]()
+    with pytest.raises(LoweringError, match=r"the smallest arena of '.*' is \d+ bytes") as refused:
+        export(program, tmp_path / "none", arena_bytes=1)
+    smallest = int(str(refused.value).split()[-2])
+    whole = export(program, tmp_path / "whole")
+    facts = export(program, tmp_path / "net", arena_bytes=smallest)
+    assert facts["arena_bytes"] == smallest
+    assert smallest <= most * whole["arena_bytes"]
+    binary = compile_driver(tmp_path / "net", "gcc", *SANITIZERS)
+    pictures = pictures_for(program)
+    assert_as_reference(program, run_driver(binary, pictures, program.classes), pictures)
+    with pytest.raises(LoweringError, match="smallest"):
+        export(program, tmp_path / "less", arena_bytes=smallest - 1)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=[needs_clang, pytest.mark.slow])])
+@pytest.mark.parametrize("name", ["w1", "w1a1", "int8", "odd-w1", "mixed", "float-residual"])
+def test_sanitizers_find_nothing_in_fuzzed_runs(name: str, compiler: str, tmp_path: Path) -> None:
+    program = PROGRAMS[name]()
+    export(program, tmp_path / "net")
+    binary = compile_driver(tmp_path / "net", compiler, *SANITIZERS)
+    pictures = pictures_for(program, 40, seed=5)
+    assert_as_reference(program, run_driver(binary, pictures, program.classes), pictures)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=needs_clang)])
+@pytest.mark.parametrize("flags", [("-O3",), ("-O1", "-m32"), *(slow((f"-O{n}",)) for n in range(3))])
+def test_every_level_and_width_gives_the_same_bits(
+    compiler: str, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    probe = subprocess.run(
+        [compiler, *flags, "-x", "c", "-", "-o", str(tmp_path / "probe")],
+        input=b"#include <stdio.h>\nint main(void) { return 0; }",
+        capture_output=True,
+    )
+    if probe.returncode != 0:
+        pytest.skip(f"{compiler} {' '.join(flags)} cannot compile here (gcc-multilib is not installed)")
+    for name in ("mixed", "deep-w1"):
+        program = PROGRAMS[name]()
+        export(program, tmp_path / name)
+        binary = compile_driver(tmp_path / name, compiler, *flags)
+        pictures = pictures_for(program)
+        assert_as_reference(program, run_driver(binary, pictures, program.classes), pictures)
+
+
+def test_the_readmes_command_compiles_the_folder_alone(bitskip: Callable[..., Any], tmp_path: Path) -> None:
+    packed, folder = tmp_path / "w1.bitskip", tmp_path / "c"
+    program = PROGRAMS["w1"]()
+    program.save(packed)
+    ran = bitskip("export", str(packed), "--to", "c99", "-o", str(folder), "--json")
+    assert ran.code == 0, ran.err
+    facts = json.loads(ran.out)
+    assert facts["arena_bytes"] > 0
+    assert all(Path(path).is_file() for path in facts["files"])
+    readme = (folder / "README.md").read_text()
+    command = next(line for line in readme.splitlines() if line.startswith("    gcc"))
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("as the reference\n")
+
+
+def test_an_integer_network_has_no_float_arithmetic_and_calls_memcpy_and_memset_alone(tmp_path: Path) -> None:
+    export(PROGRAMS["w1"](), tmp_path / "net", cpu="host")
+    code = (tmp_path / "net" / "src" / "net.c").read_text()
+    assert "malloc" not in code
+    assert not [line for line in code.splitlines() if "(float)" in line or ".0f" in line]
+    subprocess.run(["gcc", "-std=c99", "-O0", "-Isrc", "-c", "src/net.c"], cwd=tmp_path / "net", check=True)
+    listed = subprocess.run(
+        ["nm", "-u", "net.o"], cwd=tmp_path / "net", capture_output=True, text=True, check=True
+    )
+    assert set(listed.stdout.split()) - {"U", "memcpy", "memset"} == set()
+
+
+def test_status_of_wrong_calls(tmp_path: Path) -> None:
+    export(PROGRAMS["w1"](), tmp_path / "net")
+    (tmp_path / "net" / "wrong.c").write_text("""
+#include "net.h"
+static uint64_t arena[NET_ARENA_BYTES / 8 + 1];
+static uint8_t picture[NET_INPUT_BYTES];
+int main(void)
+{
+    net_context n;
+    float out[NET_CLASSES];
+    if (net_init(NULL, arena, sizeof arena) != NET_NULL_POINTER) return 1;
+    if (net_init(&n, NULL, sizeof arena) != NET_NULL_POINTER) return 2;
+    if (net_init(&n, arena, NET_ARENA_BYTES - 1) != NET_SMALL_ARENA) return 3;
+    if (net_run(&n, picture, out) != NET_NOT_READY) return 4;
+    if (net_init(&n, (uint8_t *)arena + 4, NET_ARENA_BYTES) != NET_UNALIGNED) return 5;
+    if (net_init(&n, arena, NET_ARENA_BYTES) != NET_OK) return 6;
+    if (net_run(&n, NULL, out) != NET_NULL_POINTER) return 7;
+    if (net_run(&n, picture, NULL) != NET_NULL_POINTER) return 8;
+    return net_run(&n, picture, out) == NET_OK ? 0 : 9;
+}
+""")
+    subprocess.run(
+        ["gcc", *WARNINGS, "-Isrc", "src/net.c", "wrong.c", "-o", "wrong"], cwd=tmp_path / "net", check=True
+    )
+    assert subprocess.run([tmp_path / "net" / "wrong"]).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("cppcheck") is None, reason="cppcheck is not installed")
+@pytest.mark.parametrize("name", ["w1", "mixed", "float-residual"])
+def test_cppcheck_is_content(name: str, tmp_path: Path) -> None:
+    export(PROGRAMS[name](), tmp_path / "net")
+    done = subprocess.run(
+        ["cppcheck", "--std=c99", "--enable=warning,portability,performance", "--error-exitcode=1", "-q",
+         "--inline-suppr", "-Isrc", "src/net.c", "main.c"],
+        cwd=tmp_path / "net", capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_shortcuts_rows_are_written_over_rows() -> None:
+    kept, removed = (choose_plan(small_network(keep), CORES["cortex-m4"])[0] for keep in (True, False))
+    assert removed.arena_bytes <= 0.7 * kept.arena_bytes
+    assert any(removed.downward.values())  # one layer down, the next up
+
+
+def test_tensors_of_a_plan_do_not_overlap_while_both_are_needed() -> None:
+    """A second, slow account of what `plan_device` promises: every row is intact when it is read."""
+    from bitskip.backends.c99.plan import steps_of, window_of
+    from bitskip.program import op_inputs, op_outputs
+
+    for keep in (True, False):
+        program = small_network(keep)
+        plan = plan_device(program, [64] * len(program.ops), external=frozenset({0, program.output}))
+        memory: dict[int, tuple[int, int]] = {}  # byte of the arena: which row of which tensor it holds
+        for at, op in enumerate(program.ops):
+            steps = range(steps_of(op, program.tensors))
+            for step in reversed(steps) if plan.downward[at] else steps:
+                for number in (n for n in op_inputs(op) if n in plan.places):
+                    window, place = window_of(op), plan.places[number]
+                    height = program.tensors[number].shape[0]
+                    rows = (
+                        range(window.first(step), window.last(step, height) + 1)
+                        if number == op.input and op.kind != "global_avg_pool"
+                        else [step]
+                    )
+                    for row in rows:
+                        start = place.offset + row * place.row_bytes
+                        assert {memory[b] for b in range(start, start + place.row_bytes)} == {(number, row)}
+                for number in (n for n in op_outputs(op) if n in plan.places):
+                    place = plan.places[number]
+                    row = 0 if op.kind == "global_avg_pool" else step
+                    start = place.offset + row * place.row_bytes
+                    memory.update(dict.fromkeys(range(start, start + place.row_bytes), (number, row)))
+
+
+# -- bad input ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["2nets", "my-net", "int", "", "a b", "é"])
+def test_a_name_that_is_no_identifier_is_refused(
+    name: str, bitskip: Callable[..., Any], tmp_path: Path
+) -> None:
+    packed = tmp_path / "w1.bitskip"
+    PROGRAMS["w1"]().save(packed)
+    ran = bitskip("export", str(packed), "--to", "c99", "-o", str(tmp_path / "c"), "--name", name)
+    assert ran.code == 2
+    assert f"--name is '{name}', expected a C identifier" in " ".join(ran.err.split())
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists and is not an empty folder; name another with -o"):
+        export(PROGRAMS["w1"](), tmp_path / "c")
+    assert [path.name for path in tmp_path.rglob("*")] == ["c", "mine.txt"]
+
+
+def test_an_unknown_core_and_a_wrong_size_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="--cpu is 'cortex-m5', expected one of .*did you mean"):
+        export(PROGRAMS["w1"](), tmp_path / "c", cpu="cortex-m5")
+    with pytest.raises(LoweringError, match="--arena-bytes is 0, expected at least 1 byte"):
+        export(PROGRAMS["w1"](), tmp_path / "c", arena_bytes=0)
+
+
+def test_a_layer_beyond_the_kernels_is_named() -> None:
+    from edge_programs import too_wide
+
+    (reason,) = export_target("c99").supports(too_wide())
+    assert reason == (
+        "layer 'wide' sums 32800 1-bit products, expected at most 32767; give it fewer input channels"
+    )
+
+
+def test_class_names_of_any_language_are_c_strings(tmp_path: Path) -> None:
+    import dataclasses
+
+    program = PROGRAMS["w1"]()
+    names = (
+        'a "quoted" one',
+        "back\\slash",
+        "Flugzeug über Köln",
+        "what??/",
+        *map(str, range(program.classes)),
+    )
+    export(dataclasses.replace(program, class_names=names[: program.classes]), tmp_path / "net")
+    (tmp_path / "net" / "names.c").write_text("""
+#include "net.h"
+#include <stdio.h>
+int main(void)
+{
+    int k;
+    for (k = 0; k < NET_CLASSES; k++) puts(net_class_names[k]);
+    return 0;
+}
+""")
+    subprocess.run(
+        ["gcc", *WARNINGS, "-Isrc", "src/net.c", "names.c", "-o", "names"], cwd=tmp_path / "net", check=True
+    )
+    printed = subprocess.run([tmp_path / "net" / "names"], capture_output=True, text=True, encoding="utf-8")
+    assert tuple(printed.stdout.splitlines()) == names[: program.classes]
+
+
+def test_every_op_compiles_and_runs(tmp_path: Path) -> None:
+    program = every_op()
+    export(program, tmp_path / "net")
+    binary = compile_driver(tmp_path / "net", "gcc", *SANITIZERS)
+    pictures = pictures_for(program)
+    got, expected = run_driver(binary, pictures, program.classes), run_reference(program, pictures)
+    np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
