@@ -41,9 +41,9 @@ from bitskip.program import (
 )
 from bitskip.program.check import accumulator_bound
 
-__all__ = ["Core", "Writer", "Written", "scratch_bytes"]
+__all__ = ["ACTIVATIONS", "Core", "Writer", "Written", "scratch_bytes"]
 
-_KINDS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
+ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ class Writer:
                 return self.pool(at, op)
             case GlobalAvgPool():
                 return self.global_pool(at, op)
+            case _:
+                raise AssertionError(f"'{op.name}' is refused by unsupported()")
 
     # -- rows ---------------------------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ class Writer:
 
         def activation(place: str, a: Activation) -> str:
             rest = (("slope", a.slope), ("shift_in", a.shift_in), ("shift_out", a.shift_out))
-            return f"{{ {_KINDS[a.kind]}, {', '.join(floats(f'{place}_{n}', v) for n, v in rest)} }}"
+            return f"{{ {ACTIVATIONS[a.kind]}, {', '.join(floats(f'{place}_{n}', v) for n, v in rest)} }}"
 
         i8 = next((self.tensor(n) for n in op_outputs(op) if self.tensor(n).dtype == "i8"), None)
         inverse = "0.0f" if i8 is None else float_literal(float(inverse_scale(i8.scale)))

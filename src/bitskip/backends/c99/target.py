@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from bitskip.backends import Exported
 from bitskip.backends.c99.cores import CORES, DEFAULT_CORE
-from bitskip.backends.c99.kernels import Core, scratch_bytes
+from bitskip.backends.c99.kernels import ACTIVATIONS, Core, scratch_bytes
 from bitskip.backends.c99.plan import Plan, plan_device
 from bitskip.backends.c99.render import render
 from bitskip.errors import LoweringError, RunError, nearest
-from bitskip.program import Conv2d, Program
+from bitskip.program import Concat, Conv2d, FloatEpilogue, Lookup, Mul, Op, Program, Resize
 
 __all__ = ["TARGET", "C99Target", "choose_plan"]
 
@@ -63,6 +63,21 @@ def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) ->
     )
 
 
+def unsupported(op: Op) -> str:
+    """Return why there is no C for `op`, and what to do; an empty string if there is."""
+    if isinstance(op, Concat | Resize | Mul | Lookup):
+        return f"is a {op.kind}, which has no C yet; use convolutions, additions and pools instead"
+    if isinstance(op, Conv2d) and op.groups != 1:
+        return f"has {op.groups} groups, expected 1; use a convolution over all channels instead"
+    epilogue = getattr(op, "epilogue", None)
+    if isinstance(epilogue, FloatEpilogue):
+        for activation in (epilogue.pre, epilogue.post):
+            if activation.kind not in ACTIVATIONS:
+                known = ", ".join(ACTIVATIONS)
+                return f"has the activation {activation.kind}, expected {known}; train it with one of them"
+    return ""
+
+
 class C99Target:
     """A packed model as a folder of C99."""
 
@@ -76,7 +91,10 @@ class C99Target:
             return ("it does not give logits alone, expected a classifier; pack the part that classifies",)
         reasons = []
         for op in program.ops:
-            if not isinstance(op, Conv2d) or op.weight_dtype != "w1":
+            reason = unsupported(op)
+            if reason:
+                reasons.append(f"layer '{op.name}' {reason}")
+            if reason or not isinstance(op, Conv2d) or op.weight_dtype != "w1":
                 continue
             dtype = program.tensors[op.input].dtype
             inputs = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]
