@@ -45,7 +45,7 @@ def mini() -> ImageSet:
 
 
 def _run(recipe: Recipe, mini: ImageSet, out: Path, model: str) -> dict[str, torch.Tensor]:
-    from bitskip.training.run import load_weights
+    from bitskip.training.folder import load_weights
 
     train(named_spec(model).scaled(0.125), recipe, mini, out, progress_bar=False)
     return load_weights(out)

@@ -60,7 +60,7 @@ def lower_loaded(
     from bitskip.lower import lower
     from bitskip.lower.run import calibration_pictures, class_names, lower_run
     from bitskip.sources.load import IMAGENET, load_trained
-    from bitskip.training.run import weights_metadata
+    from bitskip.training.folder import weights_metadata
 
     if calibration < 1:
         raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")

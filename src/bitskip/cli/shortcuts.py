@@ -536,7 +536,7 @@ def _load(
 def _batches(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[Any, Any]:
     from bitskip.lower.run import class_names
     from bitskip.sources.pruned import batches_for
-    from bitskip.training.run import weights_metadata
+    from bitskip.training.folder import weights_metadata
 
     images = read_images(data, size=loaded.input_shape[1])
     known = () if loaded.run is None else class_names(weights_metadata(loaded.run))

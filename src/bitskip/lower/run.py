@@ -14,7 +14,7 @@ from bitskip.data.batches import Normalisation
 from bitskip.errors import DataError, FileFormatError, LoweringError
 from bitskip.lower import lower
 from bitskip.program import Program
-from bitskip.training.run import load_run, weights_file, weights_metadata
+from bitskip.training.folder import load_run, weights_file, weights_metadata
 
 __all__ = ["calibration_pictures", "class_names", "lower_run"]
 

@@ -225,7 +225,7 @@ def _with_weights(
 
 def _run(word: Source, input_size: int | None, normalisation: Normalisation | None) -> LoadedModel:
     """Return the network of a finished run, or of a pruned one that no spec describes."""
-    from bitskip.training.run import load_run, weights_file, weights_metadata
+    from bitskip.training.folder import load_run, weights_file, weights_metadata
 
     if word.path is None:
         raise AssertionError(word)

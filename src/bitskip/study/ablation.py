@@ -26,7 +26,8 @@ from bitskip.files import file_digest, keep_settings, require_writable, write_js
 from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
-from bitskip.training.run import merged, versions, weights_file
+from bitskip.training.folder import weights_file
+from bitskip.training.run import merged, versions
 
 __all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation"]
 

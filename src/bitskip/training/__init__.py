@@ -1,9 +1,17 @@
-"""Training: recipes, the LightningModule, and runs that resume."""
+"""Training: recipes, the LightningModule, and runs that resume.
+
+What a run left (`bitskip.training.folder`) is read without Lightning, so names are loaded when first used.
+"""
 
 from __future__ import annotations
 
-from bitskip.training.recipes import Recipe, load_recipe, recipe_names
-from bitskip.training.run import Hardware, RunResult, evaluate, is_first_process, load_run, train
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitskip.training.accuracy import evaluate
+    from bitskip.training.folder import RunResult, load_run
+    from bitskip.training.recipes import Recipe, load_recipe, recipe_names
+    from bitskip.training.run import Hardware, is_first_process, train
 
 __all__ = [
     "Hardware",
@@ -16,3 +24,20 @@ __all__ = [
     "recipe_names",
     "train",
 ]
+
+_PLACES = {
+    "evaluate": "accuracy",
+    "RunResult": "folder",
+    "load_run": "folder",
+    "Recipe": "recipes",
+    "load_recipe": "recipes",
+    "recipe_names": "recipes",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'bitskip.training' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"bitskip.training.{_PLACES.get(name, 'run')}"), name)

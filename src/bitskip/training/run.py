@@ -12,13 +12,13 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 
@@ -31,6 +31,8 @@ from bitskip.nn import binary_layers, build
 from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
+from bitskip.training.accuracy import evaluate
+from bitskip.training.folder import RunResult, load_run, load_weights, weights_file
 from bitskip.training.initial import prepare
 from bitskip.training.module import Classifier, Splits
 from bitskip.training.recipes import Recipe, recipe_changes
@@ -43,7 +45,7 @@ from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 
 _CHECKPOINT_SECONDS = 10.0  # between checkpoints, where an epoch takes less
 
-__all__ = ["Hardware", "RunResult", "evaluate", "is_first_process", "load_run", "train"]
+__all__ = ["Hardware", "is_first_process", "train"]
 
 
 @dataclass(frozen=True)
@@ -69,39 +71,6 @@ class Hardware:
             for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         )
         return "bf16-mixed" if fast and not is_narrow(spec) else "32-true"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run yields. Accuracies are shares, 0..1, of the last epoch's network."""
-
-    model: str
-    seed: int
-    recipe: str
-    epochs: int
-    data: str
-    train_images: int
-    validation_images: int
-    test_images: int
-    test_accuracy: float
-    test_loss: float
-    seconds: float  # of all epochs over all sessions, with their validation, without the final test
-    history: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    precision: str = "32-true"  # arithmetic of training, in Lightning's words
-    teacher: str | None = None
-    warm_start: str | None = None
-    epochs_before: int = 0  # epochs that the weights it started from had been trained for
-    changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
-
-    @classmethod
-    def load(cls, folder: Path) -> RunResult:
-        """Read `folder/result.json`."""
-        values = read_json(folder / "result.json")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise FileFormatError(f"{folder / 'result.json'} is no run's result: {error}") from None
 
 
 def train(
@@ -365,22 +334,6 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Return accuracy (0..1) and mean cross-entropy of `model` in float32 over `batches`."""
-    was_training = model.training
-    model.eval()
-    sums, count = torch.zeros(2, dtype=torch.float64, device=batches.device), 0
-    for pictures, labels in batches:
-        logits = model(pictures).float()
-        hits = (logits.argmax(1) == labels).sum()
-        sums += torch.stack([hits, F.cross_entropy(logits, labels, reduction="sum")])
-        count += len(labels)
-    model.train(was_training)
-    hits_in_all, loss = sums.tolist()
-    return hits_in_all / count, loss / count
-
-
-@torch.no_grad()
 def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed: int) -> None:
     """Replace BN's running statistics by plain means over `recipe.reestimate_batches` training batches."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -438,15 +391,7 @@ def merged(sessions: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {key: ", ".join(values) for key, values in found.items()}
 
 
-# -- reading runs back ----------------------------------------------------------------------------------
-
-
-def weights_file(folder: Path) -> Path:
-    """Return the weights file of a finished run, or `folder` itself if it is one; raises RunError if not."""
-    path = folder / "weights.safetensors" if folder.is_dir() else folder
-    if not path.is_file():
-        raise RunError(f"{folder} holds no weights.safetensors; is the run finished?")
-    return path
+# -- what a run starts from -----------------------------------------------------------------------------
 
 
 def _name_of(start: Path | str) -> str:
@@ -490,57 +435,6 @@ def _epochs_of(start: Path | str) -> int:
         return 0
     result = RunResult.load(file.parent)
     return result.epochs + result.epochs_before
-
-
-def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the weights that a finished run left, by parameter name."""
-    path = weights_file(folder)
-    try:
-        weights: dict[str, torch.Tensor] = load_file(path)
-    except Exception as error:  # safetensors raises an error type of its own for a damaged file
-        raise FileFormatError(f"{path} cannot be read: {error}") from None
-    return weights
-
-
-def weights_metadata(folder: Path) -> dict[str, str]:
-    """Return what a finished run's weights file says beside the weights: spec, normalisation, classes."""
-    from safetensors import safe_open
-
-    path = weights_file(folder)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return dict(stream.metadata() or {})
-    except Exception as error:  # safetensors raises an error type of its own for a damaged file
-        raise FileFormatError(f"{path} cannot be read: {error}") from None
-
-
-def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
-    """Return the spec and the trained network, in evaluation mode, of a finished run.
-
-    Raises:
-        RunError: if the folder holds no finished run.
-        FileFormatError: if its weights do not fit its spec.
-    """
-    weights = load_weights(folder)
-    path = weights_file(folder)
-    metadata = weights_metadata(folder)
-    if "pruned_from" in metadata:
-        raise FileFormatError(
-            f"{path} holds a pruned network that no spec describes; `bitskip pack` and `bitskip shortcuts` "
-            "take it"
-        )
-    if "spec" not in metadata:
-        raise FileFormatError(f"{path} carries no network spec; was it written by bitskip?")
-    spec = NetworkSpec.from_json(metadata["spec"], str(path))
-    model = build(spec)
-    if metadata.get("standardise") == "true":
-        for layer in binary_layers(model).values():
-            layer.standardise = True
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise FileFormatError(f"{path} does not fit its spec: {' '.join(str(error).split())[:200]}") from None
-    return spec, model.eval()
 
 
 def _load_teacher(folder: Path, spec: NetworkSpec) -> nn.Module:

@@ -1,0 +1,116 @@
+"""What a run left behind, read without Lightning: result, weights, their metadata, the trained network.
+
+Torch is loaded with the weights, not before: a result, and what a weights file says of itself, need none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitskip.errors import FileFormatError, RunError
+from bitskip.files import read_json
+from bitskip.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["RunResult", "load_run", "load_weights", "weights_file", "weights_metadata"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run yields. Accuracies are shares, 0..1, of the last epoch's network."""
+
+    model: str
+    seed: int
+    recipe: str
+    epochs: int
+    data: str
+    train_images: int
+    validation_images: int
+    test_images: int
+    test_accuracy: float
+    test_loss: float
+    seconds: float  # of all epochs over all sessions, with their validation, without the final test
+    history: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    precision: str = "32-true"  # arithmetic of training, in Lightning's words
+    teacher: str | None = None
+    warm_start: str | None = None
+    epochs_before: int = 0  # epochs that the weights it started from had been trained for
+    changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
+
+    @classmethod
+    def load(cls, folder: Path) -> RunResult:
+        """Read `folder/result.json`."""
+        values = read_json(folder / "result.json")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise FileFormatError(f"{folder / 'result.json'} is no run's result: {error}") from None
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the weights file of a finished run, or `folder` itself if it is one; raises RunError if not."""
+    path = folder / "weights.safetensors" if folder.is_dir() else folder
+    if not path.is_file():
+        raise RunError(f"{folder} holds no weights.safetensors; is the run finished?")
+    return path
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that a finished run left, by parameter name."""
+    from safetensors.torch import load_file
+
+    path = weights_file(folder)
+    try:
+        weights: dict[str, torch.Tensor] = load_file(path)
+    except Exception as error:  # safetensors raises an error type of its own for a damaged file
+        raise FileFormatError(f"{path} cannot be read: {error}") from None
+    return weights
+
+
+def weights_metadata(folder: Path) -> dict[str, str]:
+    """Return what a finished run's weights file says beside the weights: spec, normalisation, classes."""
+    from safetensors import safe_open
+
+    path = weights_file(folder)
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            return dict(stream.metadata() or {})
+    except Exception as error:  # safetensors raises an error type of its own for a damaged file
+        raise FileFormatError(f"{path} cannot be read: {error}") from None
+
+
+def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
+    """Return the spec and the trained network, in evaluation mode, of a finished run.
+
+    Raises:
+        RunError: if the folder holds no finished run.
+        FileFormatError: if its weights do not fit its spec.
+    """
+    from bitskip.nn import binary_layers, build
+
+    weights = load_weights(folder)
+    path = weights_file(folder)
+    metadata = weights_metadata(folder)
+    if "pruned_from" in metadata:
+        raise FileFormatError(
+            f"{path} holds a pruned network that no spec describes; `bitskip pack` and `bitskip shortcuts` "
+            "take it"
+        )
+    if "spec" not in metadata:
+        raise FileFormatError(f"{path} carries no network spec; was it written by bitskip?")
+    spec = NetworkSpec.from_json(metadata["spec"], str(path))
+    model = build(spec)
+    if metadata.get("standardise") == "true":
+        for layer in binary_layers(model).values():
+            layer.standardise = True
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise FileFormatError(f"{path} does not fit its spec: {' '.join(str(error).split())[:200]}") from None
+    return spec, model.eval()
