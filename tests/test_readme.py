@@ -54,7 +54,8 @@ def test_quick_commands_run(words: list[str], tmp_path: Path) -> None:
 
 def test_the_first_command_prints_what_is_shown() -> None:
     words = next(words for words in _commands() if words[1] == "run")
-    end = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    command = [sys.executable, "-m", *words]
+    end = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert end.returncode == 0, end.stderr
     shown = next(line.strip() for line in README.splitlines() if line.startswith("    examples/"))
     assert end.stdout.startswith(shown)
