@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: study test test-slow lint clean install-c check-all coverage
+.PHONY: study test test-slow lint clean install-c check-all coverage test-torch
 
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
@@ -29,6 +29,15 @@ coverage: $(STAMP)
 	$(BIN)/python -m pip install --quiet coverage
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage report --skip-covered
+
+# The tests of training against another torch, in an environment of its own: make test-torch VERSION=2.11.0
+TORCH_ENV = build/torch-$(VERSION)
+test-torch:
+	@test -n "$(VERSION)" || { echo "make test-torch needs VERSION, e.g. VERSION=2.11.0"; exit 2; }
+	$(PYTHON) -m venv $(TORCH_ENV)
+	$(TORCH_ENV)/bin/python -m pip install --quiet 'torch==$(VERSION)' -e '.[dev]'
+	$(TORCH_ENV)/bin/python -c "import torch; print('torch', torch.__version__)"
+	$(TORCH_ENV)/bin/python -m pytest tests/training tests/nn/test_compiled_gradients.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests tools benchmarks examples

@@ -478,7 +478,11 @@ def test_the_lightning_callback_closes_gates_and_resumes(
             self.log("val_accuracy", torch.tensor(0.2 if low else 0.9))
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.network.parameters(), lr=0.01)
+            return torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
+
+        def on_train_epoch_start(self) -> None:
+            (optimizer,) = self.trainer.optimizers
+            self.momenta = [s["momentum_buffer"].clone() for s in optimizer.state.values()]
 
     settings = RecoverySettings("gradual", epochs=3, max_accuracy_drop=0.1)
 
@@ -501,6 +505,9 @@ def test_the_lightning_callback_closes_gates_and_resumes(
     student, callback, trainer = fit(gates, 2, None)
     assert student.seen == [3.0, 2.5, 2.0, 1.5]
     assert callback.rolled_back == (plan.closed[1],)
+    momenta = [state["momentum_buffer"] for state in trainer.optimizers[0].state.values()]
+    assert momenta
+    assert all(torch.equal(a, b) for a, b in zip(momenta, student.momenta, strict=True))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     gates = ShortcutGates(model, plan)
     student, callback, _ = fit(gates, 3, tmp_path / "last.ckpt")

@@ -143,6 +143,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, mini: ImageSet) -> 
         _train(tmp_path, mini, _recipe(epochs=1), seed=1, resume=True)
 
 
+def test_a_finished_run_asked_for_more_epochs_says_how(tmp_path: Path, mini: ImageSet) -> None:
+    _train(tmp_path, mini, _recipe(epochs=1))
+    with pytest.raises(RunError, match=r"is finished after 1 epochs.*--warm-start .* --epochs 2 and another"):
+        _train(tmp_path, mini, _recipe(epochs=3), resume=True)
+    with pytest.raises(RunError, match="holds a run with another recipe, seed"):
+        _train(tmp_path, mini, _recipe(epochs=3), seed=1, resume=True)
+
+
 def test_a_run_from_before_a_key_existed_goes_on(tmp_path: Path, mini: ImageSet) -> None:
     first = _train(tmp_path, mini)
     asked = json.loads((tmp_path / "run.json").read_text())

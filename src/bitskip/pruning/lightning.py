@@ -11,6 +11,7 @@ With DistributedDataParallel pass `find_unused_parameters=True`: a closed gate's
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -52,6 +53,7 @@ class ShortcutRecovery(L.Callback):  # type: ignore[misc]  # Lightning is untype
         self.gates, self.settings, self.monitor, self.reference = gates, settings, monitor, reference
         self.schedule = GateSchedule(settings, plan.closed)
         self._snapshot: dict[str, Tensor] = {}
+        self._optimizers: list[dict[str, Any]] = []  # their states beside the snapshot: momenta go back too
 
     @property
     def rolled_back(self) -> tuple[str, ...]:
@@ -63,6 +65,7 @@ class ShortcutRecovery(L.Callback):  # type: ignore[misc]  # Lightning is untype
         if self.settings.max_accuracy_drop is not None and self.schedule.starting(trainer.current_epoch):
             state = self.gates.model.state_dict()
             self._snapshot = {name: value.detach().clone() for name, value in state.items()}
+            self._optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in trainer.optimizers]
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Set the gates for this step."""
@@ -87,16 +90,24 @@ class ShortcutRecovery(L.Callback):  # type: ignore[misc]  # Lightning is untype
             if float(measured) < self.reference - limit:
                 self.schedule.kept.add(name)
                 self.gates.model.load_state_dict(self._snapshot)
+                # A checkpoint of before optimizers were kept has none of their states.
+                for optimizer, state in zip(trainer.optimizers, self._optimizers, strict=False):
+                    rates = [group["lr"] for group in optimizer.param_groups]
+                    optimizer.load_state_dict(copy.deepcopy(state))
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate  # the schedule does not go back
         self.gates.load_state(self.schedule.values(epoch + 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {
-            "kept": sorted(self.schedule.kept), "gates": self.gates.state(), "snapshot": self._snapshot
+            "kept": sorted(self.schedule.kept), "gates": self.gates.state(), "snapshot": self._snapshot,
+            "optimizers": self._optimizers,
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.schedule.kept = set(state_dict["kept"])
         self._snapshot = dict(state_dict["snapshot"])
+        self._optimizers = list(state_dict.get("optimizers", []))
         self.gates.load_state(state_dict["gates"])

@@ -252,10 +252,23 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
     except (ValidationError, KeyError, TypeError):
         raise FileFormatError(f"{before} says of no run how it was started; choose another --out") from None
     if resume and known != asked:
+        _point_to_more_epochs(out, asked, known)
         differing = ", ".join(sorted(k for k in asked if known.get(k) != asked[k]))
         raise RunError(
             f"{out} holds a run with another {differing}; resume it with the settings in {before}, "
             "or choose another --out"
+        )
+
+
+def _point_to_more_epochs(out: Path, asked: dict[str, Any], known: dict[str, Any]) -> None:
+    """Say how a finished run is trained on, where nothing but its epochs was asked for otherwise."""
+    done, wanted = known["recipe"]["epochs"], asked["recipe"]["epochs"]
+    same = {**known, "recipe": {**known["recipe"], "epochs": wanted}} == asked
+    if (out / "result.json").is_file() and same and wanted > done:
+        raise RunError(
+            f"{out} is finished after {done} epochs, to which its schedule was cut; train on from its "
+            f"weights with --warm-start {out} --epochs {wanted - done} and another --out, or "
+            f"train all {wanted} anew"
         )
 
 
