@@ -11,6 +11,7 @@ other objects and other photographs than training pictures.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -129,13 +130,14 @@ def finish(asked: argparse.Namespace, detector: Any, name: str, about: DetectorF
     facts: dict[str, Any] = {"training_seconds": round(seconds, 1), "device": str(asked.device)}
     if asked.device == "cuda":
         facts["device"] = torch.cuda.get_device_name()
+    about = DetectorFile(about.classes, about.size, about.backbone, about.binary, about.plan, facts)
+    files = save_detector(asked.out, name, detector, about)  # first: a test that fails loses no training
     if asked.test_pictures:
         data = composites(asked, "test")
         count = min(asked.batch_size, asked.test_pictures)
         batches = (data.batch(at, count) for at in range(-(-asked.test_pictures // count)))
         facts["test"] = average_precision(*detect(detector, batches)).to_dict()
-    about = DetectorFile(about.classes, about.size, about.backbone, about.binary, about.plan, facts)
-    files = save_detector(asked.out, name, detector, about)
+        files = save_detector(asked.out, name, detector, dataclasses.replace(about, facts=facts))
     print(json.dumps({"detector": name, "files": [str(file) for file in files], **facts}), flush=True)
 
 
