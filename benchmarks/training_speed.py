@@ -2,9 +2,9 @@
 
     python benchmarks/training_speed.py --accelerator gpu --out benchmarks/results/training_speed.json
 
-`bitskip` is `bitskip.training.train` with the recipe `paper` on random pictures: the fastest epoch after the
-first two, with all that an epoch does. `bare` is forward, backward and Adam on one batch, as a CUDA graph on a
-GPU and from Python on a CPU: nothing drawn, nothing counted. Both in turns in one process.
+`bitskip` is `bitskip.training.train` with the recipe `paper` on random pictures: the fastest epoch after
+the first two, with all that an epoch does. `bare` is forward, backward and Adam on one batch, as a CUDA graph
+on a GPU and from Python on a CPU: nothing drawn, nothing counted. Both in turns in one process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from bitskip.training.run import versions
 def bare(name: str, width: float, batch: int, compiled: bool, gpu: bool, seconds: float = 2.0) -> float:
     """Return pictures a second of the step alone."""
     device = "cuda" if gpu else "cpu"
-    net: Any = build(named_spec(name).scaled(width), 0.05).to(device, memory_format=torch.channels_last).train()
+    net: Any = build(named_spec(name).scaled(width), 0.05).train()
+    net.to(device, memory_format=torch.channels_last)
     forward = torch.compile(net, dynamic=False) if compiled else net
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, capturable=gpu, fused=True)
     pictures = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
@@ -76,14 +77,17 @@ def ours(name: str, width: float, images: ImageSet, epochs: int, hardware: Hardw
     spec = named_spec(name)
     recipe = load_recipe("paper", spec, {"epochs": epochs, "validation_images": 0, **changes})
     with tempfile.TemporaryDirectory() as folder:
-        result = train(spec.scaled(width), recipe, images, Path(folder), hardware=hardware, progress_bar=False)
+        result = train(
+            spec.scaled(width), recipe, images, Path(folder), hardware=hardware, progress_bar=False
+        )
     steps = len(images.train_images) // recipe.batch_size
     return steps * recipe.batch_size / min(entry["seconds"] for entry in result.history[2:])
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--model", default="resnet14-full-all")
     parser.add_argument("--width", type=float, default=1.0)
@@ -106,7 +110,8 @@ def main() -> None:
     for compiled in (False, True) if asked.compile else (False,):
         for batch in asked.batches:
             hardware = Hardware(asked.accelerator, "1", compile=compiled)
-            row: dict[str, Any] = {"model": asked.model, "width": asked.width, "batch": batch, "compiled": compiled}
+            row: dict[str, Any] = {"model": asked.model, "width": asked.width}
+            row |= {"batch": batch, "compiled": compiled}
             row["bare"] = bare(asked.model, asked.width, batch, compiled, gpu)
             row["bitskip"] = ours(asked.model, asked.width, images, asked.epochs, hardware, batch_size=batch)
             row["share"] = row["bitskip"] / row["bare"]

@@ -266,9 +266,10 @@ def page(values: dict[str, Any]) -> str:
         f"{values['detector']}, on {first['pictures']:,} {values['data']} ({first['objects']:,} objects).",
         f"The hybrid has 1-bit weights in {' and '.join(values['hybrid']['binary'])} and no shortcuts in "
         f"{' and '.join(values['hybrid']['without_shortcuts'])}.",
-        "Bytes and milliseconds are of the backbone with its pyramid: one picture, one thread, medians, all in "
-        f"turns; packed is the part `{values['packed_part']}`, the rest runs in torch.",
-        "Agreement is with the first row: boxes of score 0.5 or more found again at IoU 0.5, and their mean IoU.",
+        "Bytes and milliseconds are of the backbone with its pyramid: one picture, one thread, medians, all "
+        f"in turns; packed is the part `{values['packed_part']}`, the rest runs in torch.",
+        "Agreement is with the first row: boxes of score 0.5 or more found again at IoU 0.5, and their mean "
+        "IoU.",
         "Written by `examples/detect.py report`; numbers in results.json.",
         "",
         "| detector | mAP | AP50 | AP75 | boxes found again | mean IoU | KiB | ms |",

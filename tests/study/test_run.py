@@ -22,9 +22,12 @@ from bitskip.study.run import plan_study, run_study
 TINY = ("--width", "0.0625", "--data", "mini")
 
 
+ONE = ("--jobs", "1")  # one after the other, so that what a kill leaves is known
+
+
 def _study(out: Path, *options: str) -> list[str]:
     models = ("--models", "resnet14-hybrid-none", "--models", "resnet14-binary-none")
-    return [sys.executable, "-m", "bitskip", "study", *models, *TINY, "--out", str(out), *options]
+    return [sys.executable, "-m", "bitskip", "study", *models, *TINY, *ONE, "--out", str(out), *options]
 
 
 def test_quick_trains_the_nine_variants_at_reduced_width() -> None:

@@ -12,14 +12,17 @@ from bitskip.cli.options import (
     AcceleratorOption,
     ArithmeticOption,
     DataOption,
+    JobsOption,
     JsonOption,
+    RayOption,
+    gpus_of,
     parse_changes,
     path_or_none,
     read_images,
     say,
 )
 from bitskip.cli.report import print_ablation
-from bitskip.errors import InterruptedRunError, RunError
+from bitskip.errors import InterruptedRunError
 from bitskip.files import read_json
 
 if TYPE_CHECKING:
@@ -60,9 +63,8 @@ def ablate(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe in every arm."),
     ] = None,
-    jobs: Annotated[
-        int, typer.Option(help="Runs at a time; if more than one, each is a process with one thread.")
-    ] = 1,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
     data: DataOption = None,
     accelerator: AcceleratorOption = "auto",
     precision: ArithmeticOption = "auto",
@@ -78,6 +80,7 @@ def ablate(
     - `bitskip ablate resnet14-full-all --out runs/ablation --jobs 2`
     - `bitskip ablate resnet14-hybrid-all --teacher runs/full-x0.25 --arms freeze --out runs/ablation`
     """
+    from bitskip.jobs import read_place
     from bitskip.report.ablation import write_ablation
     from bitskip.study.ablation import plan_ablation, run_ablation
     from bitskip.training import Hardware
@@ -92,11 +95,10 @@ def ablate(
         teacher=path_or_none(teacher),
         changes=parse_changes(change or []),
     )
-    if jobs < 1:
-        raise RunError(f"--jobs is {jobs}, expected at least 1")
+    place = read_place(jobs, ray, small=width <= 0.5, gpus=gpus_of(accelerator))
     images = read_images(data, plan.jobs[0].spec.input_size)
     folder = Path(out)
-    say(f"{len(plan.jobs)} runs of {epochs} epochs, {jobs} at a time, on {images.name}")
+    say(f"{len(plan.jobs)} runs of {epochs} epochs, {place.jobs} at a time, on {images.name}")
 
     def show(index: int, count: int, job: Job, result: RunResult) -> None:
         say(f"[{index}/{count}] {job.folder}: {result.test_accuracy:.2%}, {result.seconds:.0f} s")
@@ -106,7 +108,7 @@ def ablate(
             plan,
             images,
             folder,
-            jobs=jobs,
+            place=place,
             hardware=Hardware(accelerator, devices="1", precision=precision),
             on_run=show,
         )

@@ -67,7 +67,47 @@ ClassesOption = Annotated[
 WideOption = Annotated[
     bool, typer.Option("--wide", help="Print all columns of a table, however narrow the terminal is.")
 ]
+JobsOption = Annotated[
+    str,
+    typer.Option(
+        "--jobs",
+        metavar="N|auto",
+        help="Trainings at a time, each a process of its own. auto: six a GPU; on CPUs one a core for small "
+        "networks, which gain nothing from a second thread.",
+    ),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|auto",
+        help="Train on a Ray cluster (pip install 'bitskip[ray]'); every machine must see --out under the "
+        "same path.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def gpus_of(accelerator: str) -> int:
+    """Return how many GPUs `--accelerator` means on this machine.
+
+    Raises:
+        RunError: if a GPU is asked for and there is none.
+    """
+    if accelerator not in ("auto", "gpu", "cuda"):
+        return 0
+    import torch
+
+    count = torch.cuda.device_count()
+    if accelerator != "auto" and not count:
+        from bitskip.errors import RunError
+
+        raise RunError(
+            f"--accelerator is {accelerator}, but torch {torch.__version__} sees no GPU here; use "
+            "--accelerator cpu, or install a torch that knows your GPU"
+        )
+    return count
 
 
 def say(text: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +15,12 @@ from bitskip.cli.options import (
     CompileOption,
     DataOption,
     DevicesOption,
+    JobsOption,
     NodesOption,
+    RayOption,
     StrategyOption,
     epoch_line,
+    gpus_of,
     interactive,
     read_images,
     say,
@@ -54,6 +59,8 @@ def study(
     out: Annotated[
         str | None, typer.Option(help="Folder of the study.  [default: runs/PRESET]", show_default=False)
     ] = None,
+    jobs: JobsOption = "auto",
+    ray: RayOption = None,
     accelerator: AcceleratorOption = "auto",
     devices: DevicesOption = "auto",
     nodes: NodesOption = 1,
@@ -71,6 +78,8 @@ def study(
     - `bitskip study --preset paper --models resnet14-hybrid-none --epochs 10`
     - `bitskip study --preset puzzle`
     """
+    from bitskip.errors import InterruptedRunError
+    from bitskip.jobs import read_place
     from bitskip.report import print_tables, write_report
     from bitskip.study.run import plan_study, run_study
     from bitskip.training import Hardware, is_first_process
@@ -84,23 +93,39 @@ def study(
         epochs=epochs,
         recipe=recipe,
     )
+    distributed = nodes != 1 or strategy != "auto" or devices not in ("auto", "1")
+    wanted = "1" if distributed and jobs == "auto" else jobs
+    place = read_place(wanted, ray, small=plan.width <= 0.5, gpus=gpus_of(accelerator))
     images = read_images(data)
     folder = Path(out or f"runs/{preset}")
     say(
         f"study '{preset}': {len(plan.runs)} runs of {plan.epochs} epochs, "
-        f"width {plan.width:g}, on {images.name}"
+        f"width {plan.width:g}, {place.jobs} at a time, on {images.name}"
     )
-    results = run_study(
-        plan,
-        images,
-        folder,
-        hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
-        progress_bar=interactive(),
-        on_run=lambda index, count, name, done: say(
-            f"[{index}/{count}] {name}" + (": finished before" if done else "")
-        ),
-        on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, plan.epochs)),
-    )
+    alone = place.jobs == 1 and ray is None
+    bar = interactive() and alone
+
+    def show_epoch(name: str, entry: dict[str, Any]) -> None:
+        if not bar:
+            line = epoch_line(entry, plan.epochs)
+            say(line if alone else f"{name}:{line}")
+
+    try:
+        results = run_study(
+            plan,
+            images,
+            folder,
+            hardware=Hardware(accelerator, devices if alone else "1", nodes, strategy, precision, compiled),
+            place=place,
+            progress_bar=bar,
+            on_run=lambda index, count, name, done: say(
+                f"[{index}/{count}] {name}" + (": finished before" if done else "")
+            ),
+            on_epoch=show_epoch,
+        )
+    except (InterruptedRunError, KeyboardInterrupt):
+        again = shlex.join(["bitskip", *sys.argv[1:]])
+        raise InterruptedRunError(f"interrupted; the same command goes on: {again}") from None
     if not is_first_process():
         return
     write_report(results, folder)

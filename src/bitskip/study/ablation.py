@@ -8,14 +8,9 @@ numbers, as far as the switched part leaves them), with the 95% t-interval of th
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import statistics
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from bitskip.data import ImageSet
 from bitskip.data.batches import held_out_count
 from bitskip.errors import InterruptedRunError, RunError, nearest
 from bitskip.files import file_digest, keep_settings, require_writable, write_json
+from bitskip.jobs import Place, Task, run_tasks
 from bitskip.machine import machine
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
@@ -211,7 +207,7 @@ def run_ablation(
     images: ImageSet,
     out: Path,
     *,
-    jobs: int = 1,
+    place: Place | None = None,
     hardware: Hardware | None = None,
     on_run: Callable[[int, int, Job, RunResult], None] = lambda index, count, job, result: None,
 ) -> dict[str, Any]:
@@ -221,26 +217,43 @@ def run_ablation(
         plan: from `plan_ablation`.
         images: the data set.
         out: the ablation's folder.
-        jobs: runs at a time, each a process with one thread if there is more than one. On CPUs narrow
-            networks train faster so than one after another on all threads.
+        place: where; one after the other in this process if not given. On CPUs narrow networks train faster
+            in a process a core, with one thread each.
         hardware: devices and arithmetic.
         on_run: called after each run with how many are done, how many there are, the run and its result.
 
     Raises:
         RunError: if `out` holds another ablation or cannot be written, or it was interrupted.
     """
-    if jobs < 1:
-        raise RunError(f"jobs is {jobs}, expected at least 1")
+    place = place or Place()
     require_writable(out)
     asked = {**plan.asked, "data": images.name, "train_images": len(images.train_images)}
     keep_settings(out / "ablation.json", asked, "an ablation")  # models, arms and seeds may be added
     hardware = hardware or Hardware(devices="1")
     done: dict[str, RunResult] = {}
+
+    def keep(job: Job, result: RunResult) -> None:
+        done[job.folder] = result
+        write_json(out / "results.json", _summary(plan, asked, images, done))
+        on_run(len(done), len(plan.jobs), job, result)
+
+    shared: dict[str, Any] = {"images": images, "out": out, "hardware": hardware}
+    missing = []
+    for job in plan.jobs:
+        if (out / job.folder / "result.json").is_file():
+            keep(job, _run(job, **shared))  # checks that it is the run asked for
+        else:
+            missing.append(Task(job.folder, _run, (job,)))
     try:
-        for job, result in _results(plan.jobs, images, out, jobs, hardware):
-            done[job.folder] = result
-            write_json(out / "results.json", _summary(plan, asked, images, done))
-            on_run(len(done), len(plan.jobs), job, result)
+        run_tasks(
+            missing,
+            place=place,
+            shared=shared,
+            folder=out,
+            on_event=lambda event: (
+                keep(event.task.arguments[0], event.value) if event.kind == "done" else None
+            ),
+        )
     except (KeyboardInterrupt, InterruptedRunError):
         raise InterruptedRunError(f"interrupted; the same command with --out {out} goes on") from None
     return _summary(plan, asked, images, done)
@@ -249,51 +262,7 @@ def run_ablation(
 # -- running ------------------------------------------------------------------------------------------
 
 
-def _results(
-    todo: Sequence[Job], images: ImageSet, out: Path, jobs: int, hardware: Hardware
-) -> Iterable[tuple[Job, RunResult]]:
-    """Yield each run with its result: those that are finished at once, the others as they end."""
-    missing = []
-    for job in todo:
-        if (out / job.folder / "result.json").is_file():
-            yield job, _run(job, images, out, hardware)  # checks that it is the run asked for
-        else:
-            missing.append(job)
-    if jobs == 1 or not missing:
-        for job in missing:
-            yield job, _run(job, images, out, hardware)
-        return
-    # Spawned, so that each process sizes its thread pools by the variable.
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(
-        min(jobs, len(missing)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(images, out, hardware),
-    )
-    try:
-        waiting = {pool.submit(_run_in_worker, job): job for job in missing}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-    except BrokenExecutor:
-        raise RunError(
-            f"a training process died, perhaps for want of memory; the same command with --out {out} goes "
-            "on, with fewer --jobs if it dies again"
-        ) from None
-    except BaseException:  # Ctrl-C, a run that failed, or nobody who takes the results any more
-        for child in multiprocessing.active_children():
-            child.kill()  # every epoch has left a checkpoint, written whole or not at all
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        if threads is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
-
-
-def _run(job: Job, images: ImageSet, out: Path, hardware: Hardware) -> RunResult:
+def _run(job: Job, *, images: ImageSet, out: Path, hardware: Hardware, report: Any = None) -> RunResult:
     return train(
         job.spec,
         job.recipe,
@@ -306,24 +275,6 @@ def _run(job: Job, images: ImageSet, out: Path, hardware: Hardware) -> RunResult
         warm_start=job.warm_start,
         progress_bar=False,
     )
-
-
-_of_worker: dict[str, Any] = {}  # what every run of a worker process needs; sent once, not once a run
-
-
-def _start_worker(images: ImageSet, out: Path, hardware: Hardware) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    _of_worker.update(images=images, out=out, hardware=hardware)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    # However the parent ends, its workers end with it; a run loses at most the epoch it is in.
-    threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-
-
-def _run_in_worker(job: Job) -> RunResult:
-    return _run(job, **_of_worker)
 
 
 # -- what was found -----------------------------------------------------------------------------------

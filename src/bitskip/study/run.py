@@ -17,6 +17,7 @@ from bitskip.data import ImageSet
 from bitskip.data.batches import held_out_count
 from bitskip.errors import RunError, SpecError, nearest
 from bitskip.files import require_writable
+from bitskip.jobs import Event, Place, Task, run_tasks
 from bitskip.machine import machine
 from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
 from bitskip.study.results import (
@@ -160,9 +161,10 @@ def run_study(
     out: Path,
     *,
     hardware: Hardware | None = None,
+    place: Place | None = None,
     progress_bar: bool = True,
     on_run: Callable[[int, int, str, bool], None] = lambda index, count, name, done: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
+    on_epoch: Callable[[str, dict[str, Any]], None] = lambda name, entry: None,
 ) -> Results:
     """Run what is still missing of `plan` in `out`, and return all results.
 
@@ -171,10 +173,11 @@ def run_study(
         images: the data set.
         out: the study's folder; `results.json` and `runs/` appear there.
         hardware: devices and arithmetic.
-        progress_bar: show Lightning's progress bar.
+        place: where; one after the other in this process if not given.
+        progress_bar: show Lightning's progress bar, where one run follows the other.
         on_run: called before each run with its number (from 1), how many there are, its name, and
             whether it is finished already.
-        on_epoch: called after each epoch with its history entry.
+        on_epoch: called after each epoch with the run's name and its history entry.
 
     Raises:
         RunError: if `out` holds another study or cannot be written, or the study was interrupted.
@@ -189,26 +192,53 @@ def run_study(
     if is_first_process():
         results.save(path)
     finished = {row.key for row in results.rows}
-    for index, run in enumerate(plan.runs, 1):
-        done = _key(run, plan) in finished
-        on_run(index, len(plan.runs), run.folder, done)
-        if done:
-            continue
-        result = train(
-            run.spec,
-            run.recipe,
-            images,
-            out / "runs" / run.folder,
-            seed=run.seed,
-            resume=True,
-            hardware=hardware,
-            progress_bar=progress_bar,
-            on_epoch=on_epoch,
-        )
-        results = results.with_row(_row(run, result, plan))
-        if is_first_process():
-            results.save(path)
+    place = place or Place()
+    numbers = {run.folder: (index, run) for index, run in enumerate(plan.runs, 1)}
+    missing = []
+    for index, run in numbers.values():
+        if _key(run, plan) in finished:
+            on_run(index, len(plan.runs), run.folder, True)
+        else:
+            missing.append(Task(run.folder, _train, (run,)))
+
+    def note(event: Event) -> None:
+        nonlocal results
+        index, run = numbers[event.task.name]
+        if event.kind == "begun":
+            on_run(index, len(plan.runs), run.folder, False)
+        elif event.kind == "progress":
+            on_epoch(run.folder, event.value)
+        elif event.kind == "done":
+            results = results.with_row(_row(run, event.value, plan))
+            if is_first_process():
+                results.save(path)
+
+    alone = place.jobs == 1 and place.ray is None
+    shared = {"images": images, "out": out, "hardware": hardware, "progress_bar": progress_bar and alone}
+    run_tasks(missing, place=place, shared=shared, folder=out, on_event=note)
     return results
+
+
+def _train(
+    run: _Run,
+    *,
+    images: ImageSet,
+    out: Path,
+    hardware: Hardware | None,
+    progress_bar: bool,
+    report: Callable[[dict[str, Any]], None],
+) -> RunResult:
+    return train(
+        run.spec,
+        run.recipe,
+        images,
+        out / "runs" / run.folder,
+        seed=run.seed,
+        resume=True,
+        hardware=hardware,
+        progress_bar=progress_bar,
+        on_epoch=report,
+    )
 
 
 def _key(run: _Run, plan: Plan) -> tuple[Any, ...]:
