@@ -1,4 +1,4 @@
-"""A trained module to the graph that is lowered: along its spec if it has one, else through torch.fx."""
+"""A trained module to the graph that is lowered, read on a copy of it through torch.fx."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from bitskip.errors import LoweringError
+from bitskip.graph.working import undisturbed, unwrap, working_copy
 from bitskip.lower.fx_graph import fx_graph
 from bitskip.lower.graph import Graph
-from bitskip.lower.resnet_graph import resnet_graph
 from bitskip.nn import ResNet, follows_its_spec
 
 __all__ = ["build_graph"]
@@ -27,6 +27,7 @@ def build_graph(
     Raises:
         LoweringError: for what a Program cannot express, or weights that are not finite.
     """
+    model = unwrap(model)
     spec = model.spec if isinstance(model, ResNet) else None
     if spec is not None:
         own = (spec.input_channels, spec.input_size, spec.input_size)
@@ -45,19 +46,16 @@ def build_graph(
     for key, values in model.state_dict().items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise LoweringError(f"'{key}' holds values that are not finite; the network cannot be packed")
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            if isinstance(model, ResNet) and follows_its_spec(model):
-                graph = resnet_graph(model)
-                graph.name = name or graph.name
-                return graph
-            # A rewired network: what its spec says of the layers' precisions still holds.
-            layers = () if spec is None else spec.iter_layers()
-            precisions = {layer.name: layer.precision for layer in layers if layer.precision == "int8"}
-            default = type(model).__name__ if spec is None else f"{spec.name.removesuffix('-pruned')}-pruned"
-            return fx_graph(model, input_shape, name or default, precisions)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    # Where it was rewired, what its spec says of the layers' precisions still holds.
+    layers = () if spec is None else spec.iter_layers()
+    precisions = {layer.name: layer.precision for layer in layers if layer.precision == "int8"}
+    if spec is None:
+        default = type(model).__name__
+    elif follows_its_spec(model):
+        default = spec.name
+    else:
+        default, spec = f"{spec.name.removesuffix('-pruned')}-pruned", None
+    with undisturbed(), working_copy(model) as twin:
+        graph = fx_graph(twin, input_shape, name or default, precisions)
+    graph.spec = spec
+    return graph

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from bitskip.errors import LoweringError
+from bitskip.graph.trace import Tracer, owner_of, trace_with
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
 from bitskip.lower.steps import BATCH, Recorder, Traced
 from bitskip.lower.torch_layers import layer_handler
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS
-from bitskip.pruning.tracing import owner_of, trace_with
 
 __all__ = ["fx_graph"]
 
@@ -55,7 +55,7 @@ def fx_graph(
     return Graph(name, None, fuse(record, list(values.values())), record.shapes, values)
 
 
-class _Layers(fx.Tracer):
+class _Layers(Tracer):
     """Opens every module but the layers that are read as a whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -74,7 +74,6 @@ def _trace(model: nn.Module) -> fx.GraphModule:
                 f"'{path}' ({type(module).__name__}) has had its forward replaced, which cannot be "
                 "packed; put the step into a class of its own"
             )
-    own = set(vars(model))
     try:
         return trace_with(model, _Layers(), ())
     except Exception as error:  # whatever the module's own code raises when it meets torch.fx's proxies
@@ -83,9 +82,6 @@ def _trace(model: nn.Module) -> fx.GraphModule:
             f"{type(model).__name__} cannot be packed: torch.fx cannot trace its forward ({reason}); make it "
             "free of steps that depend on the values of tensors"
         ) from None
-    finally:
-        for name in set(vars(model)) - own:  # torch.fx keeps the constants that it meets on the model itself
-            delattr(model, name)
 
 
 class _Reader:

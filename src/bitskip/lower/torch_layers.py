@@ -156,5 +156,16 @@ _LAYERS: dict[type[nn.Module], Handler] = {
     ),
     nn.Flatten: lambda record, layer, x: METHODS["flatten"](record, x, layer.start_dim, layer.end_dim),
     nn.Identity: _identity,
-    **dict.fromkeys((Dropout, nn.Dropout, nn.Dropout1d, nn.Dropout2d), _identity),
+    **dict.fromkeys(
+        (
+            Dropout,
+            nn.Dropout,
+            nn.Dropout1d,
+            nn.Dropout2d,
+            nn.Dropout3d,
+            nn.AlphaDropout,
+            nn.FeatureAlphaDropout,
+        ),
+        _identity,
+    ),
 }

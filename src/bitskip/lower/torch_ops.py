@@ -422,7 +422,9 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.interpolate: _interpolate,
     torch.mean: _mean,
     **{getattr(torch, name): _reshaped(name) for name in ("flatten", "reshape", "squeeze", "unsqueeze")},
-    **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
+    **dict.fromkeys(
+        (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout), _dropout
+    ),
     getattr: _attribute,
 }
 

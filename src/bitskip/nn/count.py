@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from bitskip.cost import Cost, LayerCost
-from bitskip.nn.activation_graph import trace_peaks
+from bitskip.graph.fuse import trace_peaks
+from bitskip.graph.record import LayerTrace, record_module
+from bitskip.graph.working import unwrap
 from bitskip.nn.layers import BinaryLayer, LearnedThreshold, RPReLU
-from bitskip.nn.trace import LayerTrace, trace_module
 
 __all__ = ["count_module"]
 
@@ -34,22 +35,27 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     parameter that several modules share counts once. bitskip's 1-bit layers count their weights as 1 bit.
 
     Args:
-        model: any module that takes one tensor; on any device, the meta device included. It is run in eval
-            mode under `torch.no_grad` and left as it was.
+        model: any module that takes one tensor; on any device, the meta device included. A copy of it is run
+            in eval mode under `torch.no_grad`, so it is left as it was. `DataParallel` and compiled modules
+            are opened.
         input_shape: shape of the input without the batch, e.g. (3, 32, 32).
         name: what to call the model; by default the name of its class.
 
     Raises:
         SpecError: if the model cannot be run on such an input.
     """
-    trace = trace_module(model, input_shape)
-    modules = dict(model.named_modules())
+    trace = record_module(model, input_shape)
+    modules = trace.modules
     order = [*trace.layers, *(path for path in modules if path not in trace.layers)]
-    title = name or type(model).__name__
+    title = name or type(unwrap(model)).__name__
     seen: set[int] = set()
     rows: list[LayerCost] = []
     notes: list[str] = []
     idle: list[LayerCost] = []
+    if not trace.results:
+        notes.append("peak activations are unknown: no tensor of the output comes from the input")
+        # What made the output (numpy, another thread) was not seen.
+        trace.layers.setdefault("", LayerTrace()).not_counted.append("what made the output")
     for path in order:
         module, layer = modules[path], trace.layers.get(path)
         by_bits = _parameters_by_bits(module, seen)
@@ -71,8 +77,6 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     peaks: dict[str, int | None] = {"naive": None, "in_place": None}
     if trace.results:
         peaks = trace_peaks(trace)
-    else:
-        notes.append("peak activations are unknown: no tensor of the output comes from the input")
     return Cost(title, tuple(input_shape), tuple(rows), peaks, tuple(notes))
 
 

@@ -63,6 +63,11 @@ class BinaryLayer(nn.Module):
         """`w1` (real activations) or `w1a1`."""
         return "w1" if self.input_quantizer is None else "w1a1"
 
+    @property
+    def input_form(self) -> str:
+        """How the input is stored: `signs`, or `own` as it is. Graphs take a layer that says so as one op."""
+        return "own" if self.input_quantizer is None else "signs"
+
     def _mean_magnitude(self) -> Tensor:
         return self.weight.abs().flatten(1).mean(1)
 

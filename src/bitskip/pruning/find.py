@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from bitskip.errors import PruningError
-from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU
-from bitskip.pruning.memory import ActivationGraph
-from bitskip.pruning.tracing import (
+from bitskip.graph.trace import (
     TensorInfo,
     additions_by_owner,
     measure,
@@ -28,6 +27,9 @@ from bitskip.pruning.tracing import (
     owner_of,
     trace_deep,
 )
+from bitskip.graph.working import undisturbed, working_copy
+from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU
+from bitskip.pruning.memory import ActivationGraph
 
 __all__ = ["Analysis", "Shortcut", "Site", "Unit", "analyse", "find_shortcuts"]
 
@@ -139,28 +141,23 @@ def find_shortcuts(model: nn.Module, example_input: Any) -> tuple[Shortcut, ...]
     return analyse(model, example_input).shortcuts
 
 
-@torch.no_grad()
 def analyse(model: nn.Module, example_input: Any) -> Analysis:
     """Return the shortcuts of `model` with its activation memory; arguments and errors as `find_shortcuts`.
 
     A model that torch.fx cannot trace as a whole is analysed module by module; peak memory and traffic of
     the whole are then unknown.
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with undisturbed(), working_copy(model) as twin:
+        inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+        inputs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
         try:
-            found, graph = _analyse_module(model, inputs, "")
+            found, graph = _analyse_module(twin, inputs, "")
         except Exception as error:
-            return _module_by_module(model, inputs, error)
+            return _module_by_module(twin, inputs, error)
         joins = {item.join: item.skip_first for item in found}
         skips = {item.join: item.skip for item in found}
         activations = ActivationGraph.of(graph[0], graph[1], skips, joins)
         return Analysis(_describe(found, activations), activations)
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 # -- one graph ----------------------------------------------------------------------------------------

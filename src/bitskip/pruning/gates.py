@@ -6,17 +6,17 @@ are torch.fx graph modules of their own children; all other modules stay what th
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor, fx, nn
 
 from bitskip.errors import PruningError, nearest
+from bitskip.graph.trace import additions_by_owner, operands_of, trace_block
+from bitskip.graph.working import opened_copy
 from bitskip.nn import LearnedThreshold
 from bitskip.pruning.find import Shortcut
 from bitskip.pruning.plan import Plan, PlannedShortcut
-from bitskip.pruning.tracing import additions_by_owner, operands_of, trace_block
 
 __all__ = ["Gate", "ShortcutGates"]
 
@@ -63,7 +63,7 @@ class ShortcutGates:
             shortcuts.check(model)
             shortcuts = shortcuts.shortcuts
         entries = [s if isinstance(s, PlannedShortcut) else PlannedShortcut.of(s) for s in shortcuts]
-        self.model = copy.deepcopy(model)
+        self.model = opened_copy(model)
         self._gates: dict[str, Gate] = {}
         self._short_gates: dict[str, list[Gate]] = {}
         self._originals: dict[str, nn.Module] = {}

@@ -16,8 +16,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from bitskip.graph.trace import ADDITIONS, TensorInfo, operands_of, owner_of
 from bitskip.liveness import Op, Peak, peak_live
-from bitskip.pruning.tracing import ADDITIONS, TensorInfo, operands_of, owner_of
 
 __all__ = ["EXECUTORS", "ActivationGraph"]
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from bitskip.errors import FileFormatError, PruningError
 from bitskip.files import read_json, write_json
+from bitskip.graph.working import unwrap
 from bitskip.pruning.find import Shortcut, Site, Unit
 
 __all__ = ["ACTIONS", "Plan", "PlannedShortcut", "fingerprint", "weights_digest"]
@@ -131,14 +132,15 @@ class Plan:
 
 def fingerprint(model: nn.Module) -> str:
     """Return a short hash of the names and shapes of the model's parameters and buffers."""
-    text = "\n".join(f"{name} {tuple(value.shape)}" for name, value in sorted(model.state_dict().items()))
+    state = unwrap(model).state_dict()
+    text = "\n".join(f"{name} {tuple(value.shape)}" for name, value in sorted(state.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def weights_digest(model: nn.Module) -> str:
     """Return a short hash of the values of the model's parameters and buffers."""
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(unwrap(model).state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

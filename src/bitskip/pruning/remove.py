@@ -11,6 +11,7 @@ from torch import nn
 
 from bitskip.errors import FileFormatError
 from bitskip.files import write_bytes
+from bitskip.graph.working import unwrap
 from bitskip.nn import BinaryLayer, ResNet, build
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan
@@ -44,6 +45,7 @@ def settle(model: nn.Module, gates: ShortcutGates) -> nn.Module:
         model: the model that was gated.
         gates: each open or closed.
     """
+    model = unwrap(model)
     closed = {name for name, value in gates.state().items() if value == 0}
     shortened = any(gates._short_gates[name] for name in closed)
     pruned = gates.remove()

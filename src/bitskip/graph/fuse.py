@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bitskip.activations import activation_bytes
+from bitskip.graph.record import Step, Trace
 from bitskip.liveness import Op, peak_live
-from bitskip.nn.trace import Step, Trace
 
 __all__ = ["trace_ops", "trace_peaks"]
 
@@ -130,4 +130,3 @@ def _projections_first(steps: Sequence[Step]) -> list[Step]:
         if closed and sum(step.macs for step in chain) < sum(step.macs for step in main):
             order[start:end] = [*reversed(chain), *main]
     return order
-

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bitskip.errors import PruningError
-from bitskip.nn import BinaryLayer
+from bitskip.graph.working import as_it_was
 
 __all__ = [
     "ADDITIONS",
@@ -36,12 +36,20 @@ __all__ = [
 
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADD_METHODS = ("add", "add_", "__add__", "__iadd__")
-_INPLACE_FUNCTIONS = (operator.iadd, operator.imul, operator.isub, operator.itruediv)
-# Methods and functions that may return their input's memory.
+# `y += x` changes y itself; torch.fx alone would record it as `y = y + x`.
+_AUGMENTED = "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
+_INPLACE_FUNCTIONS = tuple(getattr(operator, name) for name in _AUGMENTED)
+# Methods and functions that may return their input's memory, and attributes that do.
 _VIEWS = frozenset(
-    "contiguous detach dropout expand flatten float getitem permute reshape squeeze t to transpose unflatten "
-    "unsqueeze view".split()
+    "adaptive_avg_pool2d alias as_strided broadcast_to bfloat16 chunk contiguous cpu cuda detach detach_ "
+    "diagonal double dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout expand "
+    "expand_as flatten float getitem half hsplit interpolate movedim moveaxis narrow pad permute "
+    "positive ravel real requires_grad_ reshape reshape_as select split squeeze squeeze_ stochastic_depth "
+    "swapaxes swapdims t tensor_split to transpose type type_as unbind unflatten unfold unsqueeze "
+    "unsqueeze_ view view_as vsplit".split()
 )
+_VIEW_ATTRIBUTES = ("data", "T", "mT", "H", "mH", "real", "imag")
+_NUMBERS = ("size", "dim", "numel", "ndimension", "nelement", "stride", "item", "element_size", "get_device")
 
 
 class TrainingFlag(nn.Module):
@@ -69,7 +77,32 @@ class TensorInfo:
         return count
 
 
-class _Tracer(fx.Tracer):
+class _Proxy(fx.Proxy):
+    """Records `y += x` as what it is."""
+
+
+def _augmented(name: str) -> Any:
+    target = getattr(operator, name)
+
+    def method(self: fx.Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return method
+
+
+for _name in _AUGMENTED:
+    setattr(_Proxy, f"__{_name}__", _augmented(_name))
+
+
+class Tracer(fx.Tracer):
+    """torch.fx's tracer, which knows what changes a tensor in place."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return the proxy that stands for a step's result."""
+        return _Proxy(node, self)
+
+
+class _Tracer(Tracer):
     """Closes layers; with `opened` given, closes everything but the modules of these paths."""
 
     def __init__(self, opened: Collection[str] | None = None) -> None:
@@ -88,7 +121,9 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._opened is not None:
             return module_qualified_name not in self._opened
-        if isinstance(m, BinaryLayer | nn.modules.batchnorm._BatchNorm | nn.modules.conv._ConvNd | nn.Linear):
+        if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.modules.conv._ConvNd | nn.Linear):
+            return True
+        if hasattr(type(m), "input_form"):  # a 1-bit layer
             return True
         if super().is_leaf_module(m, module_qualified_name):
             return True
@@ -169,7 +204,7 @@ def trace_with(model: nn.Module, tracer: fx.Tracer, given: Collection[str]) -> f
     """Return the graph that `tracer` sees, in which what reads a tensor changed in place reads the change.
 
     Args:
-        model: left as it is, but for constants that torch.fx keeps on it.
+        model: left as it is.
         tracer: says which modules stay closed.
         given: optional arguments of its forward that calls give; the others keep their defaults.
     """
@@ -180,7 +215,7 @@ def trace_with(model: nn.Module, tracer: fx.Tracer, given: Collection[str]) -> f
         and parameter.default is not inspect.Parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), as_it_was(model):
         warnings.simplefilter("ignore")
         graph = tracer.trace(model, concrete_args=concrete or None)
         graph_module = fx.GraphModule(tracer.root, graph)
@@ -201,12 +236,12 @@ def _follow_inplace(graph_module: fx.GraphModule) -> None:
     modules = dict(graph_module.named_modules())
     order = {node: at for at, node in enumerate(graph_module.graph.nodes)}
     for node in graph_module.graph.nodes:
-        changed = node.args[0] if node.args else None
-        if not isinstance(changed, fx.Node) or not _is_inplace(node, modules):
+        changed = node.args[0] if node.args else node.kwargs.get("input")
+        if not isinstance(changed, fx.Node) or not _is_inplace(node, modules) or _is_number(changed):
             continue
         for name, same in _names_of(changed, modules):
             later = [user for user in name.users if order[user] > order[node]]
-            if order[name] > order[node] or not later:
+            if order[name] >= order[node] or not later:
                 continue
             if not same:
                 raise PruningError(
@@ -241,9 +276,13 @@ def _shares(node: fx.Node, modules: dict[str, nn.Module]) -> bool | None:
     """Whether a step returns its input itself (True) or perhaps a view of it (False); None if neither."""
     if node.op == "call_module":
         module = modules.get(str(node.target))
-        if isinstance(module, nn.Identity):
+        name = type(module).__name__
+        if isinstance(module, nn.Identity) or ("Dropout" in name and getattr(module, "inplace", False)):
             return True
-        return False if isinstance(module, nn.Flatten) or "Dropout" in type(module).__name__ else None
+        # Layers that may give their input back, whatever kind; convolutions and the like never do.
+        return False if isinstance(module, nn.Flatten | nn.Unflatten) or _gives_back(name) else None
+    if node.target is getattr and isinstance(node.args[1], str):
+        return False if node.args[1] in _VIEW_ATTRIBUTES else None
     if node.op in ("call_method", "call_function"):
         target = node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
@@ -251,17 +290,48 @@ def _shares(node: fx.Node, modules: dict[str, nn.Module]) -> bool | None:
     return None
 
 
+def _gives_back(name: str) -> bool:
+    return any(part in name for part in ("Dropout", "DropPath", "StochasticDepth", "Permute", "Upsample"))
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a step's result is surely no tensor: a size, or made of sizes."""
+    if node.op == "call_method":
+        return node.target in _NUMBERS
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "itemsize", "nbytes")
+    if node.target in (len, int, float):
+        return True
+    sources = node.all_input_nodes
+    home = getattr(node.target, "__module__", "")
+    return home in ("_operator", "math", "builtins") and bool(sources) and all(map(_is_number, sources))
+
+
 def _is_inplace(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return getattr(modules.get(str(node.target)), "inplace", False) is True
     if node.op == "call_method":
         target = str(node.target)
-        return target.endswith("_") and not target.endswith("__")
+        return target.endswith("_") and not target.endswith("__") and target != "requires_grad_"
     if node.op == "call_function":
         name = getattr(node.target, "__name__", "")
         named_so = name.endswith("_") and not name.endswith("__")  # torch.relu_
-        return named_so or node.target in _INPLACE_FUNCTIONS or node.kwargs.get("inplace") is True
+        return named_so or node.target in _INPLACE_FUNCTIONS or _asked_in_place(node)
     return False
+
+
+def _asked_in_place(node: fx.Node) -> bool:
+    """Whether a function is called with `inplace`, by name or by position."""
+    if "inplace" in node.kwargs:
+        return node.kwargs["inplace"] is True
+    try:
+        names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # of C
+        return False
+    at = names.index("inplace") if "inplace" in names else len(node.args)
+    return at < len(node.args) and node.args[at] is True
 
 
 def _ask_for_training(evaluating: fx.GraphModule, training: fx.GraphModule, name: str) -> None:

@@ -7,8 +7,7 @@ functional call, an attention layer or somebody's own module is seen as well as 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,19 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bitskip.errors import SpecError
-from bitskip.nn.layers import BinaryLayer
-from bitskip.nn.op_macs import NotCounted, op_macs
+from bitskip.graph.operators import Kind, operator_of
+from bitskip.graph.working import undisturbed, unwrap, working_copy
 
-__all__ = ["LayerTrace", "Step", "Trace", "Value", "trace_module"]
-
-# Elementwise at inference, though torch does not tag them so: statistics are constants by then.
-_POINTWISE = {
-    "native_batch_norm",
-    "cudnn_batch_norm",
-    "_native_batch_norm_legit_no_training",
-    "_prelu_kernel",
-    "_to_copy",
-}
+__all__ = ["LayerTrace", "Recorder", "Step", "Trace", "Value", "record", "record_module"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,7 @@ class Step:
     reads: tuple[tuple[int, str], ...]
     writes: tuple[int, ...]
     macs: int = 0
+    origin: Any = None  # what the reader of a graph says that is being run: the node of torch.fx
 
 
 @dataclass
@@ -76,17 +67,19 @@ class Trace:
     values: list[Value] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
+    modules: dict[str, nn.Module] = field(default_factory=dict)  # of the copy that ran, by name
 
 
-def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
-    """Run `model` in eval mode on one input of `input_shape` (without the batch) and return the record.
+def record_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    """Run a copy of `model` in eval mode on one input of `input_shape`, without the batch.
 
-    The model is left as it was. Where the forward needs values (it branches on them, say), it is run on the
-    model's own device instead of the meta device.
+    The model is left as it was. Where the forward needs values (it branches on them, say), the copy is run on
+    the model's own device instead of the meta device. Wrappers (`DataParallel`, `torch.compile`) are opened.
 
     Raises:
         SpecError: if the model cannot be run on an input of that shape.
     """
+    model = unwrap(model)
     tensors = [*model.parameters(), *model.buffers()]
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
         raise SpecError(
@@ -95,14 +88,15 @@ def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     dtype = next((t.dtype for t in model.parameters() if t.is_floating_point()), torch.float32)
     cause: Exception
     try:
-        with _on_meta(model):
-            return _run(model, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
+        with undisturbed(), working_copy(model, on_meta=True) as twin:
+            return record(twin, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
     except Exception as error:  # whatever a stranger's forward raises
         cause = error
     if not any(tensor.is_meta for tensor in tensors):
         device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         try:
-            return _run(model, torch.zeros(1, *input_shape, dtype=dtype, device=device))
+            with undisturbed(), working_copy(model) as twin:
+                return record(twin, torch.zeros(1, *input_shape, dtype=dtype, device=device))
         except Exception as error:
             cause = error
     shape = "x".join(str(size) for size in input_shape)
@@ -110,68 +104,36 @@ def trace_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     raise SpecError(f"{type(model).__name__} does not run on an input of {shape}: {reason}") from cause
 
 
-def _run(model: nn.Module, x: Tensor) -> Trace:
+def record(
+    model: nn.Module, *inputs: Any, run: Callable[[Recorder], Any] | None = None, batch: int = 1
+) -> Trace:
+    """Run a working copy of a module on `inputs` and return the record.
+
+    Args:
+        model: may be changed by its own forward.
+        inputs: of its forward.
+        run: what runs it instead, given the recorder.
+        batch: examples in the inputs; sizes are those of one.
+    """
     owners: dict[int, list[str]] = {}
     for name, own in model.named_parameters(remove_duplicate=False):
         owners.setdefault(_storage(own), []).append(name.rpartition(".")[0])
-    recorder = _Recorder(owners)
-    recorder.trace.inputs = (recorder.add_value(x),)
+    recorder = Recorder(owners, batch)
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    recorder.trace.inputs = tuple(map(recorder.add_value, tensors))
+    recorder.trace.modules = dict(model.named_modules())
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
         stack.enter_context(_without_fused_attention())
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
         for name, module in model.named_modules():
             before = module.register_forward_pre_hook(recorder.entering(name), prepend=True)
             after = module.register_forward_hook(recorder.leaving(name))
             stack.callback(before.remove)
             stack.callback(after.remove)
         stack.enter_context(recorder)
-        result = model(x)
+        result = model(*inputs) if run is None else run(recorder)
     known = (recorder.value_of(tensor) for tensor in tree_leaves(result) if isinstance(tensor, Tensor))
     recorder.trace.results = tuple(dict.fromkeys(value for value in known if value is not None))
     return recorder.trace
-
-
-@contextmanager
-def _on_meta(model: nn.Module) -> Iterator[None]:
-    """Put tensors without values in the place of the model's own, shared ones staying shared.
-
-    Not `torch.func.functional_call`: in torch 2.13 it does not put a shared parameter back where a module
-    has two paths.
-    """
-    swapped: dict[int, Tensor] = {}
-
-    def without_values(tensor: Tensor) -> Tensor:
-        if id(tensor) not in swapped:
-            meta = tensor.detach().to("meta")
-            swapped[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
-        return swapped[id(tensor)]
-
-    held: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
-    try:
-        for module in model.modules():
-            for members in (module._parameters, module._buffers):
-                for name, tensor in list(members.items()):
-                    if tensor is not None:
-                        held.append((members, name, tensor))  # type: ignore[arg-type]
-                        members[name] = without_values(tensor)  # type: ignore[assignment]
-        yield
-    finally:
-        for members, name, tensor in held:
-            members[name] = tensor
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager
@@ -185,12 +147,16 @@ def _without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operator that runs while it is entered."""
 
-    def __init__(self, owners: dict[int, list[str]]) -> None:
+    def __init__(self, owners: dict[int, list[str]], batch: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
+        self.origin: Any = None  # goes into the steps
+        self.seen: list[tuple[Kind | None, Any]] = []  # kind and overload of what ran; readers clear it
+        self.written: list[Tensor] = []  # tensors that were changed in place; likewise
+        self._batch = batch
         self._running: list[str] = []  # names of the modules that are being run, outermost first
         self._binary: list[tuple[int | None, int]] = []  # input of the running 1-bit layer, its MACs before
         self._owners = owners  # storage of a parameter -> names of the modules that hold it
@@ -199,7 +165,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def add_value(self, tensor: Tensor) -> int:
         """Give `tensor` a new value, also where it already had one (it was written in place)."""
-        self.trace.values.append(Value(tensor.numel(), 8 * tensor.element_size()))
+        whole, rest = divmod(tensor.numel(), self._batch)
+        self.trace.values.append(Value(tensor.numel() if rest else whole, 8 * tensor.element_size()))
         self._alive.append(tensor)
         self._value_of[_storage(tensor)] = len(self.trace.values) - 1
         return len(self.trace.values) - 1
@@ -217,7 +184,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if layer.input_bits is None and tensor is not None:
                 layer.input_bits = 8 * tensor.element_size()
             self._running.append(name)
-            if isinstance(module, BinaryLayer):
+            if hasattr(type(module), "input_form"):
                 self._binary.append((None if tensor is None else self.value_of(tensor), layer.macs))
 
         return hook
@@ -230,13 +197,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if tensor is not None:
                 self._layer(name).output_shape = tuple(tensor.shape[1:])
             self._running.pop()
-            if isinstance(module, BinaryLayer):
+            if hasattr(type(module), "input_form"):
                 value, before = self._binary.pop()
                 if value is not None and tensor is not None:
-                    form = "own" if module.input_quantizer is None else "signs"
+                    form = str(module.input_form)
                     macs = self._layer(name).macs - before
                     self.trace.steps.append(
-                        Step(name, False, ((value, form),), (self.add_value(tensor),), macs)
+                        Step(name, False, ((value, form),), (self.add_value(tensor),), macs, self.origin)
                     )
 
         return hook
@@ -247,8 +214,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        # In inference mode torch hands over what it otherwise takes apart before: a whole convolution, say.
+        if func._can_decompose() and func is not torch.ops.prim.device.default:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
         macs = self._count(func, args, out)
+        if func._schema.is_mutable:
+            names = [argument for argument in func._schema.arguments if _is_written(argument)]
+            places = [a.name for a in func._schema.arguments]
+            given = dict(zip(places, args, strict=False)) | kwargs
+            written = tree_leaves([given.get(argument.name) for argument in names])
+            self.written += [leaf for leaf in written if isinstance(leaf, Tensor)]
         if not self._binary:
             tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             self._step(func, tensors, out, macs)
@@ -256,9 +236,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, func: Any, args: tuple[Any, ...], out: Any) -> int:
         running = self._running[-1] if self._running else ""
-        try:
-            macs = op_macs(func, args, out)
-        except NotCounted:
+        row = operator_of(func)
+        self.seen.append((None if row is None else row.kind, func))
+        macs = None if row is None else row.macs(args, out)
+        if macs is None:
             layer = self._layer(running)
             if str(func) not in layer.not_counted:
                 layer.not_counted.append(str(func))
@@ -289,12 +270,24 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not writes:
             return
         name = func._schema.name.removeprefix("aten::")
-        pointwise = whole and (torch.Tag.pointwise in func.tags or name in _POINTWISE)
+        row = operator_of(func)
+        pointwise = whole and row is not None and row.kind == "pointwise"
         running = self._running[-1] if self._running else ""
         self.trace.steps.append(
-            Step(f"{running}/{name}", pointwise, tuple((v, "own") for v in reads), tuple(writes), macs)
+            Step(
+                f"{running}/{name}",
+                pointwise,
+                tuple((v, "own") for v in reads),
+                tuple(writes),
+                macs,
+                self.origin,
+            )
         )
 
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
