@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +124,9 @@ def _pytorch(file: str, threads: int) -> Loaded:
     torch.set_num_threads(threads)
     extra: dict[str, Any] = {"shape": ""}  # as `bitskip.bench.export` wrote it
     read: Any = torch.jit.load
-    model = torch.jit.freeze(read(file, _extra_files=extra).eval())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.export is to replace it; the file is ours
+        model = torch.jit.freeze(read(file, _extra_files=extra).eval())
     shape = tuple(int(n) for n in extra["shape"].split(b","))
 
     def run(x: Array) -> Array:

@@ -182,6 +182,7 @@ _by_name(
     "move",
     "cat clone copy _copy_from stack constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
     "replication_pad1d replication_pad2d replication_pad3d roll flip index index_select index_put "
+    "_unsafe_index _unsafe_index_put "
     "_index_put_impl index_add index_copy index_fill gather scatter scatter_add scatter_reduce masked_select "
     "masked_scatter take repeat repeat_interleave embedding im2col col2im channel_shuffle "
     "native_channel_shuffle _pack_padded_sequence tril triu rot90 resize set "
