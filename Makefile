@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: study test test-slow lint clean install-c check-all coverage test-torch
+.PHONY: study test test-slow lint clean install-c check-all coverage test-torch test-edge
 
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
@@ -38,6 +38,15 @@ test-torch:
 	$(TORCH_ENV)/bin/python -m pip install --quiet 'torch==$(VERSION)' -e '.[dev]'
 	$(TORCH_ENV)/bin/python -c "import torch; print('torch', torch.__version__)"
 	$(TORCH_ENV)/bin/python -m pytest tests/training tests/nn/test_compiled_gradients.py
+
+# Exported C on emulated boards, after installing compilers and emulators by apt
+EDGE_TOOLS := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-system-misc gcc-riscv64-unknown-elf \
+              picolibc-riscv64-unknown-elf gcc-multilib clang cppcheck
+
+test-edge: $(STAMP)
+	command -v apt-get >/dev/null || { echo "test-edge installs its tools by apt-get; on other systems install: $(EDGE_TOOLS)"; exit 1; }
+	dpkg -s $(EDGE_TOOLS) >/dev/null 2>&1 || { $$(command -v sudo) apt-get update && $$(command -v sudo) apt-get install -y $(EDGE_TOOLS); }
+	$(BIN)/python -m pytest tests/edge -m "slow or not slow" --timeout 7200
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests tools benchmarks examples

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class Board:
         )
 
 
-def _cortex(core: str, machine: str) -> Board:
+def _cortex(core: str, machine: str, *flags: str, script: str = "cortex-m.ld") -> Board:
     emulator = ("qemu-system-arm", "-M", machine, "-nographic")
-    return Board(core, emulator, "arm-none-eabi-gcc", (f"-mcpu={core}", "-mthumb"))
+    return Board(core, emulator, "arm-none-eabi-gcc", (f"-mcpu={core}", "-mthumb", *flags), script)
 
 
 BOARDS = {
@@ -50,7 +50,7 @@ BOARDS = {
         _cortex("cortex-m3", "mps2-an385"),
         _cortex("cortex-m4", "mps2-an386"),
         _cortex("cortex-m7", "mps2-an500"),
-        _cortex("cortex-m33", "mps2-an505"),
+        _cortex("cortex-m33", "mps2-an505", "-DTICK=50", script="cortex-m33.ld"),  # SysTick runs at 20 MHz
         Board(
             "rv32imc",
             ("qemu-system-riscv32", "-M", "virt", "-bios", "none", "-nographic"),
@@ -71,7 +71,6 @@ class Counted:
     instructions: int  # of the first picture
     stack_bytes: int
     ops: tuple[int, ...] = ()  # instructions of each op, with `profile`
-    sections: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_on_board(
@@ -119,19 +118,8 @@ def run_on_board(
          "-Wl,--gc-sections", "-o", str(elf), "-lc", "-lgcc"]
     )  # fmt: skip
     np.ascontiguousarray(pictures).tofile(work / "pictures.bin")
-    output = _call(
-        [
-            *board.machine,
-            "-semihosting-config",
-            "enable=on,target=native",
-            "-icount",
-            "shift=0",
-            "-kernel",
-            "network.elf",
-        ],
-        cwd=work,
-    )
-    numbers = {key: int(value) for key, value in re.findall(r"^(\w+(?: \d+)?) (\d+)$", output, re.M)}
+    output = _emulate(board, work)
+    numbers = _numbers(output)
     if numbers.get("pictures") != len(pictures):
         raise RuntimeError(
             f"{board.core} ran {numbers.get('pictures')} of {len(pictures)} pictures: {output[-300:]}"
@@ -162,6 +150,45 @@ def code_size(board: Board, folder: Path, name: str, work: Path, level: str = "-
     for section, size in re.findall(r"^\.(text|rodata)\S*\s+(\d+)", lines, re.M):
         found[section] += int(size)
     return found
+
+
+def count_cmsis_nn(board: Board, sources: Path, work: Path, level: str = "-O3") -> dict[str, int]:
+    """Return what ResNet-8 takes through CMSIS-NN, from a copy of its repository outside this one.
+
+    Returns:
+        Instructions of `convolutions`, of the `rest`, of both (`instructions`), and the `buffer` in bytes.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    folders = ("Convolution", "NNSupport", "BasicMath", "Pooling", "FullyConnected")
+    files = [
+        str(file)
+        for folder in folders
+        for file in sorted((sources / "Source" / f"{folder}Functions").glob("*.c"))
+        if not re.search(r"f16|f32", file.name) and (folder == "NNSupport" or "_s8" in file.name)
+    ]
+    _call(
+        [board.compiler, *board.flags, "-std=gnu11", level, "-ffunction-sections", "-nostartfiles",
+         f"-I{sources / 'Include'}", f"-I{BOARDS_FOLDER}", "-T", str(BOARDS_FOLDER / board.script),
+         str(BOARDS_FOLDER / "cmsis_resnet8.c"), *files, "-Wl,--gc-sections",
+         "-o", str(work / "network.elf"), "-lc", "-lgcc"]
+    )  # fmt: skip
+    return _numbers(_emulate(board, work))
+
+
+def _emulate(board: Board, work: Path) -> str:
+    options = [
+        "-semihosting-config",
+        "enable=on,target=native",
+        "-icount",
+        "shift=0",
+        "-kernel",
+        "network.elf",
+    ]
+    return _call([*board.machine, *options], cwd=work)
+
+
+def _numbers(output: str) -> dict[str, int]:
+    return {key: int(value) for key, value in re.findall(r"^(\w+(?: \d+)?) (\d+)$", output, re.M)}
 
 
 def _call(command: Sequence[str], cwd: Path | None = None) -> str:

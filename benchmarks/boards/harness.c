@@ -9,63 +9,8 @@
 #define QUOTE(a) QUOTE_(a)
 #include QUOTE(NETWORK.c)
 
-#if defined(__riscv)
-static long semihost(long op, const void *argument)
-{
-    register long a0 __asm__("a0") = op;
-    register const void *a1 __asm__("a1") = argument;
-    __asm__ volatile(".option push\n.option norvc\n.balign 16\nslli zero, zero, 0x1f\nebreak\nsrai zero, zero, 7\n.option pop"
-                     : "+r"(a0) : "r"(a1) : "memory");
-    return a0;
-}
-static uint32_t now(void)
-{
-    uint32_t v;
-    __asm__ volatile(".option push\n.option arch, +zicsr\ncsrr %0, minstret\n.option pop" : "=r"(v));
-    return v;
-}
-static uint32_t since(uint32_t start) { return now() - start; }
-static void clock_start(void) {}
-#define FIRST_STACK_WORD ((uint32_t *)(void *)&_stack_low)
-#else
-static long semihost(long op, const void *argument)
-{
-    register long r0 __asm__("r0") = op;
-    register const void *r1 __asm__("r1") = argument;
-    __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
-    return r0;
-}
-#define SYST_CSR (*(volatile uint32_t *)0xE000E010)
-#define SYST_RVR (*(volatile uint32_t *)0xE000E014)
-#define SYST_CVR (*(volatile uint32_t *)0xE000E018)
-static uint32_t now(void) { return SYST_CVR; }
-static uint32_t since(uint32_t start) { return ((start - SYST_CVR) & 0xffffffu) * 40u; } /* 25 MHz; an instruction is 1 ns */
-static void clock_start(void)
-{
-    SYST_CSR = 0;
-    SYST_RVR = 0xffffff;
-    SYST_CVR = 0;
-    SYST_CSR = 5;
-}
-#endif
+#include "board.h"
 
-extern uint32_t _stack_low, _stack_top;
-
-static void print(const char *text) { semihost(4, text); }
-static void print_number(const char *label, uint32_t value)
-{
-    char digits[12];
-    int at = 11;
-    digits[at] = 0;
-    do {
-        digits[--at] = (char)('0' + value % 10);
-        value /= 10;
-    } while (value != 0);
-    print(label);
-    print(" ");
-    print(digits + at);
-    print("\n");
-}
 static long open_file(const char *name, long length, long mode)
 {
     long block[3];
@@ -121,7 +66,7 @@ int main(void)
     if (INIT(&network, arena, sizeof arena) != 0) {
         print("init failed\n");
     }
-    while (word < (volatile uint32_t *)__builtin_frame_address(0) - 24) { /* main's own frame is above */
+    while (word < (volatile uint32_t *)stack_pointer() - 8) {
         *word++ = 0xa5a5a5a5u;
     }
     base = (uint32_t)((uint8_t *)&_stack_top - (uint8_t *)stack_pointer());
@@ -153,27 +98,6 @@ int main(void)
         PROFILE
     }
 #endif
-    {
-        long block[2];
-        block[0] = 0x20026;
-        block[1] = 0;
-        semihost(0x20, block);
-        semihost(0x18, (void *)0x20026);
-    }
+    leave();
     return 0;
 }
-
-#if defined(__riscv)
-__attribute__((naked, section(".vectors"), used)) void _start(void)
-{
-    __asm__ volatile(".option push\n.option norelax\nla sp, _stack_top\n.option pop\ncall main\n1: j 1b");
-}
-#else
-void reset(void)
-{
-    main();
-    for (;;) {
-    }
-}
-__attribute__((section(".vectors"), used)) const void *const vectors[16] = { &_stack_top, (const void *)reset };
-#endif

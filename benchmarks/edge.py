@@ -1,0 +1,390 @@
+"""Exported networks on emulated microcontrollers: instructions, flash, RAM, and whether every logit is right.
+
+    python benchmarks/edge.py measure --out results/edge [--cmsis-nn FOLDER] [--pictures 1000] [NETWORK ...]
+    python benchmarks/edge.py write-docs --results results/edge --docs docs/edge.md
+
+`measure` writes one JSON file a network; `write-docs` makes the tables of docs/edge.md from them. CMSIS-NN is
+a clone of github.com/ARM-software/CMSIS-NN outside this repository.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from emulator import BOARDS, code_size, count_cmsis_nn, run_on_board
+
+from bitskip.backends.c99 import TARGET
+from bitskip.backends.c99.cores import CORES
+from bitskip.backends.c99.plan import steps_of
+from bitskip.backends.c99.target import choose_plan
+from bitskip.backends.reference import run_reference
+from bitskip.errors import LoweringError
+from bitskip.files import read_json, write_json
+from bitskip.program import Conv2d, Program, conv_precision, op_outputs
+from bitskip.zoo.catalog import models_folder
+
+RESULTS = Path(__file__).parent.parent / "results" / "edge"
+RESNET8 = "mlperf-resnet8"
+MARKS = ("<!-- {}: made by benchmarks/edge.py -->", "<!-- end of {} -->")
+
+app = typer.Typer(add_completion=False)
+
+
+def _zoo(name: str) -> Callable[[], Program]:
+    return lambda: Program.load(models_folder() / f"{name}.bitskip")
+
+
+def _lowered(model: Any, shape: tuple[int, int, int], name: str) -> Program:
+    from bitskip.lower import lower
+
+    height, width, channels = shape
+    pictures = np.random.default_rng(0).integers(0, 256, (64, height, width, channels)).astype(np.uint8)
+    options = {"activations": "int8", "dense": "int8", "calibration": pictures, "name": name}
+    return lower(
+        model, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), input_shape=(channels, height, width), **options
+    )
+
+
+def _untrained_resnet8() -> Program:
+    import torch
+
+    from bitskip.nn.baselines import build_baseline
+
+    torch.manual_seed(0)
+    return _lowered(build_baseline("mlperf-resnet8").eval(), (32, 32, 3), RESNET8)
+
+
+def _untrained_w1a1() -> Program:
+    import torch
+
+    from bitskip.nn import build
+    from bitskip.spec import named_spec
+
+    torch.manual_seed(0)
+    spec = dataclasses.replace(named_spec("resnet14-binary-none"), name="w1a1-none", precision=("w1a1",) * 3)
+    return _lowered(build(spec).eval(), (32, 32, 3), spec.name)
+
+
+NETWORKS: dict[str, Callable[[], Program]] = {
+    "edge-m4-w1": _zoo("edge-m4-w1"),
+    "edge-m4-int8-first": _zoo("edge-m4-int8-first"),
+    "edge-32k": _zoo("edge-32k"),
+    "edge-16k": lambda: Program.load(RESULTS / "edge-16k.bitskip"),
+    "resnet14-binary-all-x0.25": _zoo("resnet14-binary-all-x0.25-int8"),
+    "resnet14-hybrid-all-x0.25": _zoo("resnet14-hybrid-all-x0.25-int8"),
+    "resnet14-full-all-x0.25": _zoo("resnet14-full-all-x0.25-int8"),
+    "resnet14-w1a1-none": _untrained_w1a1,
+    RESNET8: _untrained_resnet8,
+}
+
+
+UNTRAINED = {"resnet14-w1a1-none", RESNET8}  # their numbers are counted, their answers mean nothing
+
+
+def pictures_for(program: Program, count: int) -> npt.NDArray[np.uint8]:
+    """Return test pictures of CIFAR-10 in the size of `program`, from $BITSKIP_DATA or the bundled set."""
+    from bitskip.cli.options import read_images
+
+    pictures = smaller(read_images(None).test_images, program.input_shape[0])
+    more = -(-count // len(pictures))  # the bundled set has 500
+    return np.ascontiguousarray(np.concatenate([pictures] * more)[:count])
+
+
+def smaller(pictures: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """Return pictures of `side` x `side` pixels, each the rounded mean of a square of the given ones."""
+    by = pictures.shape[1] // side
+    if by == 1:
+        return pictures
+    blocks = pictures.reshape(len(pictures), side, by, side, by, 3).astype(np.uint32).sum(axis=(2, 4))
+    return ((blocks + by * by // 2) // (by * by)).astype(np.uint8)
+
+
+def measured_accuracy(program: Program) -> tuple[float, int] | None:
+    """Return the share of the whole test set `program` gets right; None where only the bundled set is."""
+    from bitskip.cli.options import read_images
+    from bitskip.runtime import Model
+
+    images = read_images(None)
+    if len(images.test_images) != 10_000:
+        return None
+    logits = Model(program).predict(smaller(images.test_images, program.input_shape[0]))
+    return float((logits.argmax(axis=1) == images.test_labels).mean()), len(images.test_labels)
+
+
+def precision_macs(program: Program) -> dict[str, int]:
+    """Return the multiply-accumulates of a program by precision."""
+    found: dict[str, int] = {}
+    for op in program.ops:
+        if isinstance(op, Conv2d):
+            outputs = int(np.prod(program.tensors[op_outputs(op)[0]].shape))
+            key = conv_precision(op, program.tensors)
+            taps = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]
+            found[key] = found.get(key, 0) + taps * outputs
+    return found
+
+
+def smallest_arena(program: Program, core: str) -> int:
+    """Return the smallest arena that `--arena-bytes` can ask for."""
+    try:
+        return choose_plan(program, CORES[core], 1)[0].arena_bytes
+    except LoweringError as error:
+        return int(str(error).split()[-2])
+
+
+def measure_network(name: str, pictures: int, work: Path) -> dict[str, Any]:
+    """Return what one network takes on every board, each logit compared with the reference."""
+    program = NETWORKS[name]()
+    batch = pictures_for(program, pictures)
+    expected = run_reference(program, batch)
+    rows = {}
+    for core, board in BOARDS.items():
+        folder = work / name / core
+        facts = dict(TARGET.export(program, folder, {"name": "net", "cpu": core}).facts)
+        steps = [(at, steps_of(op, program.tensors)) for at, op in enumerate(program.ops)]
+        ran = run_on_board(board, folder, facts, batch, program.classes, work / "build", steps=steps)
+        wrong = int((ran.logits.view(np.uint32) != expected.view(np.uint32)).any(axis=1).sum())
+        macs = precision_macs(program)
+        by_precision = {key: 0 for key in macs}
+        for op, count in zip(program.ops, ran.ops, strict=True):
+            if isinstance(op, Conv2d):
+                by_precision[conv_precision(op, program.tensors)] += count
+        smallest = smallest_arena(program, core)
+        banded_folder = work / name / f"{core}-bands"
+        banded = TARGET.export(program, banded_folder, {"name": "net", "cpu": core, "arena-bytes": smallest})
+        few = min(10, pictures)
+        in_bands = run_on_board(
+            board, banded_folder, banded.facts, batch[:few], program.classes, work / "build"
+        )
+        wrong_in_bands = int(
+            (in_bands.logits.view(np.uint32) != expected[:few].view(np.uint32)).any(axis=1).sum()
+        )
+        rows[core] = {
+            "instructions": ran.instructions,
+            "instructions_by_precision": by_precision,
+            "stack_bytes": ran.stack_bytes,
+            "arena_bytes": facts["arena_bytes"],
+            "constant_bytes": facts["constant_bytes"],
+            "code_bytes": {
+                level: code_size(board, folder, "net", work / "build", level)["text"]
+                for level in ("-O3", "-Os")
+            },
+            "pictures": pictures,
+            "pictures_with_a_wrong_bit": wrong,
+            "smallest_arena_bytes": smallest,
+            "instructions_in_smallest_arena": in_bands.instructions,
+            "pictures_with_a_wrong_bit_in_bands": wrong_in_bands,
+        }
+        typer.echo(f"{name} {core}: {ran.instructions:,} instructions, {wrong} of {pictures} pictures wrong")
+    accuracy = measured_accuracy(program) if name not in UNTRAINED else None
+    return {
+        "network": name,
+        "accuracy": None if accuracy is None else accuracy[0],
+        "test_images": None if accuracy is None else accuracy[1],
+        "input_shape": program.input_shape,
+        "macs": precision_macs(program),
+        "cores": rows,
+        **provenance(),
+    }
+
+
+def provenance() -> dict[str, str]:
+    """Return date and versions."""
+
+    def first_line(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "arm_gcc": first_line("arm-none-eabi-gcc", "--version"),
+        "riscv_gcc": first_line("riscv64-unknown-elf-gcc", "--version"),
+        "qemu": first_line("qemu-system-arm", "--version"),
+    }
+
+
+@app.command()
+def measure(
+    networks: Annotated[list[str] | None, typer.Argument(help="Which.  [default: all]")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("results/edge"),
+    pictures: Annotated[int, typer.Option(help="How many pictures each board classifies.")] = 1000,
+    cmsis_nn: Annotated[Path | None, typer.Option(help="A clone of CMSIS-NN, to count it too.")] = None,
+) -> None:
+    """Run networks on every emulated board and write what was counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in networks or NETWORKS:
+            write_json(out / f"{name}.json", measure_network(name, pictures, Path(folder)))
+        if cmsis_nn is not None:
+            counted = {
+                core: count_cmsis_nn(board, cmsis_nn, Path(folder) / "cmsis")
+                for core, board in BOARDS.items()
+                if core.startswith("cortex")
+            }
+            commit = subprocess.run(
+                ["git", "-C", cmsis_nn, "rev-parse", "HEAD"], capture_output=True, text=True
+            ).stdout.strip()
+            write_json(out / "cmsis-nn-resnet8.json", {"commit": commit, "cores": counted, **provenance()})
+
+
+@app.command()
+def write_docs(
+    results: Annotated[Path, typer.Option(help="What `measure` wrote.")] = Path("results/edge"),
+    docs: Annotated[Path, typer.Option(help="The page whose tables are written anew.")] = Path(
+        "docs/edge.md"
+    ),
+) -> None:
+    """Write the tables of docs/edge.md from the results."""
+    text = docs.read_text(encoding="utf-8")
+    for name, table in tables(results).items():
+        start, end = (mark.format(name) for mark in MARKS)
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+    docs.write_text(text, encoding="utf-8")
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Return the tables of docs/edge.md by name, as Markdown."""
+    known = {path.stem: read_json(path) for path in results.glob("*.json")}
+    rows = [known[name] for name in NETWORKS if name in known]
+    cmsis = known.get("cmsis-nn-resnet8")
+    return {
+        "networks": _networks_table(rows, cmsis),
+        "instructions": _instructions_table(rows, cmsis),
+        "per MAC": _per_mac_table(rows, cmsis),
+        "memory": _memory_table(rows),
+        "conditions": _conditions(rows, cmsis),
+    }
+
+
+def _markdown(head: list[str], body: list[list[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return "untrained" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+
+
+def _million(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _networks_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+    head = [
+        "network",
+        "CIFAR-10 test",
+        "MACs",
+        "constants (flash)",
+        "code -O3 / -Os",
+        "arena",
+        "least arena",
+        "stack",
+        "M4 instructions",
+    ]
+    body = []
+    for row in rows:
+        m4 = row["cores"]["cortex-m4"]
+        code = m4["code_bytes"]
+        body.append([
+            row["network"], _accuracy(row), _million(sum(row["macs"].values())), f"{m4['constant_bytes']:,}",
+            f"{code['-O3']:,} / {code['-Os']:,}", f"{m4['arena_bytes']:,}", f"{m4['smallest_arena_bytes']:,}",
+            f"{m4['stack_bytes']:,}", _million(m4["instructions"]),
+        ])  # fmt: skip
+    if cmsis is not None:
+        count = _million(cmsis["cores"]["cortex-m4"]["instructions"])
+        body.append(["the same ResNet-8 through CMSIS-NN", "", "12.5 M", "", "", "", "", "", count])
+    return _markdown(head, body)
+
+
+def _instructions_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+    cores = list(BOARDS)
+    body = [
+        [row["network"], *(_million(row["cores"][core]["instructions"]) for core in cores)] for row in rows
+    ]
+    if cmsis is not None:
+        counted = cmsis["cores"]
+        body.append(
+            ["the same ResNet-8 through CMSIS-NN"]
+            + [_million(counted[core]["instructions"]) if core in counted else "" for core in cores]
+        )
+    return _markdown(["network", *cores], body)
+
+
+def _per_mac_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+    cores = list(BOARDS)
+    body = []
+    for row in rows:
+        total = sum(row["macs"].values())
+        whole = (f"{row['cores'][core]['instructions'] / total:.2f}" for core in cores)
+        body.append([f"{row['network']}, whole", *whole])
+        for precision, macs in row["macs"].items():
+            if macs < 0.02 * total:
+                continue
+            counts = (row["cores"][core]["instructions_by_precision"][precision] / macs for core in cores)
+            body.append([f"its {precision} layers", *(f"{count:.2f}" for count in counts)])
+    resnet8 = next((row for row in rows if row["network"] == RESNET8), None)
+    if cmsis is not None and resnet8 is not None:
+        total, counted = sum(resnet8["macs"].values()), cmsis["cores"]
+        body.append(
+            ["the same ResNet-8 through CMSIS-NN"]
+            + [f"{counted[core]['instructions'] / total:.2f}" if core in counted else "" for core in cores]
+        )
+    return _markdown(["", *cores], body)
+
+
+def _memory_table(rows: list[dict[str, Any]]) -> str:
+    from bitskip.spec import named_spec
+
+    body = []
+    for policy in ("all", "middle", "none"):
+        program = _random_network(named_spec(f"resnet14-binary-{policy}-x0.5"))
+        plain = choose_plan(program, CORES["cortex-m4"])[0].arena_bytes
+        body.append([policy, f"{plain:,}", f"{smallest_arena(program, 'cortex-m4'):,}"])
+    first = int(body[0][1].replace(",", ""))
+    for line in body:
+        line.append(f"{int(line[1].replace(',', '')) / first:.2f}")
+    return _markdown(
+        ["shortcuts of resnet14-binary-*-x0.5", "arena, layer by layer", "least arena, in bands", "of `all`"],
+        body,
+    )
+
+
+def _random_network(spec: Any) -> Program:
+    import torch
+
+    from bitskip.nn import build
+
+    torch.manual_seed(0)
+    side = spec.input_size
+    return _lowered(build(spec).eval(), (side, side, spec.input_channels), spec.name)
+
+
+def _conditions(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+    row = rows[0]
+    pictures = sum(core["pictures"] for r in rows for core in r["cores"].values())
+    wrong = sum(
+        core["pictures_with_a_wrong_bit"] + core["pictures_with_a_wrong_bit_in_bands"]
+        for r in rows
+        for core in r["cores"].values()
+    )
+    text = (
+        f"{row['date']}; {row['arm_gcc']}; {row['riscv_gcc']}; {row['qemu']}; `-O3`. "
+        f"{pictures:,} classifications on {len(row['cores'])} cores, each logit compared with the reference: "
+        f"{wrong} with a wrong bit."
+    )
+    return (
+        text
+        if cmsis is None
+        else f"{text} CMSIS-NN: commit {cmsis['commit'][:12]}, compiled with the same flags."
+    )
+
+
+if __name__ == "__main__":
+    app()
