@@ -24,6 +24,7 @@ from emulator import BOARDS, code_size, count_cmsis_nn, run_on_board
 
 from bitskip.backends.c99 import TARGET
 from bitskip.backends.c99.cores import CORES
+from bitskip.backends.c99.counts import features, kernel_of
 from bitskip.backends.c99.plan import steps_of
 from bitskip.backends.c99.target import choose_plan
 from bitskip.backends.reference import run_reference
@@ -33,6 +34,7 @@ from bitskip.program import Conv2d, Program, conv_precision, op_outputs
 from bitskip.zoo.catalog import models_folder
 
 RESULTS = Path(__file__).parent.parent / "results" / "edge"
+COUNTS = RESULTS.parent.parent / "src" / "bitskip" / "backends" / "c99" / "counts.json"
 RESNET8 = "mlperf-resnet8"
 MARKS = ("<!-- {}: made by benchmarks/edge.py -->", "<!-- end of {} -->")
 
@@ -231,6 +233,36 @@ def measure(
                 ["git", "-C", cmsis_nn, "rev-parse", "HEAD"], capture_output=True, text=True
             ).stdout.strip()
             write_json(out / "cmsis-nn-resnet8.json", {"commit": commit, "cores": counted, **provenance()})
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = COUNTS,
+) -> None:
+    """Count every network's ops on every board and fit what the exported README predicts with."""
+    from scipy.optimize import nnls
+
+    fitted: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        programs = [make() for make in NETWORKS.values()]
+        for core, board in BOARDS.items():
+            samples: dict[str, list[tuple[npt.NDArray[np.float64], int]]] = {}
+            for number, program in enumerate(programs):
+                folder = Path(scratch) / f"{core}-{number}"
+                facts = dict(TARGET.export(program, folder, {"name": "net", "cpu": core}).facts)
+                steps = [(at, steps_of(op, program.tensors)) for at, op in enumerate(program.ops)]
+                batch = pictures_for(program, 1)
+                work = Path(scratch) / "build"
+                ran = run_on_board(board, folder, facts, batch, program.classes, work, steps=steps)
+                for op, count in zip(program.ops, ran.ops, strict=True):
+                    samples.setdefault(kernel_of(op, program), []).append((features(op, program), count))
+            fitted[core] = {}
+            for kernel, pairs in sorted(samples.items()):
+                x, y = np.array([f for f, _ in pairs]), np.array([c for _, c in pairs], np.float64)
+                weight = 1 / np.maximum(y, 1)  # the relative error counts
+                fitted[core][kernel] = [float(f"{c:.4g}") for c in nnls(x * weight[:, None], y * weight)[0]]
+            typer.echo(f"{core}: {fitted[core]}")
+    write_json(out, fitted)
 
 
 @app.command()

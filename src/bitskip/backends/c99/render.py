@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bitskip.backends.c99.bounds import shared_bias
+from bitskip.backends.c99.counts import predict
 from bitskip.backends.c99.kernels import Core, Writer, Written, scratch_bytes
 from bitskip.backends.c99.plan import Placed, Plan, steps_of, window_of
 from bitskip.backends.reference import run_reference
@@ -149,6 +150,7 @@ def render(
         "constant_bytes": constant_bytes,
         "arena_bytes": arena_bytes,
         "macs": macs,
+        "instructions": predict(program, core.name),
         "ops": ops,
         "bands": [op for op in ops if op.banded] if plan.bands > 1 else [],
         "loops": any(op.steps > 1 and not op.banded for op in ops),
@@ -181,6 +183,7 @@ def render(
         "live_bytes": plan.live_bytes,
         "bands": plan.bands,
         "macs": macs,
+        "instructions": predict(program, core.name),
         "float": has_float,
         "kernels": sorted(writer.uses & {"w1", "w1a1", "i8", "conv_f32"}),
         "notes": [float_words] if has_float else [],
