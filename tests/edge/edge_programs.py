@@ -123,9 +123,11 @@ PROGRAMS = {
 
 def too_wide() -> Program:
     """Return a layer with more 1-bit inputs than exported C counts."""
-    b, x = _start((1, 1, 32800), 0)
+    b, x = _start((1, 1, 3), 0)
+    s = b.tensor("bits", (1, 1, 65600))
+    b.conv(x, "w1", (1, 1, 65600), (s,), b.thresholds(65600), 1)
     y = b.tensor("i8", (1, 1, 2), 1.0, 0)
-    b.conv(x, "w1", (1, 1, 2), (y,), _epilogue(b, 2, 32800, "w1"), 1)
+    b.conv(s, "w1", (1, 1, 2), (y,), _epilogue(b, 2, 65600, "w1"), 1)
     assert isinstance(b.ops[-1], Conv2d)
     b.ops[-1] = dataclasses.replace(b.ops[-1], name="wide")
     return _head(b, y, 2)

@@ -295,7 +295,7 @@ def test_a_layer_beyond_the_kernels_is_named() -> None:
 
     (reason,) = export_target("c99").supports(too_wide())
     assert reason == (
-        "layer 'wide' sums 32800 1-bit products, expected at most 32767; give it fewer input channels"
+        "layer 'wide' sums 65600 1-bit products, expected at most 65535; give it fewer input channels"
     )
 
 

@@ -30,7 +30,7 @@ _KEYWORDS = frozenset(
     "volatile while main class new delete template this operator private public protected virtual bool true "
     "false arena bsk".split()
 )
-_MOST_W1_INPUTS = 2**15 - 1  # sums of signs are int16
+_MOST_W1_INPUTS = 2**20  # sums of them stay below 2^31
 _MOST_W1A1_INPUTS = 2**16 - 1  # counts are 16-bit
 
 
