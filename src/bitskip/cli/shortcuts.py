@@ -179,7 +179,7 @@ def score(
                 analysis.shortcuts,
                 held_out,
                 calibration=calibration,
-                max_batches=max(1, batches * batch_size // held_out.batch_size),
+                max_batches=batches * batch_size // held_out.batch_size,
                 calibration_batches=batches,
                 cache=Path(out),
                 progress=show,
