@@ -179,7 +179,8 @@ def score(
                 analysis.shortcuts,
                 held_out,
                 calibration=calibration,
-                max_batches=batches * batch_size // held_out.batch_size,
+                # The pictures asked for, in smaller batches; a number below 1 is refused as it was given.
+                max_batches=batches * batch_size // held_out.batch_size if batches > 0 else batches,
                 calibration_batches=batches,
                 cache=Path(out),
                 progress=show,
