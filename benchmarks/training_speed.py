@@ -1,127 +1,181 @@
-"""How close a training comes to the bare loop of the same step: pictures a second.
+"""How much of a training step goes into loading and augmenting, and how near a run comes to a bare loop.
 
-    python benchmarks/training_speed.py --accelerator gpu --out benchmarks/results/training_speed.json
+In one process, alternating and repeated: (1) making an augmented batch, (2) a bare forward-backward-step loop
+on one fixed batch, (3) Lightning's training epoch as `bitskip train` runs it. Medians, with the spread. On a
+GPU the bare loop is one CUDA graph, and the epoch is a run's third: its first records the graph.
 
-`bitskip` is `bitskip.training.train` with the recipe `paper` on random pictures: the fastest epoch after
-the first two, with all that an epoch does. `bare` is forward, backward and Adam on one batch, as a CUDA graph
-on a GPU and from Python on a CPU: nothing drawn, nothing counted. Both in turns in one process.
+    python benchmarks/training_speed.py resnet14-hybrid-none --width 0.25 -o training_speed.json
+    python benchmarks/training_speed.py resnet14-full-all --width 1 --accelerator gpu --batch-size 512
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
+import datetime
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
+import typer
 from torch.nn import functional as F
 
-from bitskip.data import ImageSet
+from bitskip.cli.options import gpus_of, read_images, say
+from bitskip.data.batches import Augmentation, Batches, Normalisation
 from bitskip.files import write_json
 from bitskip.machine import machine
 from bitskip.nn import build
-from bitskip.spec import named_spec
+from bitskip.spec import resolve_spec
 from bitskip.training import Hardware, load_recipe, train
+from bitskip.training.captured import tensor_rates
+from bitskip.training.optim import make_optimizers
 from bitskip.training.run import versions
 
 
-def bare(name: str, width: float, batch: int, compiled: bool, gpu: bool, seconds: float = 2.0) -> float:
-    """Return pictures a second of the step alone."""
+def measure(
+    model: Annotated[str, typer.Argument(help="A named model or a spec file.")] = "resnet14-hybrid-none",
+    width: Annotated[float, typer.Option(help="Factor on every width.")] = 0.25,
+    steps: Annotated[int, typer.Option(help="Steps a measurement.")] = 40,
+    repeats: Annotated[int, typer.Option(help="Measurements of each kind, alternating.")] = 5,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures a step; the recipe's if not given.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="cpu or gpu.")] = "cpu",
+    data: Annotated[str | None, typer.Option(help="As for `bitskip train`.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", help="JSON file to write.")] = None,
+) -> None:
+    """Time augmentation, a bare loop and a real run beside each other."""
+    spec = resolve_spec(model).scaled(width)
+    gpu = gpus_of(accelerator) > 0
     device = "cuda" if gpu else "cpu"
-    net: Any = build(named_spec(name).scaled(width), 0.05).train()
-    net.to(device, memory_format=torch.channels_last)
-    forward = torch.compile(net, dynamic=False) if compiled else net
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3, capturable=gpu, fused=True)
-    pictures = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(10, (batch,), device=device)
+    changes: dict[str, Any] = {"epochs": 3 if gpu else 1, "validation_images": 0}
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    recipe = load_recipe("paper", spec.name, changes)
+    images = read_images(data)
+    batch = recipe.batch_size
+    count = min(steps * batch, len(images.train_images))
+    few = dataclasses.replace(
+        images, train_images=images.train_images[:count], train_labels=images.train_labels[:count]
+    )
+    how = recipe.augmentation
+    batches = Batches(
+        few.train_images,
+        few.train_labels,
+        Normalisation.of(few.train_images),
+        batch,
+        Augmentation(how.crop, how.padding, how.flip, how.cutout),
+        device=device,
+    )
+    hardware = Hardware(accelerator, "1")
+    precision = hardware.lightning_precision(spec)
+    network = build(spec, recipe.dropout).to(device, memory_format=torch.channels_last)
+    optimizers = make_optimizers(network, recipe)
+    pictures, labels = next(iter(batches))
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=gpu, cache_enabled=False):
-            loss = F.cross_entropy(forward(pictures).float(), labels)
-        optimizer.zero_grad(set_to_none=True)
+        # Without the cache of cast weights, which a graph would take for constants.
+        mixed = precision == "bf16-mixed"
+        with torch.autocast(device, torch.bfloat16, enabled=mixed, cache_enabled=not gpu):
+            loss = F.cross_entropy(network(pictures).float(), labels)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
-    run = step
-    if gpu:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(4):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+    run_step = _graph_of(step, optimizers) if gpu else step
+
+    def bare() -> None:
+        for _ in range(len(batches)):
+            run_step()
+        _wait(gpu)
+
+    def loading() -> None:
+        for _ in batches:
+            pass
+        _wait(gpu)
+
+    def lightning() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            result = train(spec, recipe, few, Path(folder), hardware=hardware, progress_bar=False)
+        return float(result.history[-1]["seconds"])
+
+    seconds: dict[str, list[float]] = {"loading": [], "bare": [], "lightning": []}
+    bare()  # warm up
+    for repeat in range(repeats):
+        seconds["loading"].append(_timed(loading))
+        seconds["bare"].append(_timed(bare))
+        seconds["lightning"].append(lightning())
+        say(f"repeat {repeat + 1}/{repeats}")
+    per_step = {name: [1000 * value / len(batches) for value in values] for name, values in seconds.items()}
+    result = {
+        "benchmark": "training_speed",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "model": spec.name,
+        "accelerator": torch.cuda.get_device_name() if gpu else "cpu",
+        "arithmetic": str(precision),
+        "batch_size": batch,
+        "steps": len(batches),
+        "repeats": repeats,
+        "milliseconds_a_step": {name: _summary(values) for name, values in per_step.items()},
+        "images_per_second": {
+            name: round(1000 * batch / statistics.median(values), 1) for name, values in per_step.items()
+        },
+        "loading_share_of_a_step": statistics.median(per_step["loading"])
+        / statistics.median(per_step["lightning"]),
+        "run_over_bare_loop": statistics.median(
+            a / b for a, b in zip(per_step["lightning"], per_step["bare"], strict=True)
+        ),
+    }
+    if out is not None:
+        write_json(out, result)
+    typer.echo(
+        f"{spec.name}, {precision}: bare loop {result['images_per_second']['bare']:,.0f} images/s, "
+        f"run {result['images_per_second']['lightning']:,.0f} images/s; "
+        f"loading and augmentation {result['loading_share_of_a_step']:.1%} of a step"
+    )
+
+
+def _graph_of(step: Callable[[], None], optimizers: list[torch.optim.Optimizer]) -> Callable[[], None]:
+    """Return `step` as one CUDA graph."""
+    tensor_rates(optimizers, torch.device("cuda"))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(4):
             step()
-        run = graph.replay
-    for _ in range(3):
-        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+def _wait(gpu: bool) -> None:
     if gpu:
         torch.cuda.synchronize()
-    done, began = 0, time.monotonic()
-    while time.monotonic() - began < seconds:
-        for _ in range(10):
-            run()
-            done += 1
-        if gpu:
-            torch.cuda.synchronize()
-    return done * batch / (time.monotonic() - began)
 
 
-def ours(name: str, width: float, images: ImageSet, epochs: int, hardware: Hardware, **changes: Any) -> float:
-    """Return pictures a second of the fastest epoch after the first two."""
-    spec = named_spec(name)
-    recipe = load_recipe("paper", spec, {"epochs": epochs, "validation_images": 0, **changes})
-    with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            spec.scaled(width), recipe, images, Path(folder), hardware=hardware, progress_bar=False
-        )
-    steps = len(images.train_images) // recipe.batch_size
-    return steps * recipe.batch_size / min(entry["seconds"] for entry in result.history[2:])
+def _timed(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
-def main() -> None:
-    """Measure and write."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--model", default="resnet14-full-all")
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--pictures", type=int, default=50_000)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batches", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--compile", action="store_true", help="measure compiled steps too")
-    parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    gpu = asked.accelerator == "gpu"
-    if gpu and not torch.cuda.is_available():
-        parser.error("there is no GPU here; leave out --accelerator gpu")
-    random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (asked.pictures, 32, 32, 3), dtype=np.uint8)
-    labels = random.integers(0, 10, asked.pictures)
-    images = ImageSet(
-        "random", pictures, labels, pictures[:1000], labels[:1000], tuple(map(str, range(10)))
-    )
-    rows = []
-    for compiled in (False, True) if asked.compile else (False,):
-        for batch in asked.batches:
-            hardware = Hardware(asked.accelerator, "1", compile=compiled)
-            row: dict[str, Any] = {"model": asked.model, "width": asked.width}
-            row |= {"batch": batch, "compiled": compiled}
-            row["bare"] = bare(asked.model, asked.width, batch, compiled, gpu)
-            row["bitskip"] = ours(asked.model, asked.width, images, asked.epochs, hardware, batch_size=batch)
-            row["share"] = row["bitskip"] / row["bare"]
-            print(json.dumps(row), flush=True)  # noqa: T201
-            rows.append(row)
-    if asked.out:
-        device = torch.cuda.get_device_name() if gpu else "cpu"
-        values = {"device": device, "machine": machine(), "versions": versions(), "rows": rows}
-        write_json(asked.out, values)
+def _summary(values: list[float]) -> dict[str, Any]:
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(measure)

@@ -61,6 +61,13 @@ def test_the_first_command_prints_what_is_shown() -> None:
     assert end.stdout.startswith(shown)
 
 
+def test_the_first_sentence_is_true_of_the_first_command() -> None:
+    name = next(words for words in _commands() if words[1] == "run")[2]
+    card = json.loads((ROOT / "src/bitskip/zoo/models" / f"{name}.json").read_text(encoding="utf-8"))
+    share, size = f"{100 * card['test_accuracy']:.0f} %", f"{card['file_bytes'] / 1024:.0f} KiB"
+    assert f"{share} of CIFAR-10 in {size}" in README
+
+
 def test_linked_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links

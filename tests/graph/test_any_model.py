@@ -310,7 +310,7 @@ def test_steps_in_place_are_lowered_rightly_or_refused(way: str, change: str) ->
     except LoweringError as error:
         if way == "same":
             raise
-        assert str(error)  # noqa: PT017 (refused in a sentence)
+        assert "cannot be packed" in str(error)  # noqa: PT017 (it may be refused, by name)
         return
     images = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), np.uint8)
     with torch.no_grad():

@@ -111,7 +111,7 @@ def _of_run(folder: Path) -> _Compared:
 
 def _of_packed(model: str, data: str | None, threads: int) -> _Compared:
     from bitskip.runtime import load
-    from bitskip.runtime.confusion import logits_of
+    from bitskip.runtime.accuracy import logits_of
     from bitskip.runtime.summary import summarise
     from bitskip.zoo import card_of, zoo_names
 

@@ -78,8 +78,8 @@ def evaluate(
     from bitskip.files import write_bytes, write_text
     from bitskip.report.confusion import confusion_svg, contact_sheet
     from bitskip.runtime import load
-    from bitskip.runtime.accuracy import Accuracy
-    from bitskip.runtime.confusion import Confusion, logits_of, top_hits, worst_mistakes
+    from bitskip.runtime.accuracy import Accuracy, logits_of
+    from bitskip.runtime.confusion import Confusion, top_hits, worst_mistakes
 
     flip = wants_flip(tta)
     for path, suffixes in ((matrix, (".svg",)), (mistakes, (".png", ".jpg", ".jpeg"))):

@@ -182,7 +182,8 @@ def _compared(lowered: Lowered, images: ImageSet) -> dict[str, Any] | None:
 
     from bitskip.errors import DataError, LoweringError
     from bitskip.runtime import Model
-    from bitskip.runtime.confusion import logits_of, paired_difference
+    from bitskip.runtime.accuracy import logits_of
+    from bitskip.runtime.confusion import paired_difference
 
     program = lowered.program
     if not program.is_classifier:

@@ -102,20 +102,21 @@ def study(
         f"study '{preset}': {len(plan.runs)} runs of {plan.epochs} epochs, "
         f"width {plan.width:g}, {place.jobs} at a time, on {images.name}"
     )
-    alone = place.jobs == 1 and ray is None
-    bar = interactive() and alone
+    bar = interactive() and place.in_turn
 
     def show_epoch(name: str, entry: dict[str, Any]) -> None:
         if not bar:
             line = epoch_line(entry, plan.epochs)
-            say(line if alone else f"{name}:{line}")
+            say(line if place.in_turn else f"{name}:{line}")
 
     try:
         results = run_study(
             plan,
             images,
             folder,
-            hardware=Hardware(accelerator, devices if alone else "1", nodes, strategy, precision, compiled),
+            hardware=Hardware(
+                accelerator, devices if place.in_turn else "1", nodes, strategy, precision, compiled
+            ),
             place=place,
             progress_bar=bar,
             on_run=lambda index, count, name, done: say(

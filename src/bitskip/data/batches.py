@@ -110,9 +110,12 @@ class Draw:
     columns: Tensor | None = None  # int64 (B,)
     centres: Tensor | None = None  # int64 (2, B): y and x of the blanked-out square's centre
 
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.chosen, self.mirrored, self.rows, self.columns, self.centres
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Draw:
-        parts = (self.chosen, self.mirrored, self.rows, self.columns, self.centres)
-        return Draw(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
+        parts = (None if part is None else change(part) for part in self._parts())
+        return Draw(*parts)  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Draw:
         """Return it on `device`."""
@@ -125,18 +128,15 @@ class Draw:
     @staticmethod
     def stack(draws: Sequence[Draw]) -> Draw:
         """Return draws of equal size as one, with a leading axis."""
-        parts = zip(*((d.chosen, d.mirrored, d.rows, d.columns, d.centres) for d in draws), strict=True)
+        parts = zip(*(draw._parts() for draw in draws), strict=True)
         stacked = (None if part[0] is None else torch.stack(part) for part in parts)
         return Draw(*stacked)  # type: ignore[arg-type]
 
     def copy_(self, other: Draw) -> None:
         """Overwrite its tensors by those of `other`, in place."""
         for own, new in zip(self._parts(), other._parts(), strict=True):
-            own.copy_(new, non_blocking=True)
-
-    def _parts(self) -> list[Tensor]:
-        parts = (self.chosen, self.mirrored, self.rows, self.columns, self.centres)
-        return [part for part in parts if part is not None]
+            if own is not None and new is not None:
+                own.copy_(new, non_blocking=True)
 
 
 class Batches:

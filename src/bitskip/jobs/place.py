@@ -26,6 +26,11 @@ class Place:
     gpus: int = 0  # of this machine, dealt out in turns
     ray: str | None = None  # address of a cluster, or `auto`
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether tasks run in this process, one after the other."""
+        return self.jobs == 1 and self.ray is None
+
     def environment(self, slot: int) -> dict[str, str]:
         """Return what to set in the environment of process number `slot`, before it loads any library."""
         values = {}

@@ -64,12 +64,12 @@ def _events(
     folder: Path | None,
     on_event: Callable[[Event], None],
 ) -> Generator[Event, None, None]:
+    if place.in_turn:
+        return _in_turn(tasks, shared, on_event)
     if place.ray is not None:
         from bitskip.jobs.cluster import on_cluster
 
         return on_cluster(tasks, place, shared, folder)
-    if place.jobs == 1:
-        return _in_turn(tasks, shared, on_event)
     from bitskip.jobs.processes import in_processes
 
     return in_processes(tasks, place, shared)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["RETRIES", "Event", "EventKind", "Report", "Task"]
+__all__ = ["RETRIES", "Event", "EventKind", "Task"]
 
 RETRIES = 2  # how often a task is taken up again after its process has died
 
-Report = Callable[[Any], None]  # what a task calls to show its progress; the value must be picklable
 EventKind = Literal["begun", "progress", "done", "failed", "lost"]
 
 
@@ -18,7 +17,8 @@ EventKind = Literal["begun", "progress", "done", "failed", "lost"]
 class Task:
     """One computation: `call(*arguments, **shared, report=report)`.
 
-    `call` is a function of a module, and all values are picklable, so that another process can run it.
+    `call` is a function of a module, and all values are picklable, so that another process can run it;
+    `report(value)` shows its progress.
     """
 
     name: str  # unique among the tasks of one run; what people see

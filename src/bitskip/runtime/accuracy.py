@@ -12,12 +12,23 @@ import numpy.typing as npt
 
 from bitskip.runtime.model import Model
 
-__all__ = ["TTA", "Accuracy", "measure", "measure_with_flip", "wilson_interval"]
+__all__ = [
+    "TTA",
+    "Z_95",
+    "Accuracy",
+    "Logits",
+    "logits_of",
+    "measure",
+    "measure_with_flip",
+    "wilson_interval",
+]
 
 TTA = ("none", "flip")  # test-time augmentation: none, or the mean over a picture and its mirror image
 
 _BATCH = 64
-_Z_95 = 1.959963984540054  # 97.5% point of the normal distribution
+Z_95 = 1.959963984540054  # 97.5% point of the normal distribution
+
+Logits = npt.NDArray[np.float32]  # (N, classes)
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,30 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """Return the 95% score interval of a share (Wilson 1927), within 0..1."""
     if not 0 <= hits <= count or count == 0:
         raise ValueError(f"{hits} of {count} is no share")
-    share, z2 = hits / count, _Z_95**2
+    share, z2 = hits / count, Z_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def logits_of(
+    model: Model,
+    images: npt.NDArray[np.uint8],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    flip: bool = False,
+) -> tuple[Logits, Logits]:
+    """Return the logits of uint8 pictures (N, H, W, C), and, if `flip`, with their mirror images' added."""
+    parts: list[Logits] = []
+    mirrored: list[Logits] = []
+    for at in range(0, len(images), _BATCH):
+        pictures = images[at : at + _BATCH]
+        parts.append(model.predict(pictures))
+        if flip:
+            mirrored.append(parts[-1] + model.predict(pictures[:, :, ::-1]))
+        progress(min(at + _BATCH, len(images)), len(images))
+    plain = np.concatenate(parts)
+    return plain, np.concatenate(mirrored) if flip else plain
 
 
 def measure(
@@ -90,13 +121,6 @@ def _measure(
     flip: bool,
 ) -> tuple[Accuracy, Accuracy]:
     """Return the accuracy without augmentation and, if `flip`, with it (else the same again)."""
-    plain, augmented = 0, 0
-    for at in range(0, len(images), _BATCH):
-        pictures, right = images[at : at + _BATCH], labels[at : at + _BATCH]
-        logits = model.predict(pictures)  # (N, classes)
-        plain += int((logits.argmax(axis=1) == right).sum())
-        if flip:
-            logits = logits + model.predict(pictures[:, :, ::-1])  # mirrored; the sum orders as the mean
-        augmented += int((logits.argmax(axis=1) == right).sum())
-        progress(min(at + _BATCH, len(images)), len(images))
+    both = logits_of(model, images, progress, flip=flip)
+    plain, augmented = (int((logits.argmax(axis=1) == labels).sum()) for logits in both)
     return Accuracy(plain, len(images)), Accuracy(augmented, len(images))

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bitskip.runtime.accuracy import Accuracy
-from bitskip.runtime.model import Model
+from bitskip.runtime.accuracy import Z_95, Accuracy, Logits
 
-__all__ = ["Confusion", "Mistake", "logits_of", "paired_difference", "top_hits", "worst_mistakes"]
+__all__ = ["Confusion", "Mistake", "paired_difference", "top_hits", "worst_mistakes"]
 
-_BATCH = 64
-_Z_95 = 1.959963984540054  # 97.5% point of the normal distribution
-
-Logits = npt.NDArray[np.float32]  # (N, classes)
 Labels = npt.NDArray[np.int64]  # (N,)
-
-
-def logits_of(
-    model: Model,
-    images: npt.NDArray[np.uint8],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    *,
-    flip: bool = False,
-) -> tuple[Logits, Logits]:
-    """Return the logits of uint8 pictures (N, H, W, C), and, if `flip`, with their mirror images' added."""
-    plain = np.empty((len(images), model.program.classes), np.float32)
-    augmented = plain.copy() if flip else plain
-    for at in range(0, len(images), _BATCH):
-        part = slice(at, at + _BATCH)
-        plain[part] = model.predict(images[part])
-        if flip:
-            augmented[part] = plain[part] + model.predict(images[part][:, :, ::-1])
-        progress(min(at + _BATCH, len(images)), len(images))
-    return plain, augmented
 
 
 @dataclass(frozen=True)
@@ -122,6 +98,6 @@ def paired_difference(
     gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
     count = len(first) + 2
     plus, minus = (gained + 0.5) / count, (lost + 0.5) / count
-    half = _Z_95 * float(np.sqrt((plus + minus - (plus - minus) ** 2) / count))
+    half = Z_95 * float(np.sqrt((plus + minus - (plus - minus) ** 2) / count))
     centre = plus - minus
     return (gained - lost) / len(first), centre - half, centre + half

@@ -7,8 +7,8 @@ when a run ends. A study that is killed at any moment loses at most the epoch it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,13 @@ class Preset:
     recipe: str
     # Pairs (estimator, coupled L2) that every model is trained with; None leaves the recipe's.
     treatments: tuple[tuple[str, float | None], ...] = (("ste_sign", None),)
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the recipe's keys
 
 
 PRESETS = {
     "quick": Preset(PAPER_VARIANTS, width=0.25, epochs=2, recipe="paper"),
-    "paper": Preset(PAPER_VARIANTS, width=1.0, epochs=100, recipe="paper"),
+    # The paper gives no batch size. In batches of 512 a GPU trains in half the time of 128's.
+    "paper": Preset(PAPER_VARIANTS, width=1.0, epochs=100, recipe="paper", changes={"batch_size": 512}),
     "puzzle": Preset(
         ("resnet14-binary-all",),
         width=0.25,
@@ -138,7 +140,7 @@ def plan_study(
                 if estimator is None and len(treatments) == 1:  # the preset compares none: the spec's own
                     weight_quantizer = base.weight_quantizer
                 full = dataclasses.replace(base, weight_quantizer=weight_quantizer)
-                changes: dict[str, Any] = {"epochs": epochs}
+                changes: dict[str, Any] = {**chosen.changes, "epochs": epochs}
                 if l2 is not None:
                     changes |= {"weight_decay": l2, "latent.weight_decay": l2}
                 runs.append(
@@ -213,8 +215,8 @@ def run_study(
             if is_first_process():
                 results.save(path)
 
-    alone = place.jobs == 1 and place.ray is None
-    shared = {"images": images, "out": out, "hardware": hardware, "progress_bar": progress_bar and alone}
+    bar = progress_bar and place.in_turn
+    shared = {"images": images, "out": out, "hardware": hardware, "progress_bar": bar}
     run_tasks(missing, place=place, shared=shared, folder=out, on_event=note)
     return results
 
