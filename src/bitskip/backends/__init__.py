@@ -41,6 +41,7 @@ BACKENDS: dict[str, str] = {
 # name -> module with an object TARGET; imported only when it is asked for
 EXPORT_TARGETS: dict[str, str] = {
     "onnx": "bitskip.backends.onnx",
+    "qonnx": "bitskip.backends.onnx.qonnx_target",
     "c99": "bitskip.backends.c99",
     "npz": "bitskip.backends.npz",
 }

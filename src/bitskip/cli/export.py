@@ -32,13 +32,15 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
     weights: Annotated[
         str | None,
-        typer.Option(help="onnx: what 1-bit weights stand as: bits, int8 or fp32.  [default: bits]"),
+        typer.Option(
+            help="onnx, qonnx: what 1-bit weights stand as: bits, int8 or fp32.  [default: bits; qonnx: fp32]"
+        ),
     ] = None,
     pictures: Annotated[
         str | None,
         typer.Option(
             "--input",
-            help="onnx: what the graph takes: normalised (float32, N C H W) or pixels (uint8, N H W C).  "
+            help="onnx, qonnx: the picture: normalised (float32, N C H W) or pixels (uint8, N H W C).  "
             "[default: normalised]",
         ),
     ] = None,
@@ -82,6 +84,7 @@ def export(
 
     - `bitskip export hybrid.bitskip --to onnx -o hybrid.onnx`
     - `bitskip export torchvision:resnet18 --state-dict resnet18.safetensors --to onnx -o resnet18.onnx`
+    - `bitskip export hybrid.bitskip --to qonnx -o hybrid.onnx`
     - `bitskip export hybrid.bitskip --to c99 -o hybrid_c`
     - `bitskip export hybrid.bitskip --to c99 --cpu cortex-m0plus --arena-bytes 30000 -o hybrid_c`
     """

@@ -6,21 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bitskip.backends import Exported
-from bitskip.backends.onnx.convert import Converter
+from bitskip.backends.onnx.description import (
+    INPUTS,
+    IR_VERSION,
+    OPSET,
+    check_options,
+    model_from,
+    strange_tables,
+)
+from bitskip.backends.onnx.qdq import QdqConverter
 from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.onnx.writer import Writer
 from bitskip.errors import RunError
 from bitskip.files import write_bytes
-from bitskip.program import Conv2d, Program, QuantizeInput, op_residual
+from bitskip.program import Conv2d, Program, op_residual
 
-__all__ = ["INPUTS", "IR_VERSION", "OPSET", "ROUNDINGS", "TARGET", "exact_layers", "model_of"]
+__all__ = ["ROUNDINGS", "TARGET", "exact_layers", "model_of"]
 
-OPSET = 18
-IR_VERSION = 8
-INPUTS = ("normalised", "pixels")
 ROUNDINGS = ("auto", "fused", "exact")
 _FEW_CHANNELS = 4  # a picture's: a convolution of those costs little
 
@@ -48,43 +51,9 @@ def exact_layers(program: Program, rounding: str) -> frozenset[str]:
     return frozenset(every if rounding == "exact" else ())
 
 
-def normalisation(program: Program) -> tuple[list[float], list[float]] | None:
-    """Return (mean, std) of x / 255 that the program computes with, or None if nothing says it."""
-    if program.mean:
-        return list(program.mean), list(program.std)
-    for op in program.ops:
-        if isinstance(op, QuantizeInput) and op.scale is not None and op.bias is not None:
-            scale = op.scale.astype(np.float64)
-            if (scale > 0).all():
-                return (-op.bias / scale / 255).tolist(), (1 / (255 * scale)).tolist()
-    return None
-
-
-def _strange_tables(program: Program) -> list[str]:
-    """Return a sentence for each `quantize_input` that is no normalisation by the file's mean and std."""
-    known, wrong = normalisation(program), []
-    if known is None:
-        return ["the file does not say its mean and std; use --input pixels"]
-    mean, std = (np.array(values)[:, None] for values in known)
-    real = (np.arange(256) / 255 - mean) / std  # (C, 256)
-    for op in program.ops:
-        if not isinstance(op, QuantizeInput):
-            continue
-        result = program.tensors[op.output]
-        if op.table is not None:
-            expected = np.clip(np.rint(real / result.scale) + result.zero_point, -128, 127)
-            near = bool((np.abs(expected - op.table) <= 1).all())
-        else:
-            made = np.arange(256) * np.asarray(op.scale)[:, None] + np.asarray(op.bias)[:, None]
-            near = bool(np.allclose(made, real, atol=1e-3))
-        if not near:
-            wrong.append(f"'{op.name}' does not normalise by the file's mean and std; use --input pixels")
-    return wrong
-
-
 def model_of(
     program: Program, *, weights: str = "bits", pictures: str = "normalised", rounding: str = "auto"
-) -> tuple[Any, Converter]:
+) -> tuple[Any, QdqConverter]:
     """Return `program` as a ModelProto, and what wrote it.
 
     Args:
@@ -96,45 +65,12 @@ def model_of(
     Raises:
         RunError: if onnx is missing, or an option is none of these.
     """
-    asked = (("weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS))
-    for what, value, known in asked:
-        if value not in known:
-            raise RunError(f"--{what} is '{value}', expected one of {', '.join(known)}")
-    w = Writer()
-    pixels, exact = pictures == "pixels", exact_layers(program, rounding)
-    converter = Converter(program, w, weights=weights, pixels=pixels, exact=exact)
-    made = converter.run()
-    outputs: list[tuple[str, str, tuple[Any, ...]]] = []
-    for output, value in zip(program.outputs, made, strict=True):
-        height, width, channels = program.tensors[output.tensor].shape
-        if program.is_classifier:
-            outputs.append((w.node("Flatten", [value], output.name, axis=1), "FLOAT", ("N", channels)))
-        else:
-            name = w.node("Identity", [value], output.name)
-            outputs.append((name, "FLOAT", ("N", channels, height, width)))
-    height, width, channels = program.input_shape
-    shape = (height, width, channels) if pixels else (channels, height, width)
-    described = normalisation(program)
-    metadata: dict[str, Any] = {
-        "bitskip.name": program.name,
-        "bitskip.input": "uint8 (N, H, W, C), 0..255"
-        if pixels
-        else "float32 (N, C, H, W), (x / 255 - mean) / std",
-        "bitskip.weights": weights,
-    }
-    if described is not None:
-        metadata |= {"mean": described[0], "std": described[1]}
-    if program.class_names:
-        metadata["class_names"] = list(program.class_names)
-    model = w.finish(
-        program.name,
-        [("picture", "UINT8" if pixels else "FLOAT", ("N", *shape))],
-        outputs,
-        opset=OPSET,
-        ir_version=IR_VERSION,
-        metadata=metadata,
+    check_options(
+        ("weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS)
     )
-    return model, converter
+    exact = exact_layers(program, rounding)
+    converter = QdqConverter(program, Writer(), weights=weights, pixels=pictures == "pixels", exact=exact)
+    return model_from(converter), converter
 
 
 class OnnxTarget:
@@ -155,7 +91,7 @@ class OnnxTarget:
             RunError: if the file cannot be written, onnx is missing or an option is strange.
         """
         pictures = str(options.get("input", "normalised"))
-        strange = _strange_tables(program) if pictures == "normalised" else []
+        strange = strange_tables(program) if pictures == "normalised" else []
         if strange:
             raise RunError("; ".join(strange))
         weights = str(options.get("weights", "bits"))

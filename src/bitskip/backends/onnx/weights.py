@@ -15,7 +15,7 @@ from bitskip.backends.onnx.writer import Array, Writer
 from bitskip.bits import unpack_signs
 from bitskip.program import Conv2d
 
-__all__ = ["WEIGHTS", "integer_weight", "quantized", "real"]
+__all__ = ["WEIGHTS", "integer_weight", "quantized", "real", "signs_of_bits"]
 
 WEIGHTS = ("bits", "int8", "fp32")
 
@@ -42,7 +42,7 @@ def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: int = 1
     signs = bool((np.abs(weight) == 1).all())
     dtype, zero = (np.int8, 0) if signs else (np.uint8, 128)
     if stored == "bits":
-        q = _from_bits(w, weight, unit)
+        q = signs_of_bits(w, weight, unit)
     else:
         q = w.constant((weight.astype(np.int16) * unit + zero).astype(dtype), "weight")
     zeros = w.constant(np.full(len(weight), zero, dtype), "weight_zero")
@@ -57,7 +57,7 @@ def real(w: Writer, weight: Array, stored: str) -> str:
     return quantized(w, np.where(weight < 0, -1, 1).astype(np.int8), scale, "bits")
 
 
-def _from_bits(w: Writer, weight: Array, unit: int) -> str:
+def signs_of_bits(w: Writer, weight: Array, unit: int = 1) -> str:
     """Return int8 signs times `unit` (O, I, KH, KW), stored as bits."""
     types = w.onnx.TensorProto
     flat = np.packbits(weight.reshape(-1) < 0, bitorder="little")

@@ -1,0 +1,96 @@
+"""`bitskip export --to qonnx`: what it can write, and the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bitskip.backends import Exported
+from bitskip.backends.onnx.description import INPUTS, OPSET, check_options, model_from, strange_tables
+from bitskip.backends.onnx.qonnx import QonnxConverter
+from bitskip.backends.onnx.weights import WEIGHTS
+from bitskip.backends.onnx.writer import Writer
+from bitskip.errors import RunError
+from bitskip.files import write_bytes
+from bitskip.program import Conv2d, Program
+from bitskip.program.check import accumulator_bound
+
+__all__ = ["TARGET", "qonnx_model_of"]
+
+_EXACT = 1 << 24  # whole numbers below it are exact in float32
+
+
+def qonnx_model_of(
+    program: Program, *, weights: str = "fp32", pictures: str = "normalised"
+) -> tuple[Any, QonnxConverter]:
+    """Return `program` as a ModelProto of batch 1, and what wrote it.
+
+    QONNX's tools take no free dimension; qonnx's `ChangeBatchSize` sets another one.
+
+    Args:
+        program: the plan.
+        weights: what weights stand as: `fp32`, `int8`, or `bits` for 1-bit ones.
+        pictures: `normalised` is float32 (1, C, H, W), `pixels` uint8 (1, H, W, C).
+
+    Raises:
+        RunError: if onnx is missing, or an option is none of these.
+    """
+    check_options(("weights", weights, WEIGHTS), ("input", pictures, INPUTS))
+    converter = QonnxConverter(program, Writer(), weights=weights, pixels=pictures == "pixels")
+    return model_from(converter, batch=1), converter
+
+
+class QonnxTarget:
+    """QONNX, for FINN and the tools around it."""
+
+    name = "qonnx"
+    summary = "QONNX for FINN and Brevitas: BipolarQuant, Quant, MultiThreshold"
+    options = frozenset({"weights", "input"})
+
+    def supports(self, program: Program) -> tuple[str, ...]:
+        """Return why `program` cannot be written: each op has a counterpart, so there is nothing."""
+        return ()
+
+    def export(self, program: Program, out: Path, options: Mapping[str, Any]) -> Exported:
+        """Write one `.onnx` file.
+
+        Raises:
+            RunError: if the file cannot be written, onnx is missing or an option is strange.
+        """
+        pictures = str(options.get("input", "normalised"))
+        strange = strange_tables(program) if pictures == "normalised" else []
+        if strange:
+            raise RunError("; ".join(strange))
+        weights = str(options.get("weights", "fp32"))
+        model, converter = qonnx_model_of(program, weights=weights, pictures=pictures)
+        content = model.SerializeToString(deterministic=True)
+        write_bytes(out, content)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(converter.kinds.items()))
+        lines = [f"nodes of QONNX: {counts or 'none'}"]
+        wide = [
+            op.name
+            for op in program.ops
+            if isinstance(op, Conv2d)
+            and program.tensors[op.input].dtype in ("i8", "bits")
+            and accumulator_bound(op, program.tensors) >= _EXACT
+        ]
+        if wide:
+            lines.append(f"sums of {len(wide)} layers may pass 2^24, above which float32 rounds them")
+        return Exported(
+            (out,),
+            tuple(lines),
+            {
+                "to": self.name,
+                "bytes": len(content),
+                "opset": OPSET,
+                "weights": weights,
+                "input": pictures,
+                "batch": 1,
+                "nodes": converter.kinds,
+                "wide_layers": wide,
+            },
+        )
+
+
+TARGET = QonnxTarget()
