@@ -195,5 +195,7 @@ class Recorder:
         """Record a pool with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, x.picture[2]), result)
-        self.steps.append(PoolStep(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding))
+        self.steps.append(
+            PoolStep(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding)
+        )
         return y

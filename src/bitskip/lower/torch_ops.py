@@ -153,7 +153,9 @@ def prelu(record: Recorder, x: Traced, weight: Tensor) -> Traced:
 
 def _leaky_relu(record: Recorder, x: Traced, negative_slope: float = 0.01, inplace: bool = False) -> Traced:
     slope = array(torch.full((x.picture[2],), float(negative_slope)))
-    return record.activate(x, Activation("prelu", slope), lambda values: F.leaky_relu(values, negative_slope))
+    return record.activate(
+        x, Activation("prelu", slope), lambda values: F.leaky_relu(values, negative_slope)
+    )
 
 
 def _clamp(record: Recorder, x: Traced, min: Any = None, max: Any = None) -> Traced:
@@ -396,7 +398,9 @@ def _negated(record: Recorder, x: Traced) -> Traced:
     return _MUL(record, x, -1.0)
 
 
-_ADD, _SUB, _MUL, _DIV = map(_arithmetic, (operator.add, operator.sub, operator.mul, operator.truediv))
+_ADD, _SUB, _MUL, _DIV = map(
+    _arithmetic, (operator.add, operator.sub, operator.mul, operator.truediv)
+)
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add), _ADD),

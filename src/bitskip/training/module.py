@@ -304,7 +304,9 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         """Move the averaged weights on by `share` of the way to the present ones."""
         if self.average is None:
             return
-        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
+        pairs = list(
+            zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
+        )
         means = [mean for mean, _ in pairs if mean.is_floating_point()]
         values = [value for mean, value in pairs if mean.is_floating_point()]
         if isinstance(share, Tensor):

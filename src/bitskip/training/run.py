@@ -221,18 +221,18 @@ def _check_data(spec: NetworkSpec, images: ImageSet) -> None:
     if images.classes != spec.classes:
         raise DataError(
             f"{images.name} has {images.classes} classes, but '{spec.name}' has {spec.classes} outputs; "
-            f'name other data, or a spec file with "classes": {images.classes}'
+            f"name other data, or a spec file with \"classes\": {images.classes}"
         )
     if images.image_size != spec.input_size:
         raise DataError(
             f"{images.name} has pictures of {images.image_size} pixels, but '{spec.name}' takes "
-            f'{spec.input_size}; name other data, or a spec file with "input_size": {images.image_size}'
+            f"{spec.input_size}; name other data, or a spec file with \"input_size\": {images.image_size}"
         )
     channels = int(images.train_images.shape[-1])
     if channels != spec.input_channels:
         raise DataError(
             f"{images.name} has pictures of {channels} channels, but '{spec.name}' takes "
-            f'{spec.input_channels}; name other data, or a spec file with "input_channels": {channels}'
+            f"{spec.input_channels}; name other data, or a spec file with \"input_channels\": {channels}"
         )
 
 
