@@ -9,8 +9,9 @@ STAMP  := $(VENV)/.installed
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
 
+# One process a core, with one thread each: with more, processes wait for each other's threads.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout 7200

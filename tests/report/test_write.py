@@ -17,8 +17,10 @@ from bitskip.cost import cost_of
 from bitskip.errors import RunError
 from bitskip.report import draw_spec, print_tables, write_report
 from bitskip.report.claims import FAILS, HOLDS, NOT_RUN, judge
-from bitskip.report.runs import Measured
+from bitskip.report.findings import findings
+from bitskip.report.runs import Measured, measured
 from bitskip.report.tables import paper_tables
+from bitskip.report.wording import points
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import TABLE3_NOTE, TABLES
 from bitskip.study.results import Results
@@ -231,3 +233,24 @@ def test_report_loads_no_torch(tmp_path):
 
 def test_all_models_of_the_tables_are_the_paper_variants():
     assert tuple(row.model for table in TABLES for row in table.rows) == PAPER_VARIANTS
+
+
+def test_the_page_leads_with_findings_and_ends_with_settings(reports):
+    text = page_text(reports["quick"])
+    order = [
+        text.index("Removing every shortcut changed accuracy by"),
+        text.index("At the paper's own length"),
+        text.index("Not at the paper's scale"),
+        text.rindex("Four ways to the nine variants"),
+        text.rindex("Settings, machine and versions"),
+        text.index("Made-up Processor"),
+    ]
+    assert order == sorted(order)
+
+
+def test_findings_are_differences_of_the_rows():
+    first = findings(STUDIES["quick"])[0]
+    whole, without = (measured(STUDIES["quick"], f"resnet14-hybrid-{policy}") for policy in ("all", "none"))
+    assert f"{points(without.mean - whole.mean)} (hybrid)" in first
+    assert first.endswith("points (binary) in these runs; by −6.35, −1.63 and −4.19 in the paper.")
+    assert not [text for text in findings(STUDIES["nothing_yet"]) if "these runs" in text]

@@ -36,7 +36,8 @@ def study(
     preset: Annotated[
         str,
         typer.Option(
-            help="quick: nine variants at a quarter of the width, 2 epochs. paper: full width, 100 epochs. "
+            help="quick: nine variants at an eighth of the width, 1 epoch. small: a quarter of the width, "
+            "2 epochs. paper: full width, 100 epochs. "
             "puzzle: the binary net with and without a gradient estimator, each with and without L2."
         ),
     ] = "quick",
@@ -81,6 +82,7 @@ def study(
     from bitskip.errors import InterruptedRunError
     from bitskip.jobs import read_place
     from bitskip.report import print_tables, write_report
+    from bitskip.study.packed import measure_packed, packed_results, with_packed
     from bitskip.study.run import plan_study, run_study
     from bitskip.training import Hardware, is_first_process
 
@@ -129,6 +131,10 @@ def study(
         raise InterruptedRunError(f"interrupted; the same command goes on: {again}") from None
     if not is_first_process():
         return
+    if plan.is_grid and not packed_results(results):
+        packed = measure_packed(images, lambda name: say(f"packed: {name}"))
+        results = with_packed(results, packed)
+        results.save(folder / "results.json")
     write_report(results, folder)
     print_tables(results)
     typer.echo(f"report: {folder / 'report.html'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitskip.report.findings import beside_table, findings
 from bitskip.report.puzzle import puzzle_text
 from bitskip.report.runs import grid_rows, other_models, treatments
 from bitskip.report.scale import caveats, facts
@@ -50,19 +51,24 @@ def _line(cells: list[str]) -> str:
 
 
 def tables_markdown(results: Results) -> str:
-    """Return `tables.md`: the scale, tables 1 to 3, the note on Table 3, and the claims."""
+    """Return `tables.md`: what was found, tables 1 to 3, the note on Table 3, the claims, the settings."""
     parts = [
         "# Tables of the study\n",
-        "\n".join(f"- {label}: {text}" for label, text in facts(results)) + "\n",
+        "\n".join(f"- {text}" for text in findings(results)) + "\n",
     ]
     parts += [sentence + "\n" for sentence in caveats(results)]
     if treatments(results):
         parts.append(markdown_table(treatments_table(results)))
         parts += [paragraph + "\n" for paragraph in puzzle_text(results)]
     if has_grid(results):
+        parts.append(markdown_table(beside_table(results)))
         parts += [markdown_table(table) for table in paper_tables(results)]
         parts.append(f"Effective parameters: {DEFINITION}. {DIFFERENCES_NOTE}\n")
         parts += [markdown_table(table3_check()), TABLE3_NOTE + "\n", markdown_table(claims_table(results))]
     if other_models(results):
         parts.append(markdown_table(other_models_table(results)))
+    parts += [
+        "## Settings, machine and versions\n",
+        "\n".join(f"- {label}: {text}" for label, text in facts(results)) + "\n",
+    ]
     return "\n".join(parts)

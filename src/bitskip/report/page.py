@@ -10,6 +10,7 @@ from html import escape
 from importlib.resources import files
 
 from bitskip.report.claims import FAILS, HOLDS, judge
+from bitskip.report.findings import beside_table, findings
 from bitskip.report.markdown import DIFFERENCES_NOTE, has_grid
 from bitskip.report.puzzle import puzzle_text
 from bitskip.report.runs import other_models, treatments
@@ -53,13 +54,14 @@ def report_html(results: Results, svgs: Mapping[str, str], missing_losses: Seque
     page = _Page(results, svgs, missing_losses)
     sections = [
         ("puzzle", "The puzzle of Table 3", page.puzzle, bool(treatments(results))),
+        ("beside", "Four ways to the nine variants", page.beside, has_grid(results)),
         ("tables", "Tables 1 to 3", page.tables, has_grid(results)),
         ("claims", "Which of the paper’s orderings hold", page.claims, has_grid(results)),
-        ("accuracy", "Accuracy against size", page.accuracy, has_grid(results)),
         ("losses", "Validation losses", page.losses, has_grid(results)),
         ("architectures", "The networks", page.architectures, True),
         ("cost", "What the nine variants cost", page.cost, True),
         ("training", "Training details", page.training, True),
+        ("settings", "Settings, machine and versions", page.settings, True),
         ("sources", "Sources", page.sources, True),
     ]
     shown = [(name, title, write) for name, title, write, wanted in sections if wanted]
@@ -109,23 +111,31 @@ class _Page:
 
     def top(self, sections: Sequence[tuple[str, str]]) -> str:
         links = "\n".join(f'<a href="#{name}">{escape(title)}</a>' for name, title in sections)
-        facts_list = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(self.results))
+        found = "\n".join(f"<li>{escape(text)}</li>" for text in findings(self.results))
         return f"""<header>
 <p class="kicker">ResNet14 on {escape(self.results.study.data.name)}: 1-bit layers by shortcut policy</p>
 <h1>{escape(_TITLE)}</h1>
 <p>Nine networks differ in two choices: which of their three stages have 1-bit weights, and which have
 shortcuts. This page puts our runs beside the figures of the paper that asked the question.</p>
+<ul class="findings">
+{found}
+</ul>
+{self.accuracy() if has_grid(self.results) else ""}
 <div class="scale">
 {_paragraphs(caveats(self.results))}
 </div>
-<dl class="facts">
-{facts_list}
-</dl>
 {self.summary()}
 <nav aria-label="Contents">
 {links}
 </nav>
 </header>"""
+
+    def beside(self) -> str:
+        return _table(beside_table(self.results), titled=False)
+
+    def settings(self) -> str:
+        facts_list = "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts(self.results))
+        return f'<dl class="facts">\n{facts_list}\n</dl>'
 
     def summary(self) -> str:
         if not has_grid(self.results):

@@ -7,6 +7,7 @@ latent weights that get no gradient through zero.
 
 from __future__ import annotations
 
+from bitskip.report.findings import no_gradient_text
 from bitskip.report.runs import Treatment, l2_name, treatments
 from bitskip.report.wording import listing, per_cent
 from bitskip.study.paper import paper_row
@@ -26,6 +27,8 @@ def puzzle_text(results: Results) -> list[str]:
         paragraphs += _of_model(
             results, model, [treatment for treatment in all_treatments if treatment.model == model]
         )
+    if all_treatments:
+        paragraphs.append(no_gradient_text())
     return paragraphs
 
 
@@ -100,7 +103,8 @@ def _verdict(without: list[Treatment], with_estimator: list[Treatment], paper: f
     if nearest > _NEAR:
         return (
             "An estimator makes the difference, but no run without one comes within "
-            f"{100 * _NEAR:.0f} points of the paper's figure, so these runs leave its cause open. {caveat}"
+            f"{100 * _NEAR:.0f} points of the paper's figure, so these runs alone leave its cause open. "
+            f"{caveat}"
         )
     return (
         "The paper's figure lies where a network without a gradient estimator ends, and well below one "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from bitskip.report.runs import grid_rows, treatments
 from bitskip.report.wording import count, duration, listing
 from bitskip.spec import PAPER_VARIANTS, named_spec
+from bitskip.study.paper import EPOCHS
 from bitskip.study.results import Results
 
 __all__ = ["caveats", "facts"]
 
-_PAPER_EPOCHS = 100  # section 2.4
 _CIFAR10 = (50_000, 10_000)  # training and test pictures
 
 
@@ -33,7 +33,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("Width", _width(study.width)),
         (
             "Epochs",
-            f"{study.epochs}" + (f" (paper: {_PAPER_EPOCHS})" if study.epochs != _PAPER_EPOCHS else ""),
+            f"{study.epochs}" + (f" (paper: {EPOCHS})" if study.epochs != EPOCHS else ""),
         ),
         (
             "Data",
@@ -76,8 +76,8 @@ def caveats(results: Results) -> list[str]:
     smaller = []
     if study.width != 1:
         smaller.append(f"{study.width:g} of the paper's width")
-    if study.epochs != _PAPER_EPOCHS:
-        smaller.append(f"{study.epochs} epoch{'s' if study.epochs != 1 else ''} instead of {_PAPER_EPOCHS}")
+    if study.epochs != EPOCHS:
+        smaller.append(f"{study.epochs} epoch{'s' if study.epochs != 1 else ''} instead of {EPOCHS}")
     if smaller:
         sentences.append(
             f"Not at the paper's scale: {listing(smaller)}. Compare orderings rather than figures."

@@ -15,6 +15,7 @@ __all__ = [
     "CLAIMS",
     "DATA_SET_CITATION",
     "DEFINITION",
+    "EPOCHS",
     "FIGURES",
     "POLICIES",
     "POLICY_NAMES",
@@ -32,6 +33,8 @@ __all__ = [
 
 PRECISION_POLICIES = ("full", "hybrid", "binary")
 POLICIES = ("all", "middle", "none")
+
+EPOCHS = 100  # of each run; section 2.4
 
 PRECISION_NAMES = {"full": "full precision", "hybrid": "hybrid", "binary": "binary"}
 POLICY_NAMES = {"all": "all shortcuts", "middle": "middle stage only", "none": "no shortcuts"}

@@ -1,0 +1,92 @@
+"""The nine variants as packed files of the zoo, measured again on this machine, beside a study's own runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitskip.errors import DataError
+from bitskip.runtime import load
+from bitskip.runtime.accuracy import Accuracy, logits_of
+from bitskip.spec import PAPER_VARIANTS
+from bitskip.study.results import Results
+from bitskip.zoo import card_of, model_path, zoo_names
+
+if TYPE_CHECKING:
+    from bitskip.data import ImageSet  # reports read results without torch
+
+__all__ = ["PackedResult", "measure_packed", "packed_results", "with_packed"]
+
+_IMAGES, _SECONDS = 1000, 3.0  # test pictures at most, and seconds for each network
+
+
+@dataclass(frozen=True)
+class PackedResult:
+    """What a packed network reached on a part of the test set, and what its card says of the whole."""
+
+    name: str  # in the zoo
+    model: str
+    hits: int  # pictures that were right here
+    images: int  # pictures that were tried here
+    card_accuracy: float  # on the whole test set
+    file_bytes: int
+    milliseconds: float  # a picture, pictures one after the other
+
+    @property
+    def here(self) -> Accuracy:
+        """Accuracy of the part that was tried."""
+        return Accuracy(self.hits, self.images)
+
+
+def packed_results(results: Results) -> tuple[PackedResult, ...]:
+    """Return what `with_packed` added to a study's results; empty if it added nothing."""
+    found: list[Mapping[str, Any]] = results.study.extra.get("packed", [])
+    return tuple(PackedResult(**values) for values in found)
+
+
+def with_packed(results: Results, measured: tuple[PackedResult, ...]) -> Results:
+    """Return `results` with the packed networks' accuracies beside its rows."""
+    extra = {**results.study.extra, "packed": [dataclasses.asdict(one) for one in measured]}
+    return dataclasses.replace(results, study=dataclasses.replace(results.study, extra=extra))
+
+
+def measure_packed(
+    images: ImageSet, progress: Callable[[str], None] = lambda name: None
+) -> tuple[PackedResult, ...]:
+    """Classify test pictures, spread evenly over the set, with each full-width variant that the zoo holds.
+
+    Returns:
+        One result a network, in the paper's order; none where the classes are not the zoo's.
+    """
+    cards = {card.model: card for card in map(card_of, zoo_names()) if card.model in PAPER_VARIANTS}
+    measured = []
+    for name in PAPER_VARIANTS:
+        card = cards.get(name)
+        if card is None:
+            continue
+        progress(card.name)
+        model = load(model_path(card.name))
+        try:
+            ours = images.for_classes(model.class_names, model.program.classes, card.name)
+        except DataError:
+            return ()
+        started = time.perf_counter()
+        for picture in ours.test_images[:20]:
+            model.predict(picture[None])
+        each = (time.perf_counter() - started) / len(ours.test_images[:20])
+        total = len(ours.test_images)
+        count = max(1, min(total, _IMAGES, int(_SECONDS / each)))
+        chosen = np.arange(count) * total // count
+        logits, _ = logits_of(model, ours.test_images[chosen])
+        hits = int((logits.argmax(axis=1) == ours.test_labels[chosen]).sum())
+        measured.append(
+            PackedResult(
+                card.name, name, hits, count, card.test_accuracy, card.file_bytes, round(1000 * each, 3)
+            )
+        )
+    return tuple(measured)
