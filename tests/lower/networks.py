@@ -45,10 +45,15 @@ def random_network(spec: NetworkSpec, seed: int = 0) -> ResNet:
     return randomised(model, lambda step: normalised(pictures(16, spec, seed=100 + step)))
 
 
-def randomised(model: Module, batch: Callable[[int], torch.Tensor]) -> Module:
-    """Give `model` random batch norms, thresholds and RPReLUs; statistics are those of four batches."""
+def randomised(model: Module, batch: Callable[[int], torch.Tensor], *, scales: bool = True) -> Module:
+    """Give `model` random batch norms, thresholds and RPReLUs; statistics are those of four batches.
+
+    Without `scales` batch norms keep theirs: in fifty layers random ones would leave nothing of a picture.
+    """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.affine:
+            if not scales:
+                continue
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.3)
             # Some channels are turned over by a negative scale, and one is constant.

@@ -107,9 +107,7 @@ def test_int8_mode_is_close(name: str, dense: str) -> None:
     spec = NETWORKS[name]
     model = random_network(spec)
     images = pictures(32, spec)
-    program = lower(
-        model, MEAN, STD, activations="int8", dense=dense, calibration=pictures(48, spec, seed=7)
-    )
+    program = lower(model, MEAN, STD, activations="int8", dense=dense, calibration=pictures(48, spec, seed=7))
     program = Program.from_bytes(program.to_bytes())
     expected, got = torch_logits(model, images), run_reference(program, images)
     assert np.abs(got - expected).mean() < 0.15 * expected.std()
@@ -134,9 +132,7 @@ def test_int8_layers_run_in_int8_or_not_at_all() -> None:
     model = random_network(INT8_LAYERS)
     with pytest.raises(LoweringError, match=r"'(stem\.conv|head)' is int8 .* --activations int8"):
         lower(model, MEAN, STD)
-    program = lower(
-        model, MEAN, STD, activations="int8", calibration=pictures(32, INT8_LAYERS, seed=7)
-    )
+    program = lower(model, MEAN, STD, activations="int8", calibration=pictures(32, INT8_LAYERS, seed=7))
     assert {op.weight_dtype for op in program.ops if isinstance(op, Conv2d)} == {"i8", "w1"}
     images = pictures(32, INT8_LAYERS)
     expected, got = torch_logits(model, images), run_reference(program, images)

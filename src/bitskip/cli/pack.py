@@ -91,8 +91,8 @@ def pack(
     1-bit weights take 1 bit each, batch norms fold into the layers before them, and signs after batch norms
     become integer comparisons. A device wants int8 throughout, the default where pictures are at hand that
     set its ranges: those of --data, else those that the run was trained on. Its cost in accuracy is said.
-    Other networks than bitskip's pack if they are made of convolutions and linear layers, batch norms, ReLU,
-    PReLU, additions and pools (docs/packing.md).
+    Other networks than bitskip's pack if they are made of what a packed model has (docs/packing.md), as the
+    ResNets, MobileNets and EfficientNets of torchvision and timm are.
 
     Examples:
 

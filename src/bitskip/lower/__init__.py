@@ -13,6 +13,7 @@ from bitskip.errors import LoweringError
 from bitskip.lower.assemble import F32, Recipe, assemble, i8_values
 from bitskip.lower.build import build_graph
 from bitskip.lower.calibrate import find_quantizations
+from bitskip.lower.tables import with_tables
 from bitskip.program import Program
 
 __all__ = ["lower"]
@@ -66,6 +67,7 @@ def lower(
         "class_names": tuple(class_names),
     }
     recipe = Recipe(activations, dense)
+    graph = with_tables(graph, recipe)
     values = i8_values(graph, recipe)
     if not values:
         program, _ = assemble(graph, recipe, mean, std, activations=activations, dense=dense, **labels)

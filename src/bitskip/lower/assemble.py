@@ -9,8 +9,11 @@ is converted from f32.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,23 +21,38 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bitskip.backends.reference.activation import activate
 from bitskip.bits import pack_signs
 from bitskip.errors import LoweringError
-from bitskip.lower.graph import AddNode, AffineNode, ConvNode, Floats, Graph, PoolNode
+from bitskip.lower.graph import (
+    AddNode,
+    AffineNode,
+    ConcatNode,
+    ConvNode,
+    Floats,
+    Graph,
+    MulNode,
+    PoolNode,
+    node_inputs,
+)
 from bitskip.lower.plan import plan_buffers
 from bitskip.lower.thresholds import integer_thresholds
 from bitskip.program import (
+    Activation,
     Add,
     Affine,
     AvgPool,
     Binarize,
+    Concat,
     Conv2d,
     Dequantize,
     Epilogue,
     FloatEpilogue,
     GlobalAvgPool,
     IntegerEpilogue,
+    Lookup,
     MaxPool,
+    Mul,
     Op,
     Output,
     Program,
@@ -163,10 +181,14 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
             else:
                 ask(node.input, I8 if node.kind in _KEEPS_SCALE and forms == [I8] else F32)
             continue
+        if isinstance(node, MulNode | ConcatNode) or is_table(node):
+            integer = recipe.dense == "int8" and forms == [I8]
+            for value in node_inputs(node):
+                ask(value, I8 if integer else F32)
+            continue
         if isinstance(node, AffineNode | AddNode):
-            ask(node.input, F32)
-            if isinstance(node, AddNode):
-                ask(node.residual, F32)
+            for value in node_inputs(node):
+                ask(value, F32)
             continue
         ask(node.input, _input_form(node, recipe))
         if node.residual is not None:
@@ -180,15 +202,29 @@ def _read_as_sums(graph: Graph, value: int) -> bool:
         isinstance(node, ConvNode)
         and node.precision not in ("w1", "w1a1")
         and node.residual is None
+        and node.groups == 1
         and node.weight.shape[1:3] == (1, 1)
         for node in graph.nodes
-        if value in (node.input, getattr(node, "residual", None))
+        if value in node_inputs(node)
     )
 
 
 def _integer_epilogue_fits(node: ConvNode, forms: list[Form], recipe: Recipe) -> bool:
-    simple = all(activation.kind in ("none", "relu") for activation in (node.pre, node.post))
+    # An i8 output saturates where ReLU6 ends, which what follows an addition may not.
+    before = ("none", "relu", "relu6") if node.residual is None else ("none", "relu")
+    simple = node.pre.kind in before and node.post.kind in ("none", "relu", "relu6")
     return simple and forms == [I8] and arithmetic(node, recipe) != "f32"
+
+
+def is_table(node: object) -> bool:
+    """Whether `node` is a function of one value, the same for all channels: a table of int8 codes."""
+    return (
+        isinstance(node, AffineNode)
+        and node.scale is None
+        and node.bias is None
+        and node.pre.slope is None
+        and node.pre.kind != "none"
+    )
 
 
 def i8_values(graph: Graph, recipe: Recipe) -> list[int]:
@@ -229,6 +265,10 @@ def assemble(
             writer.conv(node)
         elif isinstance(node, PoolNode):
             writer.pool(node)
+        elif isinstance(node, MulNode):
+            writer.multiply(node)
+        elif isinstance(node, ConcatNode):
+            writer.concatenate(node)
         else:
             writer.pointwise(node)
     outputs = tuple(Output(name, writer.done.held[value, F32]) for name, value in graph.outputs.items())
@@ -250,7 +290,17 @@ class _Writer:
     def __init__(self, graph: Graph, recipe: Recipe, quantizations: dict[int, Quantization]) -> None:
         self.graph, self.recipe, self.quantizations = graph, recipe, quantizations
         self.wanted = wanted_forms(graph, recipe)
+        self.share_scales()
         self.done = Assembled([Tensor("u8", graph.shapes[0], name="picture")], [])
+
+    def share_scales(self) -> None:
+        """Give what a concatenation alone reads the codes of its result."""
+        readers = Counter(value for node in self.graph.nodes for value in node_inputs(node))
+        for node in reversed(self.graph.nodes):
+            if isinstance(node, ConcatNode) and node.output in self.quantizations:
+                for value in node.inputs:
+                    if readers[value] == 1 and self.wanted[value] == [I8]:
+                        self.quantizations[value] = self.quantizations[node.output]
 
     def tensor(self, value: int, form: Form, name: str) -> int:
         """Make the tensor that holds `form` of `value`."""
@@ -301,11 +351,33 @@ class _Writer:
             stride=node.stride,
             padding=node.padding,
             pad_value=node.pad_value if source.dtype == "bits" else 0,
+            groups=node.groups,
         )
         epilogue, written = self.epilogue(node, forms, source, scale)
         outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
-        self.done.ops.append(made(outputs=outputs, epilogue=epilogue))
+        if isinstance(epilogue, IntegerEpilogue) and "relu6" in (node.pre.kind, node.post.kind):
+            outputs = self.below_six(node, outputs[0], made, epilogue)
+        else:
+            self.done.ops.append(made(outputs=outputs, epilogue=epilogue))
         self.convert(node.output, forms, node.name)
+
+    def below_six(
+        self, node: ConvNode, output: int, made: Callable[..., Conv2d], epilogue: IntegerEpilogue
+    ) -> tuple[int, ...]:
+        """Write a convolution with ReLU6: its codes end at 6, or a table makes them do so."""
+        q = self.quantizations[node.output]
+        six = int(q.quantize(np.array([6.0], np.float32))[0])
+        if six == 127:
+            self.done.ops.append(made(outputs=(output,), epilogue=epilogue))
+            return (output,)
+        self.done.tensors.append(
+            dataclasses.replace(self.done.tensors[output], name=f"{node.name}.unbounded")
+        )
+        unbounded = len(self.done.tensors) - 1
+        self.done.ops.append(made(outputs=(unbounded,), epilogue=epilogue))
+        table = np.minimum(np.arange(-128, 128), six).astype(np.int8)
+        self.done.ops.append(Lookup(node.name, unbounded, output, table))
+        return (output,)
 
     def input_form(self, node: ConvNode) -> Form:
         if (node.input, I32) in self.done.held:
@@ -339,6 +411,7 @@ class _Writer:
     def pooled_step(self, node: ConvNode) -> float:
         """Return the real value of one unit of a global average pool's sum."""
         pool = next(n for n in self.graph.nodes if n.output == node.input)
+        assert isinstance(pool, PoolNode)
         height, width, _ = self.graph.shapes[pool.input]
         return self.quantizations[pool.input].scale / (height * width)
 
@@ -362,6 +435,11 @@ class _Writer:
     def pointwise(self, node: AffineNode | AddNode) -> None:
         """Write a batch norm, an activation or an addition that stands alone."""
         forms = self.wanted[node.output]
+        if is_table(node) and (node.input, I8) in self.done.held and forms == [I8]:
+            assert isinstance(node, AffineNode)
+            made = self.tensor(node.output, I8, node.name)
+            self.lookup(node.name, self.held(node.input, I8), made, node.pre)
+            return
         written, threshold = _written(forms)
         outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
         read = self.held(node.input, F32)
@@ -372,6 +450,53 @@ class _Writer:
             residual = self.held(node.residual, F32)
             epilogue = FloatEpilogue(residual=residual, post=node.post, threshold=threshold)
             self.done.ops.append(Add(node.name, read, outputs, epilogue))
+        self.convert(node.output, forms, node.name)
+
+    def lookup(self, name: str, read: int, made: int, function: Activation) -> None:
+        """Write the table of a function from the codes of tensor `read` to those of `made`."""
+        source, result = (self.done.tensors[number] for number in (read, made))
+        codes = np.arange(-128, 128, dtype=np.float32) - np.float32(source.zero_point)
+        values = activate(function, codes * np.float32(source.scale))
+        table = Quantization(result.scale, result.zero_point).quantize(values)
+        self.done.ops.append(Lookup(name, read, made, table))
+
+    def multiply(self, node: MulNode) -> None:
+        """Write a product with one value a channel."""
+        forms = self.wanted[node.output]
+        if self.recipe.dense == "int8" and forms == [I8]:
+            factors = [self.quantizations[value].scale for value in (node.input, node.factor)]
+            ratio = math.prod(factors) / self.quantizations[node.output].scale
+            channels = self.graph.shapes[node.output][2]
+            scale = np.full(channels, ratio)
+            reads = (self.held(node.input, I8), self.held(node.factor, I8))
+            m, b, shift, _ = _integer_terms(node.name, scale, 0 * scale, 0.0, 255 * 255)
+            outputs: tuple[int, ...] = (self.tensor(node.output, I8, node.name),)
+            epilogue: Epilogue = IntegerEpilogue(m, b, shift)
+        else:
+            written, threshold = _written(forms)
+            reads = (self.held(node.input, F32), self.held(node.factor, F32))
+            outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
+            epilogue = FloatEpilogue(threshold=threshold)
+        self.done.ops.append(Mul(node.name, *reads, outputs, epilogue))
+        self.convert(node.output, forms, node.name)
+
+    def concatenate(self, node: ConcatNode) -> None:
+        """Write a concatenation; int8 inputs of another scale go through a table first."""
+        forms = self.wanted[node.output]
+        integer = self.recipe.dense == "int8" and forms == [I8]
+        form = I8 if integer else F32
+        made = self.tensor(node.output, form, node.name)
+        reads = [self.held(value, form) for value in node.inputs]
+        result = self.done.tensors[made]
+        for at, read in enumerate(reads) if integer else ():
+            source = self.done.tensors[read]
+            if (source.scale, source.zero_point) == (result.scale, result.zero_point):
+                continue
+            name = f"{source.name}.rescaled"
+            self.done.tensors.append(dataclasses.replace(result, shape=source.shape, name=name))
+            reads[at] = len(self.done.tensors) - 1
+            self.lookup(name, read, reads[at], Activation())
+        self.done.ops.append(Concat(node.name, tuple(reads), made))
         self.convert(node.output, forms, node.name)
 
     def thresholds(
@@ -394,25 +519,15 @@ class _Writer:
         bound = int(np.prod(node.weight.shape[1:])) * widest * per_weight
         factors = scale.astype(np.float64) / target
         offsets = 0 * factors if node.bias is None else node.bias.astype(np.float64) / target
-        for shift in range(_MAX_SHIFT, 0, -1):
-            m, b = np.rint(factors * 2.0**shift), offsets * 2.0**shift
-            r = round(ratio * 2.0**shift)
-            largest_m, largest_b = float(np.abs(m).max()), float(np.abs(b).max())
-            reach = bound * largest_m + 2 * largest_b + 255 * r + 2.0**shift
-            if max(largest_m, r) < 2**31 and reach < 2.0**61:
-                break
-        else:
-            raise LoweringError(f"layer '{node.name}' has scales too far apart for int8 activations")
-        # 30 significant bits of the bias, so that the file stores it in 32.
-        step = 2.0 ** max(0, int(np.frexp(largest_b)[1]) - _BIAS_BITS)
+        m, b, shift, r = _integer_terms(node.name, factors, offsets, ratio, bound)
         return IntegerEpilogue(
-            multiplier=m.astype(np.int32),
-            bias=(np.rint(b / step) * step).astype(np.int64),
+            multiplier=m,
+            bias=b,
             shift=shift,
-            pre_relu=node.pre.kind == "relu",
+            pre_relu=node.pre.kind in ("relu", "relu6"),
             residual=residual,
             residual_multiplier=r,
-            post_relu=node.post.kind == "relu",
+            post_relu=node.post.kind in ("relu", "relu6"),
         )
 
     # -- pools and conversions --------------------------------------------------------------------------
@@ -458,6 +573,32 @@ class _Writer:
                 self.done.ops.append(Quantize(name, read, made))
             else:
                 self.done.ops.append(Binarize(name, read, made, form.threshold_array()))
+
+
+def _integer_terms(
+    name: str, factors: npt.NDArray[np.float64], offsets: npt.NDArray[np.float64], ratio: float, bound: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int, int]:
+    """Return multiplier, bias, shift and residual multiplier of an integer epilogue.
+
+    Args:
+        name: of the layer.
+        factors: the output's units in one unit of the accumulator, per channel.
+        offsets: what is added, in units of the output, per channel.
+        ratio: the output's units in one unit of the residual.
+        bound: largest |accumulator|.
+    """
+    for shift in range(_MAX_SHIFT, 0, -1):
+        m, b = np.rint(factors * 2.0**shift), offsets * 2.0**shift
+        r = round(ratio * 2.0**shift)
+        largest_m, largest_b = float(np.abs(m).max()), float(np.abs(b).max())
+        reach = bound * largest_m + 2 * largest_b + 255 * r + 2.0**shift
+        if max(largest_m, r) < 2**31 and reach < 2.0**61:
+            break
+    else:
+        raise LoweringError(f"layer '{name}' has scales too far apart for int8 activations")
+    # 30 significant bits of the bias, so that the file stores it in 32.
+    step = 2.0 ** max(0, int(np.frexp(largest_b)[1]) - _BIAS_BITS)
+    return m.astype(np.int32), (np.rint(b / step) * step).astype(np.int64), shift, r
 
 
 def _written(forms: list[Form]) -> tuple[list[Form], Floats | None]:

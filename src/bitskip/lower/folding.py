@@ -108,7 +108,7 @@ def conv_node(
         name: of the layer.
         precision: `fp32`, `int8`, `w1` or `w1a1`.
         values: numbers of its input and output.
-        weight: (O, I, KH, KW), +1/-1 for `w1` and `w1a1`.
+        weight: (O, I / groups, KH, KW), +1/-1 for `w1` and `w1a1`.
         folded: what scales and shifts the accumulator.
         stride: along height and width.
         padding: likewise.

@@ -14,8 +14,18 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bitskip.lower.folding import Folded, array, conv_node
-from bitskip.lower.graph import AddNode, AffineNode, Floats, Node, PoolNode
-from bitskip.lower.steps import ActivationStep, AddStep, AffineStep, ConvStep, PoolStep, Recorder, Step
+from bitskip.lower.graph import AddNode, AffineNode, ConcatNode, Floats, MulNode, Node, PoolNode
+from bitskip.lower.steps import (
+    ActivationStep,
+    AddStep,
+    AffineStep,
+    ConcatStep,
+    ConvStep,
+    MulStep,
+    PoolStep,
+    Recorder,
+    Step,
+)
 from bitskip.program import Activation
 
 __all__ = ["fuse"]
@@ -30,7 +40,15 @@ def fuse(record: Recorder, outputs: Collection[int]) -> list[Node]:
 
 
 def _inputs(step: Step) -> tuple[int, ...]:
-    return (step.input, step.other) if isinstance(step, AddStep) else (step.input,)
+    match step:
+        case AddStep():
+            return step.input, step.other
+        case MulStep():
+            return step.input, step.factor
+        case ConcatStep():
+            return step.input, *step.others
+        case _:
+            return (step.input,)
 
 
 def _alive(steps: list[Step], outputs: Collection[int]) -> list[Step]:
@@ -96,6 +114,8 @@ class _Fuser:
                 self.pool(step)
             elif isinstance(step, AddStep):
                 self.add(step)
+            elif isinstance(step, MulStep | ConcatStep):
+                self.several(step)
             elif isinstance(step, AffineStep | ActivationStep):
                 self.pointwise(step)
         for value in self.outputs:
@@ -153,6 +173,15 @@ class _Fuser:
             )
         )
 
+    def several(self, step: MulStep | ConcatStep) -> None:
+        values = _inputs(step)
+        for value in values:
+            self.need(value)
+        if isinstance(step, MulStep):
+            self.nodes.append(MulNode(step.name, step.input, step.factor, step.output))
+        else:
+            self.nodes.append(ConcatNode(step.name, values, step.output))
+
     def need(self, value: int) -> None:
         """Write down the node that makes `value`, if that has not been done."""
         node = self.open.pop(value, None)
@@ -174,6 +203,7 @@ class _Fuser:
                 residual=node.residual,
                 post=node.post,
                 threshold=self.thresholds.get(step.output),
+                groups=step.groups,
             )
         elif isinstance(step, AddStep):
             made = AddNode(step.name, step.input, step.other, node.output, node.post)

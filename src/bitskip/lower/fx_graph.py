@@ -146,7 +146,9 @@ class _Reader:
         elif node.op == "call_method":
             handler = METHODS.get(str(node.target))
         else:
-            handler = FUNCTIONS.get(node.target)
+            target: Any = node.target
+            path = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+            handler = FUNCTIONS.get(target) or FUNCTIONS.get(path)
         if not _depends(arguments) and not _depends(named):
             return self.compute(node, module, arguments, named)
         if handler is None:

@@ -1,8 +1,8 @@
 """A trained network as a graph of folded layers: what is computed, before it is decided in which numbers.
 
 A node is a convolution with everything that follows it up to the next one (scale, BN, activations, a
-residual add), or what stands alone: a pool, an affine map with its activation, an addition. Values are
-numbered; value 0 is the normalised picture.
+residual add), or what stands alone: a pool, an affine map with its activation, an addition, a product with
+one value a channel, a concatenation. Values are numbered; value 0 is the normalised picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ from torch import Tensor
 from bitskip.program import Activation
 from bitskip.spec import NetworkSpec
 
-__all__ = ["AddNode", "AffineNode", "ConvNode", "Floats", "Graph", "Node", "Pair", "PoolNode", "Shape"]
+__all__ = [
+    "AddNode",
+    "AffineNode",
+    "ConcatNode",
+    "ConvNode",
+    "Floats",
+    "Graph",
+    "MulNode",
+    "Node",
+    "Pair",
+    "PoolNode",
+    "Shape",
+    "node_inputs",
+]
 
 Floats = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]  # H, W, C
@@ -32,7 +45,7 @@ class ConvNode:
     precision: str  # fp32, int8, w1 or w1a1, as it is declared
     input: int
     output: int
-    weight: Floats  # (O, KH, KW, I): +1/-1 for w1 and w1a1
+    weight: Floats  # (O, KH, KW, I / groups): +1/-1 for w1 and w1a1
     stride: Pair
     padding: Pair
     pad_value: int
@@ -42,6 +55,7 @@ class ConvNode:
     residual: int | None = None
     post: Activation = field(default_factory=Activation)
     threshold: Floats | None = None  # of the 1-bit input
+    groups: int = 1
     tail: tuple[Callable[[Tensor], Tensor], ...] = ()  # what training computes after it, for thresholds
 
     def run_tail(self, acc: Tensor, threshold: Tensor | None) -> Tensor:
@@ -91,7 +105,41 @@ class PoolNode:
     count_padding: bool = False  # avg: padding counts as values of 0
 
 
-Node = ConvNode | AffineNode | AddNode | PoolNode
+@dataclass(eq=False)
+class MulNode:
+    """x times one value a channel (squeeze and excitation): `factor` is a value of 1x1 pixels."""
+
+    name: str
+    input: int
+    factor: int
+    output: int
+
+
+@dataclass(eq=False)
+class ConcatNode:
+    """The channels of two to four values, one after the other."""
+
+    name: str
+    inputs: tuple[int, ...]
+    output: int
+
+
+Node = ConvNode | AffineNode | AddNode | PoolNode | MulNode | ConcatNode
+
+
+def node_inputs(node: Node) -> tuple[int, ...]:
+    """Return the values that `node` reads."""
+    match node:
+        case ConcatNode():
+            return node.inputs
+        case MulNode():
+            return node.input, node.factor
+        case AddNode():
+            return node.input, node.residual
+        case ConvNode() if node.residual is not None:
+            return node.input, node.residual
+        case _:
+            return (node.input,)
 
 
 @dataclass(eq=False)

@@ -15,13 +15,16 @@ from torch import Tensor
 from bitskip.errors import LoweringError
 from bitskip.lower.graph import Pair, Shape
 from bitskip.program import Activation
+from bitskip.program.schema import LIMITS
 
 __all__ = [
     "BATCH",
     "ActivationStep",
     "AddStep",
     "AffineStep",
+    "ConcatStep",
     "ConvStep",
+    "MulStep",
     "PoolStep",
     "Recorder",
     "Step",
@@ -31,8 +34,10 @@ __all__ = [
 # Pictures that shapes are followed with: more than one, so that what mixes pictures is seen.
 BATCH = 2
 _PACKABLE = (
-    "convolutions and linear layers (groups 1, no dilation), batch norms, ReLU, PReLU and RPReLU, additions, "
-    "max and average pools, and constants added or multiplied per channel"
+    "convolutions (grouped too, without dilation) and linear layers, batch norms, ReLU, ReLU6, PReLU, "
+    "RPReLU, sigmoid, SiLU and their hard forms, additions, products with one value a channel, "
+    "concatenations of channels, max and average pools, the nearest pixel, and constants added or "
+    "multiplied per channel"
 )
 
 
@@ -70,10 +75,11 @@ class ConvStep(Step):
     """A convolution alone: bias and scale are steps of their own."""
 
     precision: str
-    weight: Tensor  # (O, I, KH, KW)
+    weight: Tensor  # (O, I / groups, KH, KW)
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     pad_value: int = 0
+    groups: int = 1
 
 
 @dataclass(eq=False)
@@ -98,6 +104,20 @@ class AddStep(Step):
     """The sum of two values."""
 
     other: int
+
+
+@dataclass(eq=False)
+class MulStep(Step):
+    """A value times one value a channel."""
+
+    factor: int
+
+
+@dataclass(eq=False)
+class ConcatStep(Step):
+    """The channels of `input` and of `others`, in this order."""
+
+    others: tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -137,6 +157,14 @@ class Recorder:
         """Raise the LoweringError of an operation that a Program does not have, saying what it has."""
         self.refuse(f"{why}; a packed model is made of {_PACKABLE}")
 
+    def need_channels(self, x: Traced) -> None:
+        """Refuse values per element of what has no dimension of channels any more."""
+        if not x.has_channels:
+            self.refuse(
+                f"has values per element of the shape {x.shape[1:]} made from a picture of "
+                f"{x.picture[0]}x{x.picture[1]} pixels, expected one a channel; put it before the flattening"
+            )
+
     def value(self, picture: Shape, shape: tuple[int, ...]) -> Traced:
         """Return a new value."""
         self.shapes.append(picture)
@@ -151,12 +179,13 @@ class Recorder:
         stride: Pair = (1, 1),
         padding: Pair = (0, 0),
         pad_value: int = 0,
+        groups: int = 1,
     ) -> Traced:
         """Record a convolution with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, result[1]), result)
         self.steps.append(
-            ConvStep(self.name, x.value, y.value, precision, weight, stride, padding, pad_value)
+            ConvStep(self.name, x.value, y.value, precision, weight, stride, padding, pad_value, groups)
         )
         return y
 
@@ -182,6 +211,29 @@ class Recorder:
         self.steps.append(AddStep(self.name, x.value, y.value, other.value))
         return y
 
+    def multiply(self, x: Traced, factor: Traced) -> Traced:
+        """Record a product with one value a channel."""
+        y = self.value(x.picture, x.shape)
+        self.steps.append(MulStep(self.name, x.value, y.value, factor.value))
+        return y
+
+    def concatenate(self, parts: list[Traced]) -> Traced:
+        """Record a concatenation of channels, as several where one op does not take all."""
+        while len(parts) > 1:
+            some, rest = parts[: LIMITS["MAX_INPUTS"]], parts[LIMITS["MAX_INPUTS"] :]
+            height, width, _ = some[0].picture
+            channels = sum(part.picture[2] for part in some)
+            shape = (BATCH, channels, *some[0].shape[2:])
+            y = self.value((height, width, channels), shape)
+            first, *others = (part.value for part in some)
+            self.steps.append(ConcatStep(self.name, first, y.value, tuple(others)))
+            parts = [y, *rest]
+        return parts[0]
+
+    def made_by(self, x: Traced) -> Step | None:
+        """Return the step that made `x`; None for the picture."""
+        return next((step for step in reversed(self.steps) if step.output == x.value), None)
+
     def pool(
         self,
         x: Traced,
@@ -195,7 +247,5 @@ class Recorder:
         """Record a pool with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, x.picture[2]), result)
-        self.steps.append(
-            PoolStep(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding)
-        )
+        self.steps.append(PoolStep(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding))
         return y

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from bitskip.lower.folding import binary_weight, module_activation, scaling
 from bitskip.lower.steps import Recorder, Traced
-from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear, prelu, relu
+from bitskip.lower.torch_activations import activate, prelu
+from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
 from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU
 from bitskip.nn.layers import Dropout
 
@@ -123,7 +124,13 @@ _LAYERS: dict[type[nn.Module], Handler] = {
     nn.BatchNorm2d: _batch_norm,
     nn.BatchNorm1d: _batch_norm,
     nn.SyncBatchNorm: _batch_norm,
-    nn.ReLU: lambda record, layer, x: relu(record, x),
+    nn.ReLU6: lambda record, layer, x: activate(record, x, "relu6"),  # before nn.Hardtanh, which it is
+    nn.Hardtanh: lambda record, layer, x: FUNCTIONS[F.hardtanh](record, x, layer.min_val, layer.max_val),
+    nn.ReLU: lambda record, layer, x: activate(record, x, "relu"),
+    nn.Sigmoid: lambda record, layer, x: activate(record, x, "sigmoid"),
+    nn.Hardsigmoid: lambda record, layer, x: activate(record, x, "hard_sigmoid"),
+    nn.Hardswish: lambda record, layer, x: activate(record, x, "hard_swish"),
+    nn.SiLU: lambda record, layer, x: activate(record, x, "silu"),
     nn.PReLU: lambda record, layer, x: prelu(record, x, _real(layer.weight)),
     nn.LeakyReLU: lambda record, layer, x: FUNCTIONS[F.leaky_relu](record, x, layer.negative_slope),
     RPReLU: _rprelu,

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitskip.lower.folding import array, batch_norm_terms
+from bitskip.lower.folding import batch_norm_terms
 from bitskip.lower.graph import Pair
-from bitskip.lower.steps import BATCH, Recorder, Traced
-from bitskip.program import Activation
+from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
+from bitskip.lower.torch_activations import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, activate
 from bitskip.program.check import MAX_KERNEL
 
-__all__ = ["FUNCTIONS", "METHODS", "batch_norm", "convolve", "linear", "prelu", "relu", "shift"]
+__all__ = ["FUNCTIONS", "METHODS", "batch_norm", "convolve", "linear", "shift"]
 
 
 def _pair(values: Any) -> Pair:
@@ -63,8 +63,8 @@ def convolve(
     if not isinstance(weight, Tensor) or isinstance(bias, Traced):
         record.refuse("has weights that depend on the picture")
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
-    if groups != 1:
-        record.refuse_kind(f"has groups={groups}, expected 1")
+    if groups != 1 and precision in ("w1", "w1a1"):
+        record.refuse_kind(f"has groups={groups} and 1-bit weights, expected groups=1")
     if _pair(dilation) != (1, 1):
         record.refuse_kind(f"has dilation={dilation}, expected 1")
     if isinstance(padding, str):
@@ -77,8 +77,8 @@ def convolve(
             f"has kernel {kernel} with padding {padding}, expected padding below the kernel and the kernel "
             f"at most {MAX_KERNEL}"
         )
-    result = _shape_after(F.conv2d, x, weight.to("meta"), None, stride, padding)
-    y = record.convolve(x, weight, result, precision, stride, padding, pad_value)
+    result = _shape_after(F.conv2d, x, weight.to("meta"), None, stride, padding, 1, groups)
+    y = record.convolve(x, weight, result, precision, stride, padding, pad_value, groups)
     return y if bias is None else shift(record, y, bias)
 
 
@@ -112,7 +112,7 @@ def batch_norm(
     """`F.batch_norm` in evaluation."""
     if training or running_mean is None or running_var is None:
         record.refuse("normalises by the statistics of the batch, expected running statistics")
-    _need_channels(record, x)
+    record.need_channels(x)
     scale, offset = batch_norm_terms(running_mean, running_var, weight, bias, eps)
 
     def function(values: Tensor) -> Tensor:
@@ -121,47 +121,10 @@ def batch_norm(
     return record.affine(x, scale, offset, function)
 
 
-def _need_channels(record: Recorder, x: Traced) -> None:
-    if not x.has_channels:
-        record.refuse(
-            f"has values per element of the shape {x.shape[1:]} made from a picture of "
-            f"{x.picture[0]}x{x.picture[1]} pixels, expected one a channel; put it before the flattening"
-        )
-
-
 def shift(record: Recorder, x: Traced, bias: Tensor) -> Traced:
     """Addition of a bias a channel."""
     values = bias.view(1, -1, 1, 1)
     return record.affine(x, None, bias, lambda acc: acc + values)
-
-
-# -- activations --------------------------------------------------------------------------------------
-
-
-def relu(record: Recorder, x: Traced, inplace: bool = False) -> Traced:
-    """`F.relu`."""
-    return record.activate(x, Activation("relu"), F.relu)
-
-
-def prelu(record: Recorder, x: Traced, weight: Tensor) -> Traced:
-    """`F.prelu` with one slope, or one a channel."""
-    if weight.numel() > 1:
-        _need_channels(record, x)
-    slope = array(weight.reshape(-1).expand(x.picture[2]))
-    return record.activate(x, Activation("prelu", slope), lambda values: F.prelu(values, weight))
-
-
-def _leaky_relu(record: Recorder, x: Traced, negative_slope: float = 0.01, inplace: bool = False) -> Traced:
-    slope = array(torch.full((x.picture[2],), float(negative_slope)))
-    return record.activate(
-        x, Activation("prelu", slope), lambda values: F.leaky_relu(values, negative_slope)
-    )
-
-
-def _clamp(record: Recorder, x: Traced, min: Any = None, max: Any = None) -> Traced:
-    if min != 0 or max is not None:
-        record.refuse_kind(f"clamps to {min}..{max}, expected 0..None (ReLU)")
-    return relu(record, x)
 
 
 # -- pools --------------------------------------------------------------------------------------------
@@ -304,6 +267,11 @@ def _dropout(
     return x
 
 
+def _dropped_paths(record: Recorder, x: Traced, p: float, mode: str, training: bool = True) -> Traced:
+    """`torchvision.ops.stochastic_depth`."""
+    return _dropout(record, x, p, training)
+
+
 def _size(record: Recorder, x: Traced, dim: int | None = None) -> Any:
     return torch.Size(x.shape) if dim is None else x.shape[dim]
 
@@ -358,8 +326,10 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Traced]:
         if alpha != 1:
             second = _MUL(record, second, alpha) if isinstance(second, Traced) else second * alpha
         if isinstance(first, Traced) and isinstance(second, Traced):
+            if operation is operator.mul:
+                return _product(record, first, second)
             if operation is not operator.add:
-                record.refuse_kind("combines two tensors of the network, expected an addition")
+                record.refuse_kind("combines two tensors of the network, expected a sum or a product")
             return record.add(first, second)
         if isinstance(first, Traced):
             values = _terms(record, first, second)
@@ -375,6 +345,37 @@ def _arithmetic(operation: Callable[[Any, Any], Any]) -> Callable[..., Traced]:
         return record.affine(second, *_as_terms(operation, values), function)
 
     return handler
+
+
+def _product(record: Recorder, first: Traced, second: Traced) -> Traced:
+    """Return a product with one value a channel, or an activation that is written as a product."""
+    for x, gate in ((first, second), (second, first)):
+        made = record.made_by(gate)
+        if isinstance(made, ActivationStep) and made.input == x.value and x.shape == gate.shape:
+            kind = {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}.get(made.activation.kind)
+            if kind is not None:
+                return activate(record, x, kind)
+    for x, factor in ((first, second), (second, first)):
+        pixels = (1, 1, x.picture[2])
+        ones = (1,) * (len(x.shape) - 2)
+        if x.has_channels and factor.picture == pixels and factor.shape == (BATCH, x.picture[2], *ones):
+            return record.multiply(x, factor)
+    record.refuse_kind(
+        f"multiplies {first.shape[1:]} and {second.shape[1:]}, expected one of them with one pixel"
+    )
+
+
+def _cat(record: Recorder, tensors: Any, dim: int = 0, **named: Any) -> Traced:
+    dim = named.pop("axis", dim)
+    parts = list(tensors)
+    if named or not parts or not all(isinstance(part, Traced) and part.has_channels for part in parts):
+        record.refuse("joins what is not made from the picture, or has no channels; expected maps")
+    if dim % len(parts[0].shape) != 1:
+        record.refuse(f"joins along dimension {dim}, expected 1, the channels")
+    if len({(part.picture[:2], part.shape[2:]) for part in parts}) > 1:
+        shapes = ", ".join(str(part.shape[1:]) for part in parts)
+        record.refuse(f"joins the channels of {shapes}, expected one height and width")
+    return record.concatenate(parts)
 
 
 def _as_terms(operation: Callable[[Any, Any], Any], values: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -398,9 +399,7 @@ def _negated(record: Recorder, x: Traced) -> Traced:
     return _MUL(record, x, -1.0)
 
 
-_ADD, _SUB, _MUL, _DIV = map(
-    _arithmetic, (operator.add, operator.sub, operator.mul, operator.truediv)
-)
+_ADD, _SUB, _MUL, _DIV = map(_arithmetic, (operator.add, operator.sub, operator.mul, operator.truediv))
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add), _ADD),
@@ -408,10 +407,9 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((operator.mul, operator.imul, torch.mul), _MUL),
     **dict.fromkeys((operator.truediv, operator.itruediv, torch.div), _DIV),
     **dict.fromkeys((operator.neg, torch.neg), _negated),
-    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_), relu),
-    **dict.fromkeys((F.prelu, torch.prelu), prelu),
-    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky_relu),
-    **dict.fromkeys((torch.clamp, torch.clamp_min), _clamp),
+    **ACTIVATION_FUNCTIONS,
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    "torchvision.ops.stochastic_depth.stochastic_depth": _dropped_paths,  # not loaded for its name
     **dict.fromkeys((F.conv2d, torch.conv2d), convolve),
     F.linear: linear,
     F.batch_norm: batch_norm,
@@ -434,8 +432,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("mul", "mul_", "__mul__", "__rmul__"), _MUL),
     **dict.fromkeys(("div", "div_", "__truediv__"), _DIV),
     "neg": _negated,
-    **dict.fromkeys(("relu", "relu_"), relu),
-    **dict.fromkeys(("clamp", "clamp_", "clamp_min", "clamp_min_"), _clamp),
+    **ACTIVATION_METHODS,
     "mean": _mean,
     **{name: _reshaped(name) for name in ("flatten", "reshape", "view", "squeeze", "unsqueeze")},
     **dict.fromkeys(("contiguous", "float", "to", "clone", "detach"), _same),

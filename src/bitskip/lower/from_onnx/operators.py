@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from bitskip.lower.assemble import Quantization
 from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
-from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear, prelu, relu
+from bitskip.lower.torch_activations import activate, prelu
+from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
 
 __all__ = ["OPERATORS", "Coded", "Reader"]
 
@@ -110,7 +111,7 @@ def _batch_norm(
 
 
 def _relu(reader: Reader, a: Attributes, x: Traced) -> Traced:
-    return relu(reader.record, x)
+    return activate(reader.record, x, "relu")
 
 
 def _clip(reader: Reader, a: Attributes, x: Traced, low: Any = None, high: Any = None) -> Traced:
@@ -223,7 +224,7 @@ def _quantize(reader: Reader, a: Attributes, x: Traced, scale: Any, zero: Any = 
     last = next((step for step in reader.record.steps if step.output == x.value), None)
     bent = isinstance(last, ActivationStep) and last.activation.kind == "relu"
     if at == -128 and not bent and x.value != 0:
-        x = relu(reader.record, x)  # codes end where 0 is
+        x = activate(reader.record, x, "relu")  # codes end where 0 is
     return Coded(x, at)
 
 
