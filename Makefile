@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: study test test-slow lint clean install-c check-all coverage test-torch test-edge
+.PHONY: study test test-slow docs lint clean install-c check-all coverage test-torch test-edge
 
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
@@ -48,6 +48,10 @@ test-edge: $(STAMP)
 	command -v apt-get >/dev/null || { echo "test-edge installs its tools by apt-get; on other systems install: $(EDGE_TOOLS)"; exit 1; }
 	dpkg -s $(EDGE_TOOLS) >/dev/null 2>&1 || { $$(command -v sudo) apt-get update && $$(command -v sudo) apt-get install -y $(EDGE_TOOLS); }
 	$(BIN)/python -m pytest tests/edge -m "slow or not slow" --timeout 7200
+
+# The documentation site in site/; a warning or a broken link is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests tools benchmarks examples

@@ -138,7 +138,7 @@ class NetworkSpec:
             binarised input would be the constant +1.
     """
 
-    name: str
+    name: str  # of the network, for tables and files
     widths: tuple[int, ...]  # channels of each stage's 3x3 convolutions
     blocks: tuple[int, ...]  # residual blocks in each stage
     precision: tuple[str, ...]  # precision of each stage's convolutions
@@ -156,8 +156,8 @@ class NetworkSpec:
     input_quantizer: str = "ste_sign"  # gradient estimator of 1-bit activations
     weight_scale: str = "none"  # scale of 1-bit weights per output channel: none, channel (mean), learned
     pad_value: int = 0  # what a 1-bit activation reads outside the picture: 0, +1 or -1
-    layer_precision: Mapping[str, str] = field(default_factory=dict)  # overrides by layer name
-    block_shortcuts: Mapping[str, bool] = field(default_factory=dict)  # overrides by block name
+    layer_precision: Mapping[str, str] = field(default_factory=dict)  # precision of single layers, by name
+    block_shortcuts: Mapping[str, bool] = field(default_factory=dict)  # shortcuts of single blocks, by name
     classes: int = 10  # outputs of the head
     input_size: int = 32  # height = width of the picture, in pixels
     input_channels: int = 3  # channels of the picture

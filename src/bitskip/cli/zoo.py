@@ -88,6 +88,69 @@ def path(name: Annotated[str, typer.Argument(help="A name of `bitskip zoo list`.
     typer.echo(str(model_path(name)))
 
 
+@zoo.command("card")
+def card(name: Annotated[str, typer.Argument(help="A name of `bitskip zoo list`.")]) -> None:
+    """Print a model's card in the form of the Hugging Face Hub: YAML front matter, then Markdown.
+
+    Example: `bitskip zoo card resnet14-binary-all-int8 > README.md`
+    """
+    from bitskip.zoo import card_of
+    from bitskip.zoo.model_card import zoo_card
+
+    typer.echo(zoo_card(card_of(name)), nl=False)
+
+
+@zoo.command("push")
+def push(
+    model: Annotated[str, typer.Argument(help="A packed model: M.bitskip, or a name of bitskip zoo list.")],
+    repository: Annotated[str, typer.Argument(help="Repository of the Hugging Face Hub: USER/NAME.")],
+    card: Annotated[
+        str | None,
+        typer.Option(help="Markdown file that becomes README.md.  [default: made]", show_default=False),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write to.", show_default=False)] = None,
+) -> None:
+    """Put a packed model and its card on the Hugging Face Hub (extra `hub`).
+
+    Example: `bitskip zoo push mine.bitskip USER/mine`
+    """
+    from bitskip.files import read_text
+    from bitskip.hub import push_to_hub
+
+    text = None if card is None else read_text(Path(card))
+    typer.echo(push_to_hub(model, repository, card=text, private=private, revision=revision))
+
+
+@zoo.command("pull")
+def pull(
+    repository: Annotated[str, typer.Argument(help="Repository of the Hugging Face Hub: USER/NAME.")],
+    filename: Annotated[
+        str | None, typer.Argument(help="A packed file in it; not needed if it holds one.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", help="File to write.  [default: the file's name, here]", show_default=False
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.", show_default=False)] = None,
+) -> None:
+    """Fetch a packed model from the Hugging Face Hub (extra `hub`), after checking it.
+
+    Example: `bitskip zoo pull USER/mine -o mine.bitskip`
+    """
+    from bitskip.files import write_bytes
+    from bitskip.hub import fetch_from_hub
+    from bitskip.program import Program
+
+    found = fetch_from_hub(repository, filename, revision=revision)
+    Program.load(found)
+    target = Path(out or found.name)
+    write_bytes(target, found.read_bytes())
+    typer.echo(str(target))
+
+
 @zoo.command("eval")
 def evaluate(
     names: Annotated[
