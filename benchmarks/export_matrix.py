@@ -1,10 +1,12 @@
-"""Each packed model of the zoo as ONNX in each engine, against the native runtime on the whole test set.
+"""Each packed model of the zoo as ONNX and QONNX in each engine, against the native runtime on the test set.
 
     python benchmarks/export_matrix.py --data FOLDER --out results/export/onnx.json --page docs/onnx.md
 
-A row is a network, the rounding it was written with, and an engine: top-1 of both, the share of pictures with
-the same top-1, the largest and the mean difference of a logit. The file is written after every row, so what
-was measured stays if the run is stopped; rows that it has are not measured again.
+A row is a network, the form and rounding it was written with, and an engine: top-1 of both, the share of
+pictures with the same top-1, the largest and the mean difference of a logit. The executor of qonnx is for
+checking, not for speed: it sees the first pictures of the test set alone. The file is written after every
+row, so what was measured stays if the run is stopped; rows that it has, of as many
+pictures, are not measured again.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import argparse
 import importlib.metadata
 import io
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bitskip.backends.onnx.target import model_of
+from bitskip.backends.onnx.qonnx_target import qonnx_model_of
+from bitskip.backends.onnx.target import ROUNDINGS, model_of
 from bitskip.data import load_images
 from bitskip.files import write_json, write_text
 from bitskip.machine import machine
@@ -28,7 +32,7 @@ from bitskip.runtime import Model
 from bitskip.zoo import model_path, zoo_names
 
 BATCH = 100
-PACKAGES = ("onnx", "onnxruntime", "openvino", "numpy")
+PACKAGES = ("onnx", "onnxruntime", "openvino", "qonnx", "numpy")
 
 
 def onnxruntime_engine(content: bytes) -> Callable[[Any], Any]:
@@ -53,7 +57,33 @@ def openvino_engine(content: bytes) -> Callable[[Any], Any]:
     return lambda x: request.infer({0: x})[0].copy()
 
 
-ENGINES = {"onnxruntime": onnxruntime_engine, "openvino": openvino_engine}
+def qonnx_engine(content: bytes) -> Callable[[Any], Any]:
+    """Return what runs the graph in qonnx's executor, node by node, for batches of `BATCH`."""
+    import onnx
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.change_batchsize import ChangeBatchSize
+    from qonnx.transformation.infer_datatypes import InferDataTypes
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(onnx.load_from_string(content)).transform(ChangeBatchSize(BATCH))
+    model = model.transform(InferShapes()).transform(InferDataTypes())
+
+    def run(x: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (logits,) = execute_onnx(model, {"picture": x}).values()
+        return np.asarray(logits, np.float32)
+
+    return run
+
+
+# form, engine: what runs it
+CELLS = {
+    ("onnx", "onnxruntime"): onnxruntime_engine,
+    ("onnx", "openvino"): openvino_engine,
+    ("qonnx", "qonnx"): qonnx_engine,
+}
 
 
 def measure(run: Callable[[Any], Any], x: Any, y: Any, expected: Any) -> dict[str, Any]:
@@ -70,25 +100,38 @@ def measure(run: Callable[[Any], Any], x: Any, y: Any, expected: Any) -> dict[st
     }
 
 
+def written(program: Program, form: str, rounding: str) -> bytes:
+    """Return the graph of `program`."""
+    model = (
+        model_of(program, rounding=rounding) if form == "onnx" else qonnx_model_of(program, pictures="pixels")
+    )
+    content: bytes = model[0].SerializeToString(deterministic=True)
+    return content
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table of docs/onnx.md."""
     lines = [
-        "| network | rounding | engine | bytes | top-1 | packed | same top-1 | largest difference |",
-        "|---|---|---|--:|--:|--:|--:|--:|",
+        "| network | form | rounding | engine | pictures | bytes | top-1 | packed | same top-1 | largest "
+        "| mean difference |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         lines.append(
-            f"| {row['model']} | {row['rounding']} | {row['engine']} | {row['bytes']:,} | {row['top1']:.2%} "
-            f"| {row['native_top1']:.2%} | {row['same_top1']:.2%} | {row['largest_difference']:.3f} |"
+            f"| {row['model']} | {row['to']} | {row['rounding']} | {row['engine']} | {row['pictures']:,} "
+            f"| {row['bytes']:,} | {row['top1']:.2%} | {row['native_top1']:.2%} | {row['same_top1']:.2%} "
+            f"| {row['largest_difference']:.4f} | {row['mean_difference']:.5f} |"
         )
     return "\n".join(lines)
 
 
-def write_table(page: Path, rows: list[dict[str, Any]]) -> None:
-    """Put the table between the marks of `page`."""
-    before, _, rest = page.read_text().partition("<!-- matrix -->\n")
+def write_between(page: Path, mark: str, text: str) -> None:
+    """Put `text` between the mark of that name and the next end mark of `page`."""
+    before, found, rest = page.read_text().partition(f"<!-- {mark} -->\n")
+    if not found:
+        raise SystemExit(f"{page} has no <!-- {mark} -->")
     _, _, after = rest.partition("<!-- end -->")
-    write_text(page, f"{before}<!-- matrix -->\n{table(rows)}\n<!-- end -->{after}")
+    write_text(page, f"{before}<!-- {mark} -->\n{text}\n<!-- end -->{after}")
 
 
 def main() -> None:
@@ -97,39 +140,49 @@ def main() -> None:
     parser.add_argument("--data", help="as `bitskip eval --data`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=list(zoo_names()))
-    parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=list(ENGINES))
-    parser.add_argument("--rounding", nargs="*", default=["auto"])
-    parser.add_argument("--page", type=Path, help="page that gets the table, docs/onnx.md")
+    parser.add_argument("--engines", nargs="*", default=[engine for _, engine in CELLS])
+    parser.add_argument("--rounding", nargs="*", default=["auto"], choices=ROUNDINGS)
+    parser.add_argument("--pictures", type=int, help="so many of the test set, for every engine")
+    parser.add_argument("--qonnx-pictures", type=int, default=1000, help="so many for qonnx's executor")
+    parser.add_argument("--page", type=Path, help="page that gets the tables, docs/onnx.md")
     asked = parser.parse_args()
     images = load_images(asked.data)
-    x, y = images.test_images, images.test_labels
-    values: dict[str, Any] = {"data": images.name, "machine": machine(), "versions": {}, "rows": []}
+    x, y = images.test_images[: asked.pictures], images.test_labels[: asked.pictures]
+    values: dict[str, Any] = {
+        "data": images.name,
+        "machine": machine(),
+        "versions": {},
+        "rows": [],
+    }
     if asked.out.is_file():
-        values = json.loads(asked.out.read_text())
+        values |= json.loads(asked.out.read_text())
     values["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}
-    done = {(row["model"], row["rounding"], row["engine"]) for row in values["rows"]}
+    rows = {(row["model"], row["to"], row["rounding"], row["engine"]): row for row in values["rows"]}
     for name in asked.models:
         program = Program.load(model_path(name))
         expected = None
         real = (x / np.float32(255) - np.float32(program.mean)) / np.float32(program.std)
-        real = real.transpose(0, 3, 1, 2)
-        for rounding in asked.rounding:
-            content = model_of(program, rounding=rounding)[0].SerializeToString()
-            for engine in asked.engines:
-                if (name, rounding, engine) in done:
+        real = np.ascontiguousarray(real.transpose(0, 3, 1, 2).astype(np.float32))
+        for form, engine in CELLS:
+            if engine not in asked.engines:
+                continue
+            for rounding in asked.rounding if form == "onnx" else ["exact"]:
+                key = (name, form, rounding, engine)
+                count = min(len(x), asked.qonnx_pictures) if form == "qonnx" else len(x)
+                if key in rows and rows[key]["pictures"] >= count:
                     continue
                 if expected is None:
                     expected = Model(program).predict(x)
-                row = measure(ENGINES[engine](content), real.astype(np.float32), y, expected)
+                content = written(program, form, rounding)
+                given = x if form == "qonnx" else real
+                row = measure(CELLS[form, engine](content), given[:count], y[:count], expected[:count])
                 packed = Path(model_path(name)).stat().st_size
-                values["rows"].append(
-                    {"model": name, "to": "onnx", "rounding": rounding, "engine": engine,
-                     "bytes": len(content), "packed_bytes": packed, **row}
-                )  # fmt: skip
-                write_json(asked.out, values)
-                print(values["rows"][-1], flush=True)  # noqa: T201
+                rows[key] = {"model": name, "to": form, "rounding": rounding, "engine": engine,
+                             "bytes": len(content), "packed_bytes": packed, **row}  # fmt: skip
+                write_json(asked.out, {**values, "rows": [rows[key] for key in sorted(rows)]})
+                print(rows[key], flush=True)  # noqa: T201
     if asked.page is not None:
-        write_table(asked.page, values["rows"])
+        write_between(asked.page, "matrix", table([rows[key] for key in sorted(rows)]))
 
 
 if __name__ == "__main__":
