@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -254,3 +255,11 @@ def test_findings_are_differences_of_the_rows():
     assert f"{points(without.mean - whole.mean)} (hybrid)" in first
     assert first.endswith("points (binary) in these runs; by −6.35, −1.63 and −4.19 in the paper.")
     assert not [text for text in findings(STUDIES["nothing_yet"]) if "these runs" in text]
+
+
+def test_what_a_preset_changes_is_said(tmp_path):
+    changes = {"batch_size": 64, "resolution": [[0.85, 16]]}
+    info = dataclasses.replace(made_up.study(), extra={"changes": changes})
+    shown = page_text(write_report(dataclasses.replace(STUDIES["quick"], study=info), tmp_path).parent)
+    assert "shows pictures at 16 pixels for 85% of its length" in shown
+    assert "paper, changed: batch_size=64, resolution=[[0.85, 16]]" in shown

@@ -16,6 +16,7 @@ from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
 from bitskip.nn import BinaryConv2d, binary_layers
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.training import Recipe, RunResult, evaluate, load_recipe, load_run, train
+from bitskip.training.initial import match_classes
 from bitskip.training.module import Classifier, Splits
 from bitskip.training.run import Hardware, _split, versions
 
@@ -299,7 +300,7 @@ def test_a_teacher_is_asked_once_about_the_original_pictures(
     assert {int(i) // len(shown) for i in nearest.indices} == {0, 1}
 
     seen.clear()
-    monkeypatch.setattr("bitskip.training.run._load_teacher", lambda folder, spec: _Unasked())
+    monkeypatch.setattr("bitskip.training.run._load_teacher", lambda *asked: _Unasked())
     again = _train(tmp_path / "again", mini, recipe, teacher=folder)
     assert again.history[0]["train_loss"] == first.history[0]["train_loss"]
     monkeypatch.undo()
@@ -342,6 +343,35 @@ def test_teacher_of_another_class_count_is_refused(tmp_path: Path, mini: ImageSe
     train(dataclasses.replace(_spec(), classes=2), _recipe(epochs=1), few, teacher, progress_bar=False)
     with pytest.raises(RunError, match="teacher .* has 2 classes, but .* has 10"):
         _train(tmp_path / "student", mini, _recipe(**{"distillation.weight": 0.5}), teacher=teacher)
+
+
+def test_teacher_of_other_classes_is_refused(tmp_path: Path, mini: ImageSet) -> None:
+    teacher = tmp_path / "teacher"
+    _train(teacher, mini, _recipe(epochs=1))
+    names = mini.class_names
+    recipe = _recipe(**{"distillation.weight": 0.5})
+    swapped = dataclasses.replace(mini, class_names=(*names[1::-1], *names[2:]))
+    with pytest.raises(RunError, match=r"teacher .* was trained on them in another order"):
+        _train(tmp_path / "student", swapped, recipe, teacher=teacher)
+    other = dataclasses.replace(mini, class_names=("tiger", *names[1:]))
+    with pytest.raises(RunError, match=r"has the classes tiger, .* but teacher .* was trained on airplane"):
+        _train(tmp_path / "student", other, recipe, teacher=teacher)
+    assert not (tmp_path / "student" / "run.json").exists()
+
+
+def test_a_head_starts_from_its_classes_by_name() -> None:
+    weights = {
+        "head.weight": torch.arange(6.0).reshape(3, 2),
+        "head.bias": torch.arange(3.0),
+        "stem": torch.ones(1),
+    }
+    same = match_classes(weights, ("cat", "dog", "owl"), ("cat", "dog", "owl"))
+    assert same == weights
+    fewer = match_classes(weights, ("cat", "dog", "owl"), ("owl", "cat"))
+    assert fewer["head.weight"].tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert fewer["head.bias"].tolist() == [2.0, 0.0]
+    assert set(match_classes(weights, ("cat", "dog", "owl"), ("cat", "elk"))) == {"stem"}
+    assert match_classes(weights, (), ("cat", "elk")) == weights
 
 
 def test_what_would_do_nothing_or_cannot_be_is_refused(tmp_path: Path, mini: ImageSet) -> None:

@@ -62,14 +62,14 @@ class ImageSet:
         Raises:
             DataError: if the set has a class that the model does not know.
         """
-        if not known or _are_numbers(known) or _are_numbers(self.class_names):
+        if not known or are_numbers(known) or are_numbers(self.class_names):
             if self.classes != outputs:
                 raise DataError(
                     f"{self.name} has {self.classes} classes, but {model} has {outputs}; name the data set "
                     "that it was trained on with --data"
                 )
             if tuple(known) != self.class_names:
-                unnamed = self.name if known and not _are_numbers(known) else model
+                unnamed = self.name if known and not are_numbers(known) else model
                 notice(f"note: {unnamed} does not name its classes, so they are taken in the order they have")
             return self
         strange = [name for name in self.class_names if name not in known]
@@ -94,7 +94,7 @@ class ImageSet:
         )
 
 
-def _are_numbers(names: Sequence[str]) -> bool:
+def are_numbers(names: Sequence[str]) -> bool:
     """Whether names are only 0, 1, 2, ...: those of a set or model that has none."""
     return list(names) == [str(number) for number in range(len(names))]
 

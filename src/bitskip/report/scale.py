@@ -22,6 +22,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     seeds = sorted({row.seed for row in rows})
     arithmetic = sorted({str(row.extra["precision"]) for row in rows if "precision" in row.extra})
     machine = study.machine
+    changed = ", ".join(f"{key}={value}" for key, value in study.extra.get("changes", {}).items())
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
     processor = [str(machine.get("cpu", "")), cores, str(machine.get("system", ""))]
     what = f"{count(len(rows))} finished" + (f": {run} of the paper's nine variants" if run else "")
@@ -41,7 +42,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
             f"{count(data.test_images)} test pictures" + (", the whole data set" if _whole(results) else ""),
         ),
         ("Seeds", ", ".join(map(str, seeds)) if seeds else "none yet"),
-        ("Recipe", study.recipe),
+        ("Recipe", study.recipe + (f", changed: {changed}" if changed else "")),
         ("Gradient estimator", ", ".join(sorted({row.estimator for row in rows} or {study.estimator}))),
         ("Arithmetic", ", ".join(arithmetic)),
         ("Machine", ", ".join(filter(None, processor))),
@@ -81,6 +82,10 @@ def caveats(results: Results) -> list[str]:
     if smaller:
         sentences.append(
             f"Not at the paper's scale: {listing(smaller)}. Compare orderings rather than figures."
+        )
+    for share, pixels in study.extra.get("changes", {}).get("resolution", []):
+        sentences.append(
+            f"To save time, a training shows pictures at {pixels} pixels for {100 * share:.0f}% of its length."
         )
     missing = [model for model in PAPER_VARIANTS if not grid_rows(results, model)]
     if missing and not treatments(results):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["RunResult", "load_run", "load_weights", "weights_file", "weights_metadata"]
+__all__ = ["RunResult", "class_names_of", "load_run", "load_weights", "weights_file", "weights_metadata"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,11 @@ def weights_metadata(folder: Path) -> dict[str, str]:
             return dict(stream.metadata() or {})
     except Exception as error:  # safetensors raises an error type of its own for a damaged file
         raise FileFormatError(f"{path} cannot be read: {error}") from None
+
+
+def class_names_of(folder: Path) -> tuple[str, ...]:
+    """Return the classes that a run was trained on, in the order of its outputs; empty if it names none."""
+    return tuple(weights_metadata(folder).get("class_names", "").splitlines())
 
 
 def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:

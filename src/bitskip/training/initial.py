@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from bitskip.data.batches import Augmentation, Batches
+from bitskip.data.image_set import are_numbers
 from bitskip.errors import RunError
 from bitskip.nn import ResNet
 from bitskip.nn.blocks import ResidualBlock
 from bitskip.training.module import Splits
 from bitskip.training.recipes import Recipe
 
-__all__ = ["prepare", "warm_start_from", "whiten_stem"]
+__all__ = ["match_classes", "prepare", "warm_start_from", "whiten_stem"]
 
 _WHITENING_IMAGES = 2000
 _PATCH_VALUES = 64_000_000  # floats of patches held at a time
@@ -43,6 +46,29 @@ def warm_start_from(model: nn.Module, weights: dict[str, Tensor]) -> int:
     taken = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     model.load_state_dict(own | taken)
     return sum(value.dim() > 1 for value in taken.values())
+
+
+def match_classes(
+    weights: dict[str, Tensor], known: Sequence[str], wanted: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return weights whose head counts the classes as `wanted` does.
+
+    Args:
+        weights: of a classifier, by name.
+        known: the classes of its outputs; empty if nothing says so, then the head is left as it is.
+        wanted: the classes of the network to start.
+
+    Returns:
+        The weights; rows of the head by class name, or no head where one of the classes is not known.
+    """
+    if not known or tuple(known) == tuple(wanted) or are_numbers(known) or are_numbers(wanted):
+        return weights
+    at = {name: index for index, name in enumerate(known)}
+    rest = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    if not set(wanted) <= set(at):
+        return rest
+    rows = [at[name] for name in wanted]
+    return rest | {name: value[rows] for name, value in weights.items() if name.startswith("head.")}
 
 
 @torch.no_grad()

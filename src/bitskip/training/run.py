@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from bitskip import __version__
 from bitskip.data import ImageSet
 from bitskip.data.batches import Augmentation, Batches, Normalisation, held_out_count, split_validation
+from bitskip.data.image_set import are_numbers, some_names
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import binary_layers, build
@@ -32,8 +33,8 @@ from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.accuracy import evaluate
-from bitskip.training.folder import RunResult, load_run, load_weights, weights_file
-from bitskip.training.initial import prepare
+from bitskip.training.folder import RunResult, class_names_of, load_run, load_weights, weights_file
+from bitskip.training.initial import match_classes, prepare
 from bitskip.training.module import Classifier, Splits
 from bitskip.training.recipes import Recipe, recipe_changes
 from bitskip.training.teacher import outputs_of
@@ -136,9 +137,9 @@ def train(
     L.seed_everything(seed, workers=True, verbose=False)
     splits = _split(images, recipe)
     model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)
-    start = None if warm_start is None else _start_weights(warm_start, splits, recipe)
+    start = None if warm_start is None else _start_weights(warm_start, splits, recipe, images)
     prepare(model, recipe, splits, warm_start=start)
-    network = None if teacher is None else _load_teacher(teacher, spec)
+    network = None if teacher is None else _load_teacher(teacher, spec, images)
     precision = hardware.lightning_precision(spec)
     trainer = _trainer(out, recipe, hardware, precision, progress_bar)
     teaching: nn.Module | torch.Tensor | None = network
@@ -221,18 +222,18 @@ def _check_data(spec: NetworkSpec, images: ImageSet) -> None:
     if images.classes != spec.classes:
         raise DataError(
             f"{images.name} has {images.classes} classes, but '{spec.name}' has {spec.classes} outputs; "
-            f"name other data, or a spec file with \"classes\": {images.classes}"
+            f'name other data, or a spec file with "classes": {images.classes}'
         )
     if images.image_size != spec.input_size:
         raise DataError(
             f"{images.name} has pictures of {images.image_size} pixels, but '{spec.name}' takes "
-            f"{spec.input_size}; name other data, or a spec file with \"input_size\": {images.image_size}"
+            f'{spec.input_size}; name other data, or a spec file with "input_size": {images.image_size}'
         )
     channels = int(images.train_images.shape[-1])
     if channels != spec.input_channels:
         raise DataError(
             f"{images.name} has pictures of {channels} channels, but '{spec.name}' takes "
-            f"{spec.input_channels}; name other data, or a spec file with \"input_channels\": {channels}"
+            f'{spec.input_channels}; name other data, or a spec file with "input_channels": {channels}'
         )
 
 
@@ -421,9 +422,11 @@ def _start_file(start: Path | str) -> Path:
     return file
 
 
-def _start_weights(start: Path | str, splits: Splits, recipe: Recipe) -> dict[str, torch.Tensor]:
+def _start_weights(
+    start: Path | str, splits: Splits, recipe: Recipe, images: ImageSet
+) -> dict[str, torch.Tensor]:
     if not is_packed(start):
-        return load_weights(Path(start))
+        return match_classes(load_weights(Path(start)), class_names_of(Path(start)), images.class_names)
     from bitskip.program import Program
 
     program = Program.load(packed_file(start))
@@ -434,7 +437,8 @@ def _start_weights(start: Path | str, splits: Splits, recipe: Recipe) -> dict[st
     pictures, _ = next(iter(Batches(*splits.train, splits.normalisation, 256)))
     if pictures.shape[2:] != (height, width):  # the network is measured at its own size
         pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
-    return unpack_weights(program, pictures, recipe.latent.standardise)
+    weights = unpack_weights(program, pictures, recipe.latent.standardise)
+    return match_classes(weights, program.class_names, images.class_names)
 
 
 def _epochs_of(start: Path | str) -> int:
@@ -450,11 +454,19 @@ def _epochs_of(start: Path | str) -> int:
     return result.epochs + result.epochs_before
 
 
-def _load_teacher(folder: Path, spec: NetworkSpec) -> nn.Module:
+def _load_teacher(folder: Path, spec: NetworkSpec, images: ImageSet) -> nn.Module:
     teaching, model = load_run(folder)
     if teaching.classes != spec.classes:
         raise RunError(
             f"teacher {folder} has {teaching.classes} classes, but '{spec.name}' has {spec.classes}; "
             "choose a teacher trained on the same classes"
+        )
+    known = class_names_of(folder)
+    named = known and not are_numbers(known) and not are_numbers(images.class_names)
+    if named and known != images.class_names:
+        other = "them in another order" if set(known) == set(images.class_names) else some_names(known)
+        raise RunError(
+            f"{images.name} has the classes {some_names(images.class_names)}, but teacher {folder} was "
+            f"trained on {other}; choose a teacher trained on the same classes in the same order"
         )
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
