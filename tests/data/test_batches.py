@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bitskip.data.batches import Augmentation, Batches, Normalisation, split_validation
+from bitskip.data.batches import Augmentation, Batches, Normalisation, as_jpeg, split_validation
 from bitskip.errors import DataError
 
 
@@ -132,3 +132,25 @@ def test_validation_split_is_balanced_and_disjoint() -> None:
     assert sorted([*train, *held_out]) == list(range(100))
     with pytest.raises(DataError, match="cannot hold out 60 of 100"):
         split_validation(images, labels, 60)
+
+
+def test_jpeg_shows_its_share_of_pictures_compressed() -> None:
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    compressed = as_jpeg(images, 3)
+    assert compressed.shape == images.shape
+    changes = [np.abs(a.astype(int) - b).mean() for a, b in zip(images, compressed, strict=True)]
+    assert min(changes) > 1  # noise is what JPEG cannot keep
+    assert (as_jpeg(images, 3) == compressed).all()
+    labels = np.arange(40)
+    batches = Batches(images, labels, PLAIN, 40, Augmentation(0, flip="none", jpeg=0.4), seed=3)
+    seen = []
+    for epoch in range(10):
+        batches.set_epoch(epoch)
+        for pictures, chosen in batches:
+            shown = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+            plain = (shown == images[chosen]).all(axis=(1, 2, 3))
+            assert (plain | (shown == compressed[chosen]).all(axis=(1, 2, 3))).all()
+            seen.append(1 - plain.mean())
+    assert 0.3 < np.mean(seen) < 0.5
+    assert as_jpeg(images[..., :1]).shape == (40, 8, 8, 1)

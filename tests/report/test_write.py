@@ -261,5 +261,5 @@ def test_what_a_preset_changes_is_said(tmp_path):
     changes = {"batch_size": 64, "resolution": [[0.85, 16]]}
     info = dataclasses.replace(made_up.study(), extra={"changes": changes})
     shown = page_text(write_report(dataclasses.replace(STUDIES["quick"], study=info), tmp_path).parent)
-    assert "shows pictures at 16 pixels for 85% of its length" in shown
+    assert "training shows pictures at 16 pixels for 85% of its length" in shown
     assert "paper, changed: batch_size=64, resolution=[[0.85, 16]]" in shown

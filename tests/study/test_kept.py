@@ -12,6 +12,7 @@ from bitskip.study.kept import kept_runs, summary_json
 from bitskip.study.packed import measure_packed, packed_results, with_packed
 from bitskip.study.results import DataSummary, Results, StudyInfo
 from bitskip.study.run import plan_study
+from bitskip.training import Recipe
 
 STUDY = Results(StudyInfo("quick", "paper", 0.125, 1, "ste_sign", DataSummary("mini", 900, 500, 100), {}, {}))
 
@@ -38,7 +39,7 @@ def test_kept_runs_had_the_recipe_of_the_paper_preset():
         recipes = {run.folder: run.recipe.model_dump(mode="json") for run in plan.runs}
         for folder in (root / name / "runs").iterdir():
             asked = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            assert asked["recipe"] == recipes[folder.name]
+            assert Recipe.model_validate(asked["recipe"]).model_dump(mode="json") == recipes[folder.name]
             assert asked["train_images"] == 50_000
 
 

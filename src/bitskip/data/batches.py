@@ -6,17 +6,27 @@ One gather does the crop and the flip of a batch, so that loading costs little b
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bitskip.errors import DataError
 
-__all__ = ["Augmentation", "Batches", "Draw", "Normalisation", "held_out_count", "split_validation"]
+__all__ = [
+    "Augmentation",
+    "Batches",
+    "Draw",
+    "Normalisation",
+    "as_jpeg",
+    "held_out_count",
+    "split_validation",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Augmentation:
     padding: str = "zero"  # what the crop sees beyond the edge: zero (the mean colour) or reflect
     flip: str = "random"  # none, random or alternating
     cutout: int = 0  # side of a square that is blanked out, in pixels; 0 for none
+    jpeg: float = 0.0  # share of pictures that are shown as JPEG left them (`as_jpeg`)
 
 
 def held_out_count(asked: int, train_images: int) -> int:
@@ -109,9 +120,10 @@ class Draw:
     rows: Tensor | None = None  # int64 (B,): where the crop begins; None without augmentation
     columns: Tensor | None = None  # int64 (B,)
     centres: Tensor | None = None  # int64 (2, B): y and x of the blanked-out square's centre
+    compressed: Tensor | None = None  # int64 (B,): 1 where the picture is shown as JPEG left it
 
     def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.chosen, self.mirrored, self.rows, self.columns, self.centres
+        return self.chosen, self.mirrored, self.rows, self.columns, self.centres, self.compressed
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Draw:
         parts = (None if part is None else change(part) for part in self._parts())
@@ -185,6 +197,8 @@ class Batches:
         mean = torch.tensor(normalisation.mean, device=self.device)
         std = torch.tensor(normalisation.std, device=self.device)
         self._factor, self._offset = 1 / (255 * std), -mean / std
+        if augmentation and augmentation.jpeg:
+            images = np.concatenate([images, as_jpeg(images, seed)])
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         self._crop = augmentation.crop if augmentation else 0
         if augmentation and self._crop:
@@ -261,7 +275,10 @@ class Batches:
             centre_y = torch.randint(self.height, (count, 1, 1), generator=generator)
             centre_x = torch.randint(self.width, (count, 1, 1), generator=generator)
             centres = torch.stack([centre_y.view(-1), centre_x.view(-1)])
-        return Draw(chosen, mirrored, rows, columns, centres)
+        compressed = None
+        if how.jpeg:
+            compressed = (torch.rand((count, 1), generator=generator) < how.jpeg).view(-1).long()
+        return Draw(chosen, mirrored, rows, columns, centres, compressed)
 
     def _mirrored(self, chosen: Tensor, generator: torch.Generator) -> Tensor:
         flip = "none" if self.augmentation is None else self.augmentation.flip
@@ -280,12 +297,27 @@ class Batches:
         columns = torch.where(draw.mirrored.view(-1, 1), self.width - 1 - columns, columns)
         columns = columns + draw.columns.view(-1, 1)
         rows = torch.arange(self.height, device=self.device) + draw.rows.view(-1, 1)
-        return self._pixels[draw.chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        # Compressed pictures lie behind all others.
+        shown = draw.chosen if draw.compressed is None else draw.chosen + len(self.labels) * draw.compressed
+        return self._pixels[shown[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def _cut_out(self, x: Tensor, side: int, centres: Tensor) -> None:
         dy = torch.arange(self.height, device=x.device).view(1, -1, 1) - centres[0].view(-1, 1, 1) + side // 2
         dx = torch.arange(self.width, device=x.device).view(1, 1, -1) - centres[1].view(-1, 1, 1) + side // 2
         x.masked_fill_(((dy >= 0) & (dy < side) & (dx >= 0) & (dx < side)).unsqueeze(-1), 0.0)
+
+
+def as_jpeg(images: npt.NDArray[np.uint8], seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return uint8 pictures (N, H, W, C), C 1 or 3, as JPEG leaves them at qualities 40 to 95, drawn by `seed`."""
+    qualities = np.random.default_rng(seed).integers(40, 96, len(images))
+    out = np.empty_like(images)
+    for at, (picture, quality) in enumerate(zip(images, qualities, strict=True)):
+        stream = io.BytesIO()
+        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(
+            stream, "JPEG", quality=int(quality)
+        )
+        out[at] = np.asarray(Image.open(stream)).reshape(picture.shape)
+    return out
 
 
 def _pad(pixels: Tensor, margin: int, padding: str, colour: Tensor) -> Tensor:

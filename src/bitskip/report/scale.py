@@ -85,7 +85,7 @@ def caveats(results: Results) -> list[str]:
         )
     for share, pixels in study.extra.get("changes", {}).get("resolution", []):
         sentences.append(
-            f"To save time, a training shows pictures at {pixels} pixels for {100 * share:.0f}% of its length."
+            f"To save time, training shows pictures at {pixels} pixels for {100 * share:.0f}% of its length."
         )
     missing = [model for model in PAPER_VARIANTS if not grid_rows(results, model)]
     if missing and not treatments(results):

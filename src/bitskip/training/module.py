@@ -114,7 +114,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             *self.splits.train,
             self.splits.normalisation,
             self.recipe.batch_size,
-            Augmentation(how.crop, how.padding, how.flip, how.cutout),
+            Augmentation(how.crop, how.padding, how.flip, how.cutout, how.jpeg),
             seed=self.seed,
             device=self.device,
             rank=self.trainer.global_rank,

@@ -36,6 +36,7 @@ class AugmentationSettings(BaseModel):
     padding: Literal["zero", "reflect"] = Field("zero", description="what the crop sees beyond the edge")
     flip: Literal["none", "random", "alternating"] = Field("random", description="left-right mirroring")
     cutout: int = Field(0, ge=0, description="side of a blanked-out square, in pixels; 0 for none")
+    jpeg: Share = Field(0.0, description="share of pictures shown as JPEG left them, at qualities 40 to 95")
 
 
 class LatentSettings(BaseModel):

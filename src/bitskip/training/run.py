@@ -360,7 +360,7 @@ def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed
         *splits.train,
         splits.normalisation,
         recipe.batch_size,
-        Augmentation(how.crop, how.padding, how.flip, 0),
+        Augmentation(how.crop, how.padding, how.flip, 0, how.jpeg),
         seed=seed + 1,
         device=next(model.parameters()).device,
     )
