@@ -308,7 +308,7 @@ class Batches:
 
 
 def as_jpeg(images: npt.NDArray[np.uint8], seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Return uint8 pictures (N, H, W, C), C 1 or 3, as JPEG leaves them at qualities 40 to 95, drawn by `seed`."""
+    """Return uint8 pictures (N, H, W, 1 or 3) as JPEG leaves them at qualities 40 to 95, drawn by `seed`."""
     qualities = np.random.default_rng(seed).integers(40, 96, len(images))
     out = np.empty_like(images)
     for at, (picture, quality) in enumerate(zip(images, qualities, strict=True)):
