@@ -42,8 +42,8 @@ static const bsk_grouped_kernel groupeds[] = {
 #include "../kernels/conv_grouped/kernels.inc"
 };
 
-#define BSK_EPILOGUE(isa, level, needs)                                                                        \
-  {"epilogue_" #isa, level, needs, bsk_epi_float_f32_##isa, bsk_epi_float_i32_##isa, bsk_epi_threshold_##isa, \
+#define BSK_EPILOGUE(isa, level, needs, last)                                                                        \
+  {"epilogue_" #isa, level, needs, last, bsk_epi_float_f32_##isa, bsk_epi_float_i32_##isa, bsk_epi_threshold_##isa, \
    bsk_epi_integer_##isa},
 static const bsk_epi_kernels epilogues[] = {
 #include "../kernels/epilogue/kernels.inc"
@@ -127,10 +127,10 @@ const bsk_grouped_kernel *bsk_find_grouped(bsk_dtype dtype, int depthwise, bsk_i
   return best;
 }
 
-const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa) {
+const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa, int activation) {
   const bsk_epi_kernels *best = NULL;
   for (size_t i = 0; i < COUNT(epilogues); ++i)
-    if (runs_here(epilogues[i].isa, epilogues[i].needs, isa)) best = &epilogues[i];
+    if (activation <= epilogues[i].last_activation && runs_here(epilogues[i].isa, epilogues[i].needs, isa)) best = &epilogues[i];
   return best;
 }
 

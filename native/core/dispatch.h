@@ -8,7 +8,7 @@ typedef enum { BSK_CONV_BITS_W1, BSK_CONV_I8_W1, BSK_CONV_I8_I8, BSK_CONV_F32_W1
 /* NULL when nothing fits, which only happens for an unknown type: every kernel has a scalar variant. */
 const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, const bsk_conv_shape *shape);
 const bsk_grouped_kernel *bsk_find_grouped(bsk_dtype dtype, int depthwise, bsk_isa isa);
-const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa);
+const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa, int activation); /* bsk_act_kind */
 const bsk_plain_kernels *bsk_find_plain(bsk_isa isa);
 
 /* Whether `isa` can be asked for here: scalar and best always, others where the processor has the base feature. */

@@ -606,8 +606,7 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
   if ((status = check_outputs(op, &shape))) return status;
   memset(p, 0, sizeof *p);
   p->op = *op;
-  /* The later activations are in the scalar epilogue alone. */
-  p->epi = bsk_find_epilogue(op->epi.pre.kind > BSK_ACT_RPRELU || op->epi.post.kind > BSK_ACT_RPRELU ? BSK_ISA_SCALAR : isa);
+  p->epi = bsk_find_epilogue(isa, op->epi.pre.kind > op->epi.post.kind ? op->epi.pre.kind : op->epi.post.kind);
   p->plain = bsk_find_plain(isa);
   p->rows = shape->h;
   const int elementwise = op->kind == BSK_OP_QUANTIZE_INPUT || op->kind == BSK_OP_ELEMENTWISE || op->kind == BSK_OP_INTEGER || op->kind == BSK_OP_DEQUANTIZE;

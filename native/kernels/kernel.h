@@ -116,18 +116,19 @@ typedef struct {
   const bsk_special *special; /* NULL for most */
 } bsk_conv_kernel;
 
-/* ---- Grouped convolutions: one output pixel, up to BSK_GROUP output channels ------------------------------------ */
+/* ---- Grouped convolutions: some output pixels of a row, up to BSK_GROUP output channels ------------------------- */
 
 #define BSK_MAX_TAPS 64 /* handed to a kernel at once; larger windows take several turns */
 
-/* acc[lane] += sum over taps and inputs j of (x - zero_point) * w, for output channels first + lane. Output channel o
- * reads input channels o / outputs * inputs + j. */
+/* acc[p * BSK_GROUP + lane] += sum over taps and inputs j of (x - zero_point) * w, for output channels first + lane. Output
+ * channel o reads input channels o / outputs * inputs + j; what pixel p reads lies p * pixel_bytes behind px. */
 typedef struct {
   const void *px[BSK_MAX_TAPS]; /* the input pixel under each tap */
   int32_t tap[BSK_MAX_TAPS];    /* its number in the kernel */
   const void *weights;
   int32_t taps, all_taps, inputs, outputs, first, lanes, padded; /* inputs, outputs: of a group; padded: channels of packed weights */
-  int32_t zero_point;
+  int32_t zero_point, pixels;
+  size_t pixel_bytes;
 } bsk_grouped_call;
 
 typedef struct {
@@ -188,6 +189,7 @@ typedef struct {
   const char *name;
   bsk_isa isa;
   uint32_t needs;
+  int last_activation;
   bsk_epi_float_fn from_f32, from_i32;
   bsk_epi_threshold_fn threshold;
   bsk_epi_integer_fn integer;

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import onnx
 import pytest
 import torch
 import torchvision
+from mobile_networks import small_efficientnet, small_v2, small_v3
+from networks import MEAN, STD, normalised, pictures_of, randomised, torch_logits
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from bitskip.backends.onnx.target import model_of
 from bitskip.data import load_mini
 from bitskip.errors import FileFormatError, LoweringError
+from bitskip.lower import lower
 from bitskip.lower.from_onnx import import_onnx
-from bitskip.program import Conv2d, Program
+from bitskip.program import Conv2d, Op, Program
 from bitskip.runtime import Model
 from bitskip.zoo import model_path
 
@@ -72,6 +77,132 @@ def test_torchvision_by_both_exporters(name: str, dynamo: bool, tmp_path: Path) 
     with torch.no_grad():
         expected = model(torch.from_numpy(x / np.float32(255)).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(Model(program).predict(x), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "exporter"),
+    [
+        (small_efficientnet, "torch"),
+        *(
+            pytest.param(make, exporter, marks=pytest.mark.slow)
+            for make in (small_v2, small_v3, small_efficientnet)
+            for exporter in ("ours", "torch dynamo")
+        ),
+    ],
+)
+def test_mobile_networks_by_all_exporters(
+    make: Callable[[], nn.Module], exporter: str, tmp_path: Path
+) -> None:
+    """Grouped convolutions, ReLU6, SiLU and hard swish, gates: the packed network's ops and answers."""
+    torch.manual_seed(0)
+    model = randomised(make(), lambda step: normalised(pictures_of((8, 32, 32, 3), step)), scales=False)
+    program = lower(model, MEAN, STD, input_shape=(3, 32, 32))
+    path = tmp_path / "net.onnx"
+    if exporter == "ours":
+        onnx.save(model_of(program, weights="fp32")[0], path)
+    else:
+        options = {} if "dynamo" in exporter else {"opset_version": 17}
+        torch.onnx.export(
+            model, (torch.rand(1, 3, 32, 32),), str(path), dynamo="dynamo" in exporter, **options
+        )
+    back, _ = import_onnx(path, mean=MEAN, std=STD)
+    kinds = [Counter(map(described, p.ops)) for p in (program, back)]
+    assert kinds[0] == kinds[1]
+    x = pictures_of((4, 32, 32, 3))
+    expected = torch_logits(model, x)
+    np.testing.assert_allclose(Model(back).predict(x), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def described(op: Op) -> tuple[object, ...]:
+    return (op.kind, op.groups, op.epilogue.pre.kind) if isinstance(op, Conv2d) else (op.kind,)
+
+
+@pytest.mark.slow
+def test_a_mobile_network_in_int8_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = randomised(small_v2(), lambda step: normalised(pictures_of((8, 32, 32, 3), step)), scales=False)
+    how = {"activations": "int8", "dense": "int8", "calibration": pictures_of((8, 32, 32, 3), 7)}
+    program = lower(model, MEAN, STD, input_shape=(3, 32, 32), **how)
+    onnx.save(model_of(program, weights="int8", rounding="exact")[0], tmp_path / "m.onnx")
+    back, notes = import_onnx(tmp_path / "m.onnx")
+    assert (notes, back.activations) == ((), "int8")
+    x = pictures_of((4, 32, 32, 3))
+    np.testing.assert_allclose(Model(back).predict(x), Model(program).predict(x), atol=0.02)
+
+
+def op_graph(
+    kind: str, shape: tuple[int, ...] = (3, 16, 16), inputs: Mapping[str, Any] | None = None, **how: Any
+) -> Any:
+    """A graph of one operator: it reads the picture and `inputs`, constants or None for the picture again."""
+    constants = {key: np.asarray(value) for key, value in (inputs or {}).items() if value is not None}
+    names = ["x0", *(key if key in constants else "x0" for key in inputs or {})]
+    if kind == "Resize":
+        names.insert(1, "")
+    picture = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["N", 3, 8, 8])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", *shape])
+    initial = [onnx.numpy_helper.from_array(value, key) for key, value in constants.items()]
+    nodes = [helper.make_node(kind, names, ["y"], name="op", **how)]
+    made = helper.make_graph(nodes, "g", [picture], [result], initial)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+TWICE = {"scales": np.array([1, 1, 2, 2], np.float32)}
+HALF_MORE = {"scales": np.array([1, 1, 1.5, 1.5], np.float32)}
+OPERATORS: dict[str, Callable[[], Any]] = {
+    "sigmoid": lambda: op_graph("Sigmoid", (3, 8, 8)),
+    "hard sigmoid": lambda: op_graph("HardSigmoid", (3, 8, 8), alpha=1 / 6, beta=0.5),
+    "hard swish": lambda: op_graph("HardSwish", (3, 8, 8)),
+    "relu6": lambda: op_graph("Clip", (3, 8, 8), {"low": np.float32(0), "high": np.float32(6)}),
+    "twice": lambda: op_graph("Resize", inputs=TWICE, **FLOOR),
+    "twice by half pixels": lambda: op_graph("Resize", inputs=TWICE),
+    "half more": lambda: op_graph("Resize", (3, 12, 12), HALF_MORE, **FLOOR),
+    "pair": lambda: op_graph("Concat", (6, 8, 8), {"again": None}, axis=1),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators(name: str, tmp_path: Path) -> None:
+    """As onnx's own reference computes them."""
+    model = OPERATORS[name]()
+    onnx.save(model, tmp_path / "m.onnx")
+    program, _ = import_onnx(tmp_path / "m.onnx", mean=(0.5,) * 3, std=(0.1,) * 3)
+    x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    pictures = ((x / np.float32(255) - np.float32(0.5)) / np.float32(0.1)).transpose(0, 3, 1, 2)
+    expected = ReferenceEvaluator(model).run(None, {"x0": pictures.astype(np.float32)})[0]
+    (found,) = Model(program).outputs(x).values()
+    np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), atol=1e-5)
+
+
+FILTERS = {"w": np.ones((3, 1, 3, 3), np.float32)}
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "another slope": (
+        lambda: op_graph("HardSigmoid", (3, 8, 8)),
+        r"'op' \(HardSigmoid\) has alpha=0.2 and beta=0.5, expected 1/6 and",
+    ),
+    "linear": (lambda: op_graph("Resize", inputs=TWICE, mode="linear"), "mode=linear, expected the nearest"),
+    "half more by half pixels": (
+        lambda: op_graph("Resize", (3, 12, 12), HALF_MORE),
+        "by half_pixel and round_prefer_floor, expected asymmetric and floor",
+    ),
+    "rows joined": (
+        lambda: op_graph("Concat", (3, 16, 8), {"again": None}, axis=2),
+        "joins along dimension 2, expected 1, the channels",
+    ),
+    "dilation": (
+        lambda: op_graph("Conv", (3, 4, 4), FILTERS, group=3, dilations=[2, 2]),
+        r"has dilation=\(2, 2\), expected 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_operators_that_cannot_be_imported(name: str, tmp_path: Path) -> None:
+    make, message = REFUSED[name]
+    onnx.save(make(), tmp_path / "m.onnx")
+    with pytest.raises(LoweringError, match=message):
+        import_onnx(tmp_path / "m.onnx")
 
 
 def graph(nodes: list[Any], inputs: int = 1, opset: int = 18) -> Any:

@@ -9,10 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mobile_networks import small_efficientnet, small_v2, small_v3
 from networks import MEAN, STD, normalised, pictures_of, randomised, torch_logits
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import efficientnet, mobilenet_v2, mobilenet_v3_small, mobilenetv3
+from torchvision import models
 
 from bitskip.errors import LoweringError
 from bitskip.lower import lower
@@ -62,29 +63,19 @@ def gated(gate: nn.Module) -> nn.Module:
     )  # fmt: skip
 
 
-def small_v3(name: str) -> nn.Module:
-    settings, last = mobilenetv3._mobilenet_v3_conf(name, width_mult=0.25)
-    return mobilenetv3.MobileNetV3(settings, last, num_classes=5)
-
-
-def small_efficientnet() -> nn.Module:
-    settings, last = efficientnet._efficientnet_conf("efficientnet_b0", width_mult=0.25, depth_mult=0.5)
-    return efficientnet.EfficientNet(settings, dropout=0.2, last_channel=last, num_classes=5)
-
-
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "sigmoid gate": (lambda: gated(nn.Sigmoid()), 12),
     "hard gate": (lambda: gated(nn.Hardsigmoid()), 12),
     "joined": (Joined, 12),
-    "mobilenet_v2": (partial(mobilenet_v2, width_mult=0.25, num_classes=5), 32),
-    "mobilenet_v3_small": (partial(small_v3, "mobilenet_v3_small"), 32),
+    "mobilenet_v2": (small_v2, 32),
+    "mobilenet_v3_small": (small_v3, 32),
     "efficientnet_b0": (small_efficientnet, 32),
 }
 WHOLE: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "whole mobilenet_v2": (partial(mobilenet_v2, num_classes=10), 64),
-    "whole mobilenet_v3_small": (partial(mobilenet_v3_small, num_classes=10), 64),
-    "whole mobilenet_v3_large": (partial(mobilenetv3.mobilenet_v3_large, num_classes=10), 64),
-    "whole efficientnet_b0": (partial(efficientnet.efficientnet_b0, num_classes=10), 64),
+    "whole mobilenet_v2": (partial(models.mobilenet_v2, num_classes=10), 64),
+    "whole mobilenet_v3_small": (partial(models.mobilenet_v3_small, num_classes=10), 64),
+    "whole mobilenet_v3_large": (partial(models.mobilenet_v3_large, num_classes=10), 64),
+    "whole efficientnet_b0": (partial(models.efficientnet_b0, num_classes=10), 64),
 }
 
 

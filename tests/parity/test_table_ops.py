@@ -106,7 +106,7 @@ GROUPED = [
 @pytest.mark.parametrize("case", GROUPED, ids=str)
 def test_convolutions_with_groups(case: Any, dtype: str, isa: str) -> None:
     inputs, outputs, groups, kernel, stride, padding = case
-    shape = (11, 10, inputs)
+    shape = (11, 45, inputs)  # wider than a tile has pixels
     m, x = start(shape, dtype)
     height, width = ((shape[a] + 2 * padding[a] - kernel[a]) // stride[a] + 1 for a in range(2))
     y = m.tensor(dtype, (height, width, outputs), **(I8 if dtype == "i8" else {}))

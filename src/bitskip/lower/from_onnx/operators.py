@@ -72,7 +72,11 @@ def _conv(reader: Reader, a: Attributes, x: Traced, weight: Any, bias: Any = Non
     kernels = np.asarray(weight, np.float32)
     magnitude = np.abs(kernels).reshape(len(kernels), -1)
     # Weights of one magnitude a filter are signs and a scale: what bitskip stores as 1 bit.
-    signs = magnitude.shape[1] > 1 and bool((magnitude == magnitude[:, :1]).all() and magnitude.all())
+    signs = (
+        a.get("group", 1) == 1
+        and magnitude.shape[1] > 1
+        and bool((magnitude == magnitude[:, :1]).all() and magnitude.all())
+    )
     how = {
         "stride": tuple(a.get("strides", (1, 1))),
         "padding": before,
@@ -110,16 +114,70 @@ def _batch_norm(
     return batch_norm(reader.record, x, mean, variance, scale, bias, eps=a.get("epsilon", 1e-5))
 
 
-def _relu(reader: Reader, a: Attributes, x: Traced) -> Traced:
-    return activate(reader.record, x, "relu")
-
-
 def _clip(reader: Reader, a: Attributes, x: Traced, low: Any = None, high: Any = None) -> Traced:
     def number(value: Any) -> float | None:
         return None if value is None else float(np.asarray(value))
 
     y: Traced = FUNCTIONS[torch.clamp](reader.record, x, number(low), number(high))
     return y
+
+
+def _plain(kind: str) -> Handler:
+    def handler(reader: Reader, a: Attributes, x: Traced) -> Traced:
+        return activate(reader.record, x, kind)
+
+    return handler
+
+
+def _hard_sigmoid(reader: Reader, a: Attributes, x: Traced) -> Traced:
+    alpha, beta = a.get("alpha", 0.2), a.get("beta", 0.5)
+    if abs(alpha - 1 / 6) > 1e-6 or beta != 0.5:
+        reader.record.refuse(f"has alpha={alpha:g} and beta={beta:g}, expected 1/6 and 0.5")
+    return activate(reader.record, x, "hard_sigmoid")
+
+
+def _swish(reader: Reader, a: Attributes, x: Traced) -> Traced:
+    if a.get("alpha", 1.0) != 1.0:
+        reader.record.refuse(f"has alpha={a['alpha']:g}, expected 1")
+    return activate(reader.record, x, "silu")
+
+
+def _concat(reader: Reader, a: Attributes, *parts: Any) -> Traced:
+    y: Traced = FUNCTIONS[torch.cat](reader.record, parts, a["axis"])
+    return y
+
+
+_NEAREST = {
+    ("asymmetric", "floor"),
+    ("half_pixel", "round_prefer_floor"),
+    ("half_pixel", "round_prefer_ceil"),
+}
+
+
+def _resize(
+    reader: Reader, a: Attributes, x: Traced, roi: Any = None, scales: Any = None, sizes: Any = None
+) -> Traced:
+    record = reader.record
+    mode = a.get("mode", b"nearest").decode()
+    how = a.get("coordinate_transformation_mode", b"half_pixel").decode()
+    rounding = a.get("nearest_mode", b"round_prefer_floor").decode()
+    if mode != "nearest" or a.get("axes") or not x.is_picture:
+        record.refuse(f"has mode={mode}, expected the nearest pixel of a picture")
+    if sizes is not None:
+        result = [int(size) for size in np.asarray(sizes)[2:]]
+        factors = [new / old for new, old in zip(result, x.picture, strict=False)]
+    else:
+        factors = [float(scale) for scale in np.asarray(scales)[2:]]
+        result = [int(old * scale) for old, scale in zip(x.picture, factors, strict=False)]
+    whole = all(factor == int(factor) for factor in factors)
+    # Whole factors: a pixel's middle lies in the same pixel, by either rule.
+    if (how, rounding) not in _NEAREST or (how != "asymmetric" and not whole):
+        record.refuse(f"takes the nearest pixel by {how} and {rounding}, expected asymmetric and floor")
+    for old, new, factor in zip(x.picture, result, factors, strict=False):
+        taken = np.minimum(np.floor(np.arange(new, dtype=np.float32) / np.float32(factor)), old - 1)
+        if not np.array_equal(taken, np.arange(new) * old // new):
+            record.refuse(f"goes from {old} to {new} pixels by another rule than the nearest pixel's")
+    return record.pool(x, "nearest", (*x.shape[:2], *result))
 
 
 def _prelu(reader: Reader, a: Attributes, x: Traced, slope: Any) -> Traced:
@@ -244,6 +302,7 @@ OPERATORS: dict[str, Handler] = {
     "AveragePool": _pool("avg"),
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
+    "Concat": _concat,
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
     "Div": _binary(operator.truediv),
@@ -251,6 +310,8 @@ OPERATORS: dict[str, Handler] = {
     "Flatten": _flatten,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _plain("hard_swish"),
     "Identity": _same,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
@@ -259,10 +320,13 @@ OPERATORS: dict[str, Handler] = {
     "PRelu": _prelu,
     "QuantizeLinear": _quantize,
     "ReduceMean": _reduce_mean,
-    "Relu": _relu,
+    "Relu": _plain("relu"),
     "Reshape": _reshape,
+    "Resize": _resize,
     "Shape": _shape,
+    "Sigmoid": _plain("sigmoid"),
     "Squeeze": _squeeze("squeeze"),
     "Sub": _binary(operator.sub),
+    "Swish": _swish,
     "Unsqueeze": _squeeze("unsqueeze"),
 }
