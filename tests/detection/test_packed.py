@@ -10,9 +10,10 @@ import torch
 
 from bitskip.detection import attach, pack_backbone
 from bitskip.detection.agreement import agreement, iou
+from bitskip.detection.metrics import average_precision
 from bitskip.detection.networks import binarise, small_faster_rcnn
 from bitskip.detection.packed import calibration_of
-from bitskip.errors import DataError, SpecError
+from bitskip.errors import DataError, LoweringError, SpecError
 from bitskip.sources.load import load_model
 
 SIZE = 64
@@ -85,6 +86,79 @@ def test_what_does_not_fit_is_said(detector: Any) -> None:
         attach(detector, program).train()(
             pictures(), [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}] * 2
         )
+
+
+class OwnBackbone(torch.nn.Module):
+    """A backbone of a user's own: one map, as it is, in a list, in grey, or by way of its values."""
+
+    out_channels = 8
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv = kind, torch.nn.Conv2d(1 if kind == "grey" else 3, 8, 3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.conv(x).relu()
+        if self.kind == "values" and y.sum() < 0:
+            return -y
+        return [y] if self.kind == "list" else y
+
+
+def own_detector(kind: str) -> Any:
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.rpn import AnchorGenerator
+    from torchvision.ops import MultiScaleRoIAlign
+
+    torch.manual_seed(0)
+    return FasterRCNN(
+        OwnBackbone(kind),
+        3,
+        min_size=SIZE,
+        max_size=SIZE,
+        rpn_anchor_generator=AnchorGenerator(((16,),), ((1.0,),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 7, 2),
+    ).eval()
+
+
+def test_a_backbone_of_ones_own() -> None:
+    detector = own_detector("map")
+    program = pack_backbone(detector, SIZE)
+    assert [output.name for output in program.outputs] == ["P2"]
+    x = detector.transform(pictures())[0].tensors
+    with torch.no_grad():
+        maps = attach(detector, program).backbone(x)
+        assert list(maps) == ["0"]
+        torch.testing.assert_close(maps["0"], detector.backbone(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("list", "OwnBackbone gives a list; expected a map"),
+        ("grey", r"OwnBackbone does not take pictures \(1, 3, 64, 64\): .* to have 1 channels"),
+        ("values", "OwnBackbone cannot be packed: torch.fx cannot trace its forward"),
+    ],
+)
+def test_a_backbone_that_cannot_be_packed_is_named(kind: str, said: str) -> None:
+    with pytest.raises((SpecError, LoweringError), match=said):
+        pack_backbone(own_detector(kind), SIZE)
+
+
+def test_a_picture_without_objects(detector: Any) -> None:
+    """A detector that finds nothing gives empty boxes, which are all found again."""
+    attached = attach(detector, pack_backbone(detector, SIZE))
+    modes = detector.roi_heads.score_thresh
+    detector.roi_heads.score_thresh = 1.0
+    try:
+        found = attached([torch.zeros(3, SIZE, SIZE)])
+    finally:
+        detector.roi_heads.score_thresh = modes
+    assert found[0]["boxes"].shape == (0, 4)
+    assert agreement(found, found).to_dict() == {
+        "boxes": 0, "found": 0, "mean_iou": 0.0, "score": 0.5, "recall": 1.0
+    }  # fmt: skip
+    with pytest.raises(DataError, match="no picture has an object"):
+        average_precision(found, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}])
 
 
 def test_agreement_counts_each_box_once() -> None:

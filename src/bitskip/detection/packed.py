@@ -30,22 +30,27 @@ __all__ = ["PackedMaps", "attach", "calibration_of", "pack_backbone"]
 class _Named(nn.Module):
     """A part of a backbone that gives its maps as a dict of the names of their levels."""
 
-    def __init__(self, part: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, part: nn.Module, names: dict[str | None, str]) -> None:
         super().__init__()
         self.part, self.names = part, names
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the maps."""
         maps = self.part(x)
-        values = [maps] if isinstance(maps, Tensor) else list(maps.values())
-        return dict(zip(self.names, values, strict=True))
+        return {name: maps if key is None else maps[key] for key, name in self.names.items()}
 
 
-def _levels(part: nn.Module, size: int, letter: str) -> tuple[str, ...]:
-    """Return a name for each map: P3 is eight (2 to the 3) times smaller than the picture."""
+def _named(part: nn.Module, size: int, letter: str) -> nn.Module:
+    """Return the part with a name for each map: P3 is eight (2 to the 3) times smaller than the picture.
+
+    It has the name of the part's class, so that messages say that one.
+    """
     maps = _maps(part, size)
-    names = tuple(f"{letter}{round(math.log2(size / value.shape[2]))}" for value in maps.values())
-    return names if len(set(names)) == len(names) else tuple(maps)
+    names = [f"{letter}{round(math.log2(size / value.shape[2]))}" for value in maps.values()]
+    if len(set(names)) != len(names):
+        names = [str(key) for key in maps]
+    made: nn.Module = type(type(part).__name__, (_Named,), {})(part, dict(zip(maps, names, strict=True)))
+    return made.eval()
 
 
 def pack_backbone(
@@ -82,7 +87,7 @@ def pack_backbone(
         ) from None
     transform = detector.transform
     return lower(
-        _Named(module, _levels(module, size, "C" if part.endswith("body") else "P")).eval(),
+        _named(module, size, "C" if part.endswith("body") else "P"),
         tuple(transform.image_mean),
         tuple(transform.image_std),
         input_shape=(3, size, size),
@@ -167,24 +172,39 @@ def attach(detector: Any, packed: Program | str | Path, *, threads: int = 1) -> 
         maps = _maps(part, height)
         shapes = [(m.shape[2], m.shape[3], m.shape[1]) for m in maps.values()]
         if shapes == found:
-            replaced = PackedMaps(program, tuple(maps), threads)
+            names = tuple("0" if key is None else key for key in maps)  # torchvision's name of a lone map
+            replaced = PackedMaps(program, names, threads)
             return _with_part(detector, backbone, path, replaced, height)
         tried.append(f"{path} gives {_shapes(shapes)}")
     raise SpecError(f"{program.name} gives {_shapes(found)}, but the detector's {'; '.join(tried)}")
 
 
 @torch.no_grad()
-def _maps(part: nn.Module, size: int) -> OrderedDict[str, Tensor]:
-    """Return the maps of a part for a grey picture; the part keeps its modes."""
+def _maps(part: nn.Module, size: int) -> OrderedDict[str | None, Tensor]:
+    """Return the maps of a part for a grey picture, a lone one under None; the part keeps its modes.
+
+    Raises:
+        SpecError: if it does not take a picture, or gives something else than maps.
+    """
     modes = {module: module.training for module in part.modules()}
     part.eval()
+    device = next((values.device for values in part.parameters()), torch.device("cpu"))
+    name = type(part).__name__
     try:
-        parameter = next(part.parameters())
-        maps = part(torch.zeros(1, 3, size, size, device=parameter.device))
+        maps = part(torch.zeros(1, 3, size, size, device=device))
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SpecError(f"{name} does not take pictures (1, 3, {size}, {size}): {reason}") from None
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return OrderedDict([("0", maps)]) if isinstance(maps, Tensor) else OrderedDict(maps)
+    if isinstance(maps, Tensor):
+        maps = {None: maps}
+    if not isinstance(maps, dict) or not all(isinstance(m, Tensor) and m.dim() == 4 for m in maps.values()):
+        raise SpecError(
+            f"{name} gives a {type(maps).__name__}; expected a map (N, C, H, W) or a dict of maps"
+        )
+    return OrderedDict(maps)
 
 
 def _with_part(detector: Any, backbone: nn.Module, path: str, part: nn.Module, size: int) -> Any:

@@ -64,6 +64,11 @@ class DenseParts(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Turn pictures (N, 3, H, W) into the heads' outputs."""
         maps = self.backbone(x)
+        if isinstance(maps, list | tuple):
+            raise SpecError(
+                f"the backbone {type(self.backbone).__name__} gives a {type(maps).__name__}; expected a map "
+                "or a dict of maps"
+            )
         features = [maps] if isinstance(maps, Tensor) else list(maps.values())
         return self.get_submodule("rpn.head" if hasattr(self, "rpn") else "head")(features)
 
