@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from bitskip.activations import activation_bytes, peak_activation_bytes, spec_ops
+from bitskip.activations import peak_activation_bytes, spec_schedule
+from bitskip.memory import Held, Op
 from bitskip.spec import NetworkSpec, named_models, named_spec
 
 SMALL = NetworkSpec(
@@ -14,14 +15,18 @@ SMALL = NetworkSpec(
 )
 
 
-def test_bytes_are_whole() -> None:
-    assert [activation_bytes(n, 1) for n in (1, 8, 9)] == [1, 1, 2]
-    assert activation_bytes(3, 32) == 12
+def sizes(spec: NetworkSpec) -> dict[str, int]:
+    return {name: held.size for name, held in spec_schedule(spec).tensors.items()}
+
+
+def ops(spec: NetworkSpec) -> dict[str, Op[str]]:
+    return {op.name: op for op in spec_schedule(spec).ops}
 
 
 def test_ops_in_order() -> None:
-    ops, inputs = spec_ops(SMALL)
-    assert inputs == {"input:f32": 3 * 8 * 8 * 4}
+    schedule = spec_schedule(SMALL)
+    assert schedule.inputs == ("input:f32",)
+    assert schedule.tensors["input:f32"] == Held(3 * 8 * 8 * 4, "f32")
     first, second = 4 * 8 * 8 * 4, 8 * 4 * 4 * 4  # bytes of a feature map of each stage
     block1, block2 = "stage1.block1", "stage2.block1"
     expected = [
@@ -34,40 +39,44 @@ def test_ops_in_order() -> None:
         ("pool", f"{block2}.conv2", 8 * 4, None),
         ("head", "pool", 10 * 4, None),
     ]
-    assert [(op.name, op.inputs, dict(op.outputs), op.shortcut) for op in ops] == [
-        (name, (f"{read}:f32",), {f"{name}:f32": size}, shortcut) for name, read, size, shortcut in expected
+    got = [(op.name, op.operands, op.writes, sizes(SMALL)[op.writes[0]], op.shortcut) for op in schedule.ops]
+    assert got == [
+        (name, (f"{read}:f32",), (f"{name}:f32",), size, shortcut) for name, read, size, shortcut in expected
     ]
 
 
 def test_binary_inputs_are_stored_as_bits_beside_what_the_add_reads() -> None:
     spec = dataclasses.replace(SMALL, precision=("w1a1", "w1a1"))
-    ops = {op.name: op for op in spec_ops(spec)[0]}
-    assert ops["stem"].outputs == {"stem:bits": 4 * 8 * 8 / 8, "stem:f32": 4 * 8 * 8 * 4}
-    assert ops["stage1.block1.conv1"].inputs == ("stem:bits",)
-    assert ops["stage1.block1.conv1"].outputs == {"stage1.block1.conv1:bits": 4 * 8 * 8 / 8}
-    assert ops["stage1.block1.conv2"].shortcut == "stem:f32"
+    known, held = ops(spec), sizes(spec)
+    assert known["stem"].writes == ("stem:bits", "stem:f32")
+    assert (held["stem:bits"], held["stem:f32"]) == (4 * 8 * 8 / 8, 4 * 8 * 8 * 4)
+    assert known["stage1.block1.conv1"].operands == ("stem:bits",)
+    assert known["stage1.block1.conv1"].writes == ("stage1.block1.conv1:bits",)
+    assert known["stage1.block1.conv2"].shortcut == "stem:f32"
     # Stage 2 reads it only as bits: its first convolution and its projection are both w1a1.
-    assert ops["stage1.block1.conv2"].outputs == {"stage1.block1.conv2:bits": 4 * 8 * 8 / 8}
+    assert known["stage1.block1.conv2"].writes == ("stage1.block1.conv2:bits",)
 
 
 def test_int8_layers_read_bytes() -> None:
     int8 = {"precision": ("int8", "int8"), "stem_precision": "int8", "head_precision": "int8"}
     spec = dataclasses.replace(SMALL, **int8)  # type: ignore[arg-type]
-    ops, inputs = spec_ops(spec)
-    assert inputs == {"input:i8": 3 * 8 * 8}
-    assert ops[0].outputs == {"stem:i8": 4 * 8 * 8}
-    assert ops[-1].outputs == {"head:f32": 10 * 4}
+    held = sizes(spec)
+    assert spec_schedule(spec).inputs == ("input:i8",)
+    assert held["input:i8"] == 3 * 8 * 8
+    assert ops(spec)["stem"].writes == ("stem:i8",)
+    assert held["stem:i8"] == 4 * 8 * 8
+    assert held["head:f32"] == 10 * 4
 
 
 def test_without_shortcuts_nothing_is_added() -> None:
-    ops, _ = spec_ops(dataclasses.replace(SMALL, shortcuts=(False, False)))
-    assert all(op.shortcut is None for op in ops)
-    assert not any("shortcut" in op.name for op in ops)
+    known = ops(dataclasses.replace(SMALL, shortcuts=(False, False)))
+    assert all(op.shortcut is None for op in known.values())
+    assert not any("shortcut" in name for name in known)
 
 
 def test_per_conv_adds_around_every_convolution() -> None:
     spec = dataclasses.replace(SMALL, style="per_conv", projection="pool_conv")
-    shortcuts = {op.name: op.shortcut for op in spec_ops(spec)[0]}
+    shortcuts = {name: op.shortcut for name, op in ops(spec).items()}
     assert shortcuts["stage1.block1.conv1"] == "stem:f32"
     assert shortcuts["stage1.block1.conv2"] == "stage1.block1.conv1:f32"
     assert shortcuts["stage2.block1.conv1"] == "stage2.block1.shortcut.conv:f32"

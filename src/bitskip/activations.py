@@ -8,20 +8,16 @@ counts in the format that the stem reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bitskip.liveness import Op, peak_live
+from bitskip.memory import Held, Op, Schedule, bits_to_bytes, peaks
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
-__all__ = ["activation_bytes", "peak_activation_bytes", "spec_ops"]
+__all__ = ["peak_activation_bytes", "spec_schedule"]
 
 _READ_FORMAT = {"fp32": "f32", "w1": "f32", "int8": "i8", "w1a1": "bits"}
-
-
-def activation_bytes(elements: int, bits: int) -> int:
-    """Return the bytes of `elements` values of `bits` bits each, rounded up to a whole byte."""
-    return -(-elements * bits // 8)
+_BITS = {"f32": 32, "i8": 8, "bits": 1}
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,8 @@ class _Step:
     shortcut: tuple[str, str] | None = None
 
 
-def spec_ops(spec: NetworkSpec) -> tuple[list[Op], dict[str, int]]:
-    """Return the ops of `spec` in the order they run, and its input tensors, with sizes in bytes.
+def spec_schedule(spec: NetworkSpec) -> Schedule[str]:
+    """Return the ops of `spec` in the order they run; a tensor is called `op:format`.
 
     A shortcut's projection runs first, before its block's main path.
     """
@@ -44,34 +40,31 @@ def spec_ops(spec: NetworkSpec) -> tuple[list[Op], dict[str, int]]:
     for step in steps:
         for tensor, form in (step.reads, *([step.shortcut] if step.shortcut else [])):
             formats.setdefault(tensor, set()).add(form)
+    elements = {"input": spec.input_channels * spec.input_size**2} | {s.name: s.elements for s in steps}
+    tensors = {
+        f"{name}:{form}": Held(bits_to_bytes(elements[name], _BITS[form]), form)
+        for name in elements
+        for form in sorted(formats.get(name, ()))
+    }
 
-    def sizes(tensor: str, elements: int) -> Mapping[str, int]:
-        bits = {"f32": 32, "i8": 8, "bits": 1}
-        return {
-            f"{tensor}:{form}": activation_bytes(elements, bits[form])
-            for form in sorted(formats.get(tensor, ()))
-        }
+    def written(name: str) -> tuple[str, ...]:
+        return tuple(f"{name}:{form}" for form in sorted(formats.get(name, ())))
 
-    ops = [
+    ops = tuple(
         Op(
             step.name,
             (":".join(step.reads),),
-            sizes(step.name, step.elements),
+            written(step.name),
             ":".join(step.shortcut) if step.shortcut else None,
         )
         for step in steps
-    ]
-    return ops, dict(sizes("input", spec.input_channels * spec.input_size**2))
+    )
+    return Schedule(ops, tensors, written("input"), ops[-1].writes)
 
 
 def peak_activation_bytes(spec: NetworkSpec) -> dict[str, int]:
     """Return the peak activation bytes for one picture, by executor: `naive` and `in_place`."""
-    ops, inputs = spec_ops(spec)
-    results = tuple(ops[-1].outputs)
-    return {
-        "naive": peak_live(ops, inputs, results).size,
-        "in_place": peak_live(ops, inputs, results, in_place=True).size,
-    }
+    return peaks(spec_schedule(spec))
 
 
 def _steps(spec: NetworkSpec) -> Iterator[_Step]:

@@ -1,4 +1,4 @@
-"""From the recorded steps of a torch module to the ops of `bitskip.liveness`, pointwise steps fused.
+"""From the recorded steps of a torch module to the ops of `bitskip.memory`, pointwise steps fused.
 
 The same executor as for specs (`bitskip.activations`): every pointwise step is fused into the op that
 writes its operand, so an op may write a tensor both before and after it; a residual add is fused into the
@@ -8,88 +8,86 @@ is stored as bits. Tensors made from weights alone are constants, not activation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from bitskip.activations import activation_bytes
 from bitskip.graph.record import Step, Trace
-from bitskip.liveness import Op, peak_live
+from bitskip.memory import Held, Op, Schedule, bits_to_bytes, peaks
 
-__all__ = ["trace_ops", "trace_peaks"]
+__all__ = ["Fused", "fuse_trace", "schedule_of", "trace_peaks"]
+
+Read = tuple[int, str]  # a value, and the form it is read in
 
 
 @dataclass
-class _Fused:
-    name: str
-    inputs: list[tuple[int, str]] = field(default_factory=list)
-    shortcut: tuple[int, str] | None = None
+class Fused:
+    """One op: the steps that it does, and the values it reads and writes."""
+
+    steps: list[Step]
+    operands: list[Read] = field(default_factory=list)
+    shortcut: Read | None = None
     writes: list[int] = field(default_factory=list)
 
 
-def trace_peaks(trace: Trace) -> dict[str, int | None]:
+def trace_peaks(trace: Trace) -> dict[str, int]:
     """Return the peak activation bytes of a recorded run, by executor: `naive` and `in_place`."""
-    ops, inputs, results = trace_ops(trace)
-    return {
-        "naive": peak_live(ops, inputs, results).size,
-        "in_place": peak_live(ops, inputs, results, in_place=True).size,
-    }
+    return peaks(schedule_of(fuse_trace(trace), trace))
 
 
-def trace_ops(trace: Trace) -> tuple[list[Op], dict[str, int], tuple[str, ...]]:
-    """Return the fused ops in the order they run, the input tensors with sizes in bytes, and the results."""
-    fused = _fuse(_projections_first(trace.steps), trace)
+def schedule_of(fused: Sequence[Fused], trace: Trace) -> Schedule[Read]:
+    """Return the ops of `fuse_trace` with the tensors between them; a tensor is a value in one form."""
     forms: dict[int, set[str]] = {value: {"own"} for value in trace.results}
     for op in fused:
-        for value, form in (*op.inputs, *([op.shortcut] if op.shortcut else [])):
+        for value, form in (*op.operands, *([op.shortcut] if op.shortcut else [])):
             forms.setdefault(value, set()).add(form)
 
-    def sizes(values: Sequence[int]) -> dict[str, int]:
-        return {
-            f"{value}:{form}": activation_bytes(
-                trace.values[value].elements, 1 if form == "signs" else trace.values[value].bits
-            )
-            for value in values
-            for form in sorted(forms.get(value, ()))
-        }
+    def stored(values: Collection[int]) -> tuple[Read, ...]:
+        return tuple((value, form) for value in values for form in sorted(forms.get(value, ())))
 
-    def name(read: tuple[int, str]) -> str:
-        return f"{read[0]}:{read[1]}"
+    def held(value: int, form: str) -> Held:
+        bits = 1 if form == "signs" else trace.values[value].bits
+        return Held(bits_to_bytes(trace.values[value].elements, bits), f"{bits} bits")
 
-    ops = [
-        Op(
-            op.name,
-            tuple(map(name, op.inputs)),
-            sizes(op.writes),
-            None if op.shortcut is None else name(op.shortcut),
-        )
+    ops = tuple(
+        Op(op.steps[0].name, tuple(op.operands), stored(dict.fromkeys(op.writes)), op.shortcut)
         for op in fused
-    ]
-    return ops, sizes(trace.inputs), tuple(f"{value}:own" for value in trace.results)
+    )
+    tensors = [*stored(trace.inputs), *(name for op in ops for name in op.writes)]
+    return Schedule(
+        ops,
+        {name: held(*name) for name in tensors},
+        stored(trace.inputs),
+        tuple((value, "own") for value in trace.results),
+    )
 
 
-def _fuse(steps: Sequence[Step], trace: Trace) -> list[_Fused]:
-    """Fuse each pointwise step into the op of its latest operand, if that is as large as the result."""
-    fused: list[_Fused] = []
+def fuse_trace(trace: Trace) -> list[Fused]:
+    """Return the ops of a recorded run in the order they run: its steps, with pointwise ones fused.
+
+    A pointwise step goes to the op of its latest operand, if that is as large as the result.
+    """
+    fused: list[Fused] = []
     written_by: dict[int, int] = {}  # value -> position of its op; a network input has none
-    for step in steps:
+    for step in _projections_first(trace.steps):
         elements = trace.values[step.writes[0]].elements
         values = [value for value, _ in step.reads]
         latest = max(values, key=lambda value: written_by.get(value, -1))
         at = written_by.get(latest, -1)
         if step.pointwise and at >= 0 and trace.values[latest].elements == elements:
             op = fused[at]
+            op.steps.append(step)
             others = [value for value in values if written_by.get(value, -1) != at]
         else:
-            at, op = len(fused), _Fused(step.name)
+            at, op = len(fused), Fused([step])
             fused.append(op)
             others = values if step.pointwise else []
             if not step.pointwise:
-                op.inputs.extend(step.reads)
+                op.operands.extend(step.reads)
         for value in others:
             if trace.values[value].elements == elements and op.shortcut is None:
                 op.shortcut = (value, "own")
-            elif (value, "own") not in (*op.inputs, op.shortcut):
-                op.inputs.append((value, "own"))
+            elif (value, "own") not in (*op.operands, op.shortcut):
+                op.operands.append((value, "own"))
         op.writes.extend(step.writes)
         written_by.update(dict.fromkeys(step.writes, at))
     return fused

@@ -11,16 +11,19 @@ import inspect
 import operator
 import warnings
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from bitskip.errors import PruningError
+from bitskip.graph.record import Recorder, Trace, record
 from bitskip.graph.working import as_it_was
 
 __all__ = [
     "ADDITIONS",
+    "Recording",
     "TensorInfo",
     "TrainingFlag",
     "additions_by_owner",
@@ -29,6 +32,7 @@ __all__ = [
     "operands_of",
     "optional_arguments",
     "owner_of",
+    "record_graph",
     "trace_block",
     "trace_deep",
     "trace_with",
@@ -418,12 +422,23 @@ class _Measuring(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.infos: dict[fx.Node, TensorInfo] = {}
+        self.values: dict[fx.Node, int] = {}
+        self.recorder: Recorder | None = None
+
+    def recorded(self, recorder: Recorder, inputs: tuple[Any, ...]) -> Any:
+        self.recorder = recorder
+        return self.run(*inputs)
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.infos[n] = TensorInfo(value)
-        return value
+        if self.recorder is not None:
+            self.recorder.origin = n
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.infos[n] = TensorInfo(result)
+            value = None if self.recorder is None else self.recorder.value_of(result)
+            if value is not None:
+                self.values[n] = value
+        return result
 
 
 @torch.no_grad()
@@ -432,3 +447,25 @@ def measure(graph_module: fx.GraphModule, *inputs: Any) -> dict[fx.Node, TensorI
     interpreter = _Measuring(graph_module)
     interpreter.run(*inputs)
     return interpreter.infos
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run of a deep graph: its steps, whose `origin` is the node, and the value of each node's tensor."""
+
+    trace: Trace
+    values: dict[fx.Node, int]
+
+
+@torch.no_grad()
+def record_graph(graph_module: fx.GraphModule, *inputs: Any) -> Recording:
+    """Run the graph once and record it as any module is recorded; sizes are of one example.
+
+    Args:
+        graph_module: from `trace_deep`.
+        inputs: the first dimension of each tensor is the batch.
+    """
+    batch = next((value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim()), 1)
+    interpreter = _Measuring(graph_module)
+    trace = record(graph_module, *inputs, run=lambda r: interpreter.recorded(r, inputs), batch=batch)
+    return Recording(trace, interpreter.values)

@@ -76,7 +76,7 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
         notes.append(f"{held:,} parameters are counted, but not used in inference: {names}")
     peaks: dict[str, int | None] = {"naive": None, "in_place": None}
     if trace.results:
-        peaks = trace_peaks(trace)
+        peaks.update(trace_peaks(trace))
     return Cost(title, tuple(input_shape), tuple(rows), peaks, tuple(notes))
 
 

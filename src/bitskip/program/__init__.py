@@ -3,6 +3,7 @@
 `bitskip.backends.reference` is docs/program.md as numpy.
 """
 
+from bitskip.program.memory import program_schedule
 from bitskip.program.ops import (
     ELEMENT_BYTES,
     Activation,
@@ -71,4 +72,5 @@ __all__ = [
     "op_inputs",
     "op_outputs",
     "op_residual",
+    "program_schedule",
 ]

@@ -13,6 +13,8 @@ import numpy as np
 
 from bitskip.bits import WORD_BITS, words_for
 from bitskip.errors import FileFormatError
+from bitskip.memory import Lifetime, lifetimes
+from bitskip.program.memory import program_schedule
 from bitskip.program.ops import (
     Activation,
     Add,
@@ -66,11 +68,11 @@ def check_program(program: Program) -> None:
     _integer(program.arena_bytes, 0, MAX_ARENA, "program", "arena_bytes")
     for number, tensor in enumerate(program.tensors):
         _check_tensor(number, tensor, program.arena_bytes)
-    written_at = _check_order(program)
+    _check_order(program)
     bounds: dict[int, int] = {}  # largest |value| of each i32 tensor
     for op in program.ops:
         _Checker(program.tensors, op, bounds).check()
-    _check_aliasing(program, written_at)
+    _check_aliasing(program)
     _check_labels(program)
 
 
@@ -144,8 +146,8 @@ def _as_float32(value: float) -> np.float32:
         return np.float32(value)
 
 
-def _check_order(program: Program) -> list[int]:
-    """Check that each tensor is written once, before it is read; return the op that writes each (0: -1)."""
+def _check_order(program: Program) -> None:
+    """Check that each tensor is written once, before it is read."""
     count = len(program.tensors)
     written = [-2] * count
     written[0] = -1
@@ -170,7 +172,6 @@ def _check_order(program: Program) -> list[int]:
     if -2 in written:
         _fail(f"tensor {written.index(-2)}", "is never written")
     _check_outputs(program)
-    return written
 
 
 def _check_outputs(program: Program) -> None:
@@ -189,18 +190,15 @@ def _check_outputs(program: Program) -> None:
         _fail("program", "two outputs have the same name or the same tensor")
 
 
-def _check_aliasing(program: Program, written_at: list[int]) -> None:
+def _check_aliasing(program: Program) -> None:
     """Check that tensors alive at once do not overlap, but for declared in-place adds."""
-    count, end = len(program.tensors), len(program.ops)
-    last = list(written_at)
-    for at, op in enumerate(program.ops):
-        for number in op_inputs(op):
-            last[number] = at
-    for output in program.outputs:
-        last[output.tensor] = end
+    count = len(program.tensors)
+    lives = lifetimes(program_schedule(program.tensors, program.ops, (o.tensor for o in program.outputs)))
+    unread = Lifetime(-1, -1)  # the picture, where no op reads it
+    spans = [lives.get(number, unread) for number in range(count)]
     start = np.array([t.offset for t in program.tensors])
     stop = np.array([t.buffer.end for t in program.tensors])
-    born, dead = np.array(written_at), np.array(last)
+    born, dead = np.array([span.born for span in spans]), np.array([span.dies for span in spans])
     in_place = {
         (op_residual(op), at)
         for at, op in enumerate(program.ops)
@@ -211,14 +209,14 @@ def _check_aliasing(program: Program, written_at: list[int]) -> None:
         together = (born <= dead[number]) & (dead >= born[number])
         clash = np.flatnonzero(overlaps & together)
         for other in clash[(clash != number) & (clash != 0)]:
-            first, second = sorted((number, int(other)), key=lambda n: written_at[n])
+            first, second = sorted((number, int(other)), key=lambda n: spans[n].born)
             tensor, residual = program.tensors[second], program.tensors[first]
             allowed = (
-                last[first] == written_at[second]
-                and (first, written_at[second]) in in_place
+                spans[first].dies == spans[second].born
+                and (first, spans[second].born) in in_place
                 and tensor.offset == residual.offset
                 and tensor.dtype == residual.dtype
-                and first != program.ops[written_at[second]].input
+                and first != program.ops[spans[second].born].input
             )
             if not allowed:
                 _fail(f"tensor {second}", f"overlaps tensor {first} in the arena while both are alive")

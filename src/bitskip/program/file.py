@@ -22,7 +22,9 @@ import numpy as np
 
 from bitskip.bits import WORD_BITS, words_for
 from bitskip.errors import FileFormatError
-from bitskip.program.ops import Array, Op, Output, Tensor, op_inputs, op_outputs
+from bitskip.memory import Lifetime, lifetimes
+from bitskip.program.memory import program_schedule
+from bitskip.program.ops import Array, Op, Output, Tensor
 from bitskip.program.plan import Program
 from bitskip.program.record import Flat, flatten, from_columns, is_small, to_columns, unflatten
 from bitskip.program.schema import COLUMNS, CONSTANTS, DTYPES, LIMITS, RECORD, WIDE
@@ -117,21 +119,14 @@ def _stored(array: Array, channels: int) -> bytes:
 
 
 def _tensor_rows(program: Program) -> bytes:
-    end = len(program.ops)
-    born, dies = [0xFFFF] * len(program.tensors), [0xFFFF] * len(program.tensors)
-    for at, op in enumerate(program.ops):
-        for number in op_inputs(op):
-            dies[number] = at
-        for number in op_outputs(op):
-            born[number] = dies[number] = at
-    for output in program.outputs:
-        dies[output.tensor] = end
+    lives = lifetimes(program_schedule(program.tensors, program.ops, (o.tensor for o in program.outputs)))
+    unread = Lifetime(-1, -1)  # the picture, where no op reads it
     return b"".join(
         TENSOR.pack(
             DTYPES[t.dtype],
             t.zero_point if t.dtype == "i8" else 0,
-            born[n],
-            dies[n],
+            lives.get(n, unread).born & 0xFFFF,
+            lives.get(n, unread).dies & 0xFFFF,
             0,
             *t.shape,
             t.offset,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from bitskip.errors import PruningError, nearest
+from bitskip.memory import EXECUTORS
 from bitskip.pruning.find import Analysis
-from bitskip.pruning.memory import EXECUTORS
 from bitskip.pruning.plan import Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.score import Score
 
@@ -39,7 +39,7 @@ def plan_shortcuts(
         scores: from `score_shortcuts`.
         max_accuracy_drop: share, 0..1; shortcuts go while the sum of their single drops stays within it.
         target_peak: bytes of activations for one example; shortcuts go until the peak is no larger.
-        executor: whose peak: `naive` or `in_place` (see `bitskip.liveness`).
+        executor: whose peak: `naive` or `in_place` (see `bitskip.memory`).
         shorten: whether what goes is shortened where it can be. None: around 1-bit activations only,
             where shortcuts matter most (Bi-Real Net).
 

@@ -25,6 +25,7 @@ from bitskip.graph.trace import (
     module_stack,
     operands_of,
     owner_of,
+    record_graph,
     trace_deep,
 )
 from bitskip.graph.working import undisturbed, working_copy
@@ -154,9 +155,17 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
             found, graph = _analyse_module(twin, inputs, "")
         except Exception as error:
             return _module_by_module(twin, inputs, error)
-        joins = {item.join: item.skip_first for item in found}
-        skips = {item.join: item.skip for item in found}
-        activations = ActivationGraph.of(graph[0], graph[1], skips, joins)
+        try:
+            recording = record_graph(graph, *inputs)
+        except Exception as error:  # whatever a stranger's operator raises when torch shows it
+            reason = " ".join(str(error).split())[:160]
+            return Analysis(_describe(found), None, (f"peak memory and traffic are unknown ({reason})",))
+        joins = dict(zip(_ids(found), found, strict=True))
+        activations = ActivationGraph(
+            recording,
+            {name: item.join for name, item in joins.items()},
+            {name: item.skip_operand for name, item in joins.items()},
+        )
         return Analysis(_describe(found, activations), activations)
 
 
@@ -166,8 +175,7 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
 @dataclass
 class _Found:
     join: fx.Node
-    skip: list[fx.Node]  # the steps on the skip, from the fork on
-    skip_first: int
+    skip_operand: int  # which operand of the addition is the skip
     kind: str
     info: TensorInfo
     site: Site
@@ -180,11 +188,10 @@ class _Found:
 
 def _analyse_module(
     module: nn.Module, inputs: tuple[Any, ...], prefix: str
-) -> tuple[list[_Found], tuple[fx.GraphModule, dict[fx.Node, TensorInfo]]]:
+) -> tuple[list[_Found], fx.GraphModule]:
     graph_module = trace_deep(module, len(inputs))
     infos = measure(graph_module, *inputs)
-    finder = _Finder(graph_module, infos, prefix)
-    return finder.find(), (graph_module, infos)
+    return _Finder(graph_module, infos, prefix).find(), graph_module
 
 
 class _Finder:
@@ -259,8 +266,7 @@ class _Finder:
         skip_layers = tuple(self.prefix + str(node.target) for node in steps if node.op == "call_module")
         return _Found(
             join=join,
-            skip=steps,
-            skip_first=position,
+            skip_operand=position,
             kind=self._kind(steps),
             info=self.infos[join],
             site=Site(
@@ -466,30 +472,37 @@ def _common(stacks: list[tuple[str, ...]], prefix: str) -> str:
 # -- results ------------------------------------------------------------------------------------------
 
 
-def _describe(found: list[_Found], activations: ActivationGraph | None) -> tuple[Shortcut, ...]:
+def _ids(found: list[_Found]) -> list[str]:
+    """Return each shortcut's block, with its number where the block holds several."""
     blocks = [item.site.block for item in found]
-    stage, size = 0, None
     numbers: dict[str, int] = {}
+    ids = []
+    for block in blocks:
+        numbers[block] = numbers.get(block, 0) + 1
+        name = block or "model"
+        ids.append(name if blocks.count(block) == 1 else f"{name}:{numbers[block]}")
+    return ids
+
+
+def _describe(found: list[_Found], activations: ActivationGraph | None = None) -> tuple[Shortcut, ...]:
+    stage, size = 0, None
+    whole = 0 if activations is None else activations.traffic()
     shortcuts = []
-    for item in found:
+    for name, item in zip(_ids(found), found, strict=True):
         shape = item.info.shape[1:]
         spatial = _spatial(shape)
         if spatial != size:
             stage, size = stage + 1, spatial
-        block = item.site.block
-        numbers[block] = numbers.get(block, 0) + 1
-        name = block or "model"
-        identifier = name if blocks.count(block) == 1 else f"{name}:{numbers[block]}"
         shortcuts.append(
             Shortcut(
-                id=identifier,
+                id=name,
                 kind=item.kind,
                 stage=stage,
                 shape=shape,
                 bytes=item.info.bytes_per_example,
                 parameters=item.parameters,
-                peak_bytes=None if activations is None else activations.block_peak_bytes(item.join),
-                traffic_bytes=None if activations is None else activations.traffic_bytes_of(item.join),
+                peak_bytes=None if activations is None else activations.block_peak_bytes(name),
+                traffic_bytes=None if activations is None else whole - activations.traffic([name]),
                 site=item.site,
                 last_conv=item.last[0],
                 last_norm=item.last[1],
@@ -498,8 +511,6 @@ def _describe(found: list[_Found], activations: ActivationGraph | None) -> tuple
                 projection=item.projection,
             )
         )
-    if activations is not None:
-        activations.name_joins({s.id: item.join for s, item in zip(shortcuts, found, strict=True)})
     return tuple(shortcuts)
 
 
@@ -564,4 +575,4 @@ def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exceptio
     notes = [note_text]
     if stopped:
         notes.append(f"the run stopped early ({stopped}); modules after that point were not seen")
-    return Analysis(_describe(found, None), None, tuple(notes))
+    return Analysis(_describe(found), None, tuple(notes))

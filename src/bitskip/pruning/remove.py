@@ -13,6 +13,7 @@ from bitskip.errors import FileFormatError
 from bitskip.files import write_bytes
 from bitskip.graph.working import unwrap
 from bitskip.nn import BinaryLayer, ResNet, build
+from bitskip.nn.resnet import follows_its_spec
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan
 from bitskip.spec import NetworkSpec, named_models, named_spec
@@ -49,7 +50,8 @@ def settle(model: nn.Module, gates: ShortcutGates) -> nn.Module:
     closed = {name for name, value in gates.state().items() if value == 0}
     shortened = any(gates._short_gates[name] for name in closed)
     pruned = gates.remove()
-    if isinstance(model, ResNet) and not shortened:
+    # What was rewired before is not what its spec says, so its spec cannot say what is left either.
+    if isinstance(model, ResNet) and not shortened and follows_its_spec(model):
         return _as_resnet(model, pruned, closed)
     return pruned
 

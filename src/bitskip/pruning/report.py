@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitskip.activations import peak_activation_bytes
-from bitskip.nn import ResNet
+from bitskip.memory import EXECUTORS
 from bitskip.pruning.find import Analysis, analyse
 
 __all__ = ["Gain", "compare", "latency", "take_turns"]
@@ -48,9 +47,9 @@ def compare(
 ) -> list[Gain]:
     """Return what changed from one model to the other, for one example.
 
-    Peaks are those of the two executors of `bitskip.liveness`, an op being a layer with the pointwise steps
-    after it. Networks of bitskip are counted in the formats that their layers read, others in the
-    arithmetic of the example. Where a peak does not move, the remark says at which op it stands.
+    Peaks are those that `bitskip count` gives, of the two executors of `bitskip.memory`, an op being a layer
+    with the pointwise steps after it. Inputs of 1-bit layers count as bits, all else in the arithmetic of the
+    example. Where a peak does not move, the remark says at which op it stands.
 
     Args:
         before: a model.
@@ -64,8 +63,8 @@ def compare(
         Gain("shortcuts", "count", len(first.shortcuts), len(second.shortcuts)),
         Gain("parameters", "count", _parameters(before), _parameters(after)),
     ]
-    for executor in ("naive", "in_place"):
-        (old, _), (new, op) = _peak(before, first, executor), _peak(after, second, executor)
+    for executor in EXECUTORS:
+        (old, _), (new, op) = _peak(first, executor), _peak(second, executor)
         remark = ""
         if old is None or new is None:
             remark = "unknown: the model cannot be traced as a whole"
@@ -85,12 +84,10 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _peak(model: nn.Module, analysis: Analysis, executor: str) -> tuple[int | None, str]:
+def _peak(analysis: Analysis, executor: str) -> tuple[int | None, str]:
     if analysis.activations is None:
         return None, ""
     peak = analysis.activations.peak((), executor)
-    if isinstance(model, ResNet):
-        return peak_activation_bytes(model.spec)[executor], peak.op
     return peak.size, peak.op
 
 
