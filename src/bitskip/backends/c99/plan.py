@@ -9,7 +9,9 @@ Two executors, for each op one of them:
   tensors between them only the last rows are kept, in a ring. Nothing is computed twice, so bands cost
   no more instructions (patch-based execution, Lin et al. 2021, "MCUNetV2", recomputes its seams).
 
-Sizes are bytes. On a device, bits lie in 32-bit words: ceil(C / 32) a pixel.
+What is alive when, and which sum takes its residual's buffer over, `bitskip.memory` says. Where each buffer
+lies is found here, since rows may overlap rows and bands keep rings. Sizes are bytes. On a device, bits lie
+in 32-bit words: ceil(C / 32) a pixel.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bitskip.memory import buffers
 from bitskip.program import (
     AvgPool,
     Conv2d,
@@ -28,6 +31,7 @@ from bitskip.program import (
     op_inputs,
     op_outputs,
     op_residual,
+    program_schedule,
 )
 
 __all__ = ["Placed", "Plan", "plan_device", "row_bytes"]
@@ -133,26 +137,18 @@ def plan_device(
     tensors, ops = program.tensors, program.ops
     rings = _ring_rows(program, bands) if bands > 1 else {}
     moment = [0 if at < bands else at for at in range(len(ops))]  # ops in bands run at the same time
+    rows = {number: rings.get(number, tensor.shape[0]) for number, tensor in enumerate(tensors)}
+    sizes = {number: _up(rows[number] * row_bytes(tensor)) for number, tensor in enumerate(tensors)}
+    outputs = [output.tensor for output in program.outputs]
+    schedule = program_schedule(tensors, ops, outputs, external=external, sizes=sizes)
     items: list[_Item] = []
     owner: dict[int, _Item] = {}
-    for at, op in enumerate(ops):
-        for number in op_inputs(op):
-            if number in owner:
-                owner[number].dies = max(owner[number].dies, moment[at])
-        heir = _heir(op, at, ops, tensors, moment) if at >= bands else None
-        for number in op_outputs(op):
-            if number in external:
-                continue
-            if number == heir:
-                item = owner[op_residual(op) or 0]
-                item.dies = max(item.dies, moment[at])
-                item.tensors.append(number)
-                owner[number] = item
-                continue
-            rows = rings.get(number, tensors[number].shape[0])
-            row = row_bytes(tensors[number])
-            owner[number] = _Item(_up(rows * row), moment[at], moment[at], rows, row, [number])
-            items.append(owner[number])
+    for held in buffers(schedule, together=bands):
+        first = held.tensors[0]
+        item = _Item(held.size, held.life.born, held.life.dies, rows[first], row_bytes(tensors[first]))
+        item.tensors.extend(held.tensors)
+        owner.update(dict.fromkeys(held.tensors, item))
+        items.append(item)
     live = max((sum(i.size for i in items if i.born <= m <= i.dies) for m in set(moment)), default=0)
     work: dict[int, _Item] = {}
     for at, size in enumerate(scratch):
@@ -194,19 +190,6 @@ def _upwards(
 
 def _touch(a: Placed, b: Placed) -> bool:
     return a.offset < b.offset + b.size and b.offset < a.offset + a.size
-
-
-def _heir(op: Op, at: int, ops: Sequence[Op], tensors: Sequence[Tensor], moment: Sequence[int]) -> int | None:
-    """Return the output that takes the residual's buffer over: same size, and nobody reads it later."""
-    residual = op_residual(op)
-    if residual is None or residual == op.input or residual == 0:
-        return None
-    if any(residual in op_inputs(later) for later in ops[at + 1 :]):
-        return None
-    for number in op_outputs(op):
-        if tensors[number].dtype == tensors[residual].dtype:
-            return number
-    return None
 
 
 def _ring_rows(program: Program, bands: int) -> dict[int, int]:
