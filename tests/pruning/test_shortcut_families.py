@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.errors import PruningError
+from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.pruning import Shortcut, ShortcutGates, find_shortcuts, plan_shortcuts, remove_shortcuts
-from bitskip.pruning.batch_norm import reestimate_batch_norm
 from bitskip.pruning.coverage import prove_removal
 from bitskip.pruning.find import analyse
 from bitskip.sources.load import load_model

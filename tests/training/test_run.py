@@ -452,3 +452,16 @@ def test_tensorboard_gets_a_histogram_of_each_binary_layer(tmp_path: Path, mini:
     from bitskip.nn import build
 
     assert set(events.Tags()["histograms"]) == {f"latent/{name}" for name in binary_layers(build(_spec()))}
+
+
+def test_validation_sees_statistics_as_fresh_as_the_test(tmp_path: Path, mini: ImageSet) -> None:
+    # Few steps: the running statistics are still mostly those of the start, zero and one.
+    recipe = _recipe(epochs=1, batch_size=128, reestimate_batches=5)
+    fresh = _train(tmp_path / "fresh", mini, recipe)
+    stale = _train(tmp_path / "stale", mini, _recipe(epochs=1, batch_size=128))
+    assert fresh.history[0]["train_loss"] == stale.history[0]["train_loss"]
+    assert fresh.history[0]["validation_loss"] != stale.history[0]["validation_loss"]
+    _, network = load_run(tmp_path / "fresh")
+    splits = _split(mini, recipe)
+    batches = Batches(*splits.validation, splits.normalisation, 512)
+    assert evaluate(network, batches)[1] == pytest.approx(fresh.history[0]["validation_loss"], rel=1e-4)

@@ -16,8 +16,8 @@ from bitskip.detection.composites import Target
 from bitskip.detection.metrics import average_precision, detect
 from bitskip.detection.parts import backbone_of
 from bitskip.errors import BitskipError, DataError, PruningError
+from bitskip.nn.batch_norm import batch_norms, keeping_statistics, reestimate_batch_norm
 from bitskip.pruning import Analysis, Gain, Score, Shortcut, ShortcutGates, analyse, compare
-from bitskip.pruning.batch_norm import batch_norms, keeping_statistics, reestimate_batch_norm
 from bitskip.pruning.score import student_t
 
 __all__ = [

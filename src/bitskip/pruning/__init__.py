@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from bitskip.pruning.batch_norm import reestimate_batch_norm
+from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.pruning.choose import plan_shortcuts
 from bitskip.pruning.find import Analysis, Shortcut, analyse, find_shortcuts
 from bitskip.pruning.gates import ShortcutGates

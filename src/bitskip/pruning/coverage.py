@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.errors import PruningError
-from bitskip.pruning.batch_norm import reestimate_batch_norm
+from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.pruning.choose import plan_shortcuts
 from bitskip.pruning.find import KINDS, analyse
 from bitskip.pruning.gates import ShortcutGates

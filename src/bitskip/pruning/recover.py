@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bitskip.errors import PruningError, RunError
 from bitskip.files import write_bytes
 from bitskip.nn import binary_layers
+from bitskip.nn.batch_norm import inputs_of, reestimate_batch_norm
 from bitskip.nn.narrow import onednn_where_safe
-from bitskip.pruning.batch_norm import inputs_of, reestimate_batch_norm
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan, weights_digest
 from bitskip.pruning.remove import settle

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitskip.pruning.batch_norm import inputs_of, reestimate_batch_norm
+from bitskip.nn.batch_norm import inputs_of, reestimate_batch_norm
 from bitskip.pruning.find import Analysis, Shortcut
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from bitskip.data.batches import Augmentation, Batches, Normalisation
 from bitskip.nn import SignQuantizer, binary_layers, set_progress
+from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.training.captured import CapturedStep, tensor_rates
 from bitskip.training.guard import check_finite, check_latent_gradients, check_weights
@@ -28,8 +29,9 @@ from bitskip.training.recipes import Recipe
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
-__all__ = ["Classifier", "Splits"]
+__all__ = ["Classifier", "Splits", "plain_batches"]
 
+_VALIDATION_BATCHES = 20  # at most, from which statistics are estimated before each validation
 _HISTOGRAMS = 20  # of latent weights in a run, about
 _CAPTURED_ARITHMETIC = {"bf16-mixed": torch.bfloat16, "32-true": None}  # Lightning's words; the others scale
 
@@ -99,6 +101,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         self.checkpoint = Path()  # the last good one, for messages
         self._epoch_started = 0.0
         self._batches: Batches | None = None
+        self._plain: Batches | None = None  # for statistics before a validation
 
     @property
     def delivered(self) -> nn.Module:
@@ -304,9 +307,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         """Move the averaged weights on by `share` of the way to the present ones."""
         if self.average is None:
             return
-        pairs = list(
-            zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        )
+        pairs = list(zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True))
         means = [mean for mean, _ in pairs if mean.is_floating_point()]
         values = [value for mean, value in pairs if mean.is_floating_point()]
         if isinstance(share, Tensor):
@@ -364,8 +365,16 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
     # -- validation -----------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting."""
+        """Start counting, with batch norm's statistics as fresh as they will be when the network is tested.
+
+        After few steps, or after steps that flipped signs, the running ones are those of another network.
+        """
         self._validation = torch.zeros(3, device=self.device)
+        count = min(self.recipe.reestimate_batches, _VALIDATION_BATCHES)
+        if count:
+            if self._plain is None:
+                self._plain = plain_batches(self.splits, self.recipe, self.seed, self.device)
+            reestimate_batch_norm(self.delivered, self._plain, count)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Add up loss and hits of one batch."""
@@ -399,6 +408,19 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         """Take the history back."""
         self.history = list(checkpoint["history"])
         self.earlier_sessions = list(checkpoint.get("sessions", []))
+
+
+def plain_batches(splits: Splits, recipe: Recipe, seed: int, device: torch.device) -> Batches:
+    """Return training batches to estimate batch norm's statistics from: nothing is blanked out."""
+    how = recipe.augmentation
+    return Batches(
+        *splits.train,
+        splits.normalisation,
+        recipe.batch_size,
+        Augmentation(how.crop, how.padding, how.flip, 0, how.jpeg),
+        seed=seed + 1,
+        device=device,
+    )
 
 
 class _Numbers:

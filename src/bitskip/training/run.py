@@ -24,18 +24,19 @@ from torch.nn import functional as F
 
 from bitskip import __version__
 from bitskip.data import ImageSet
-from bitskip.data.batches import Augmentation, Batches, Normalisation, held_out_count, split_validation
+from bitskip.data.batches import Batches, Normalisation, held_out_count, split_validation
 from bitskip.data.image_set import are_numbers, some_names
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import binary_layers, build
+from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.accuracy import evaluate
 from bitskip.training.folder import RunResult, class_names_of, load_run, load_weights, weights_file
 from bitskip.training.initial import match_classes, prepare
-from bitskip.training.module import Classifier, Splits
+from bitskip.training.module import Classifier, Splits, plain_batches
 from bitskip.training.recipes import Recipe, recipe_changes
 from bitskip.training.teacher import outputs_of
 from bitskip.training.unpack import is_packed, packed_file, unpack_weights
@@ -177,7 +178,8 @@ def train(
     for layer in binary_layers(delivered).values():
         layer.real_weights = False  # which a recipe may leave on to the end; what is delivered is 1-bit
     if recipe.reestimate_batches:
-        reestimate_batch_norm(delivered, splits, recipe, seed)
+        plain = plain_batches(splits, recipe, seed, device)
+        reestimate_batch_norm(delivered, plain, recipe.reestimate_batches)
     test = Batches(images.test_images, images.test_labels, splits.normalisation, 512, device=device)
     accuracy, loss = evaluate(delivered, test)
     delivered.to("cpu")
@@ -345,37 +347,6 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}") from None
     if trainer.interrupted:
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}")
-
-
-@torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, splits: Splits, recipe: Recipe, seed: int) -> None:
-    """Replace BN's running statistics by plain means over `recipe.reestimate_batches` training batches."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    how = recipe.augmentation
-    batches = Batches(
-        *splits.train,
-        splits.normalisation,
-        recipe.batch_size,
-        Augmentation(how.crop, how.padding, how.flip, 0, how.jpeg),
-        seed=seed + 1,
-        device=next(model.parameters()).device,
-    )
-    was_training = model.training
-    model.train()
-    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    for dropout in dropouts:
-        dropout.eval()
-    for index, (pictures, _) in enumerate(batches):
-        if index == recipe.reestimate_batches:
-            break
-        model(pictures)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
 
 
 def is_first_process() -> bool:
