@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.backends.onnx.qonnx_target import qonnx_model_of
-from bitskip.backends.onnx.target import ROUNDINGS, model_of
+from bitskip.backends.onnx.target import model_of
 from bitskip.data import load_images
 from bitskip.files import write_json, write_text
 from bitskip.machine import machine
@@ -103,7 +103,9 @@ def measure(run: Callable[[Any], Any], x: Any, y: Any, expected: Any) -> dict[st
 def written(program: Program, form: str, rounding: str) -> bytes:
     """Return the graph of `program`."""
     model = (
-        model_of(program, rounding=rounding) if form == "onnx" else qonnx_model_of(program, pictures="pixels")
+        model_of(program, rounding=rounding)
+        if form == "onnx"
+        else qonnx_model_of(program, pictures="pixels", rounding=rounding)
     )
     content: bytes = model[0].SerializeToString(deterministic=True)
     return content
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=list(zoo_names()))
     parser.add_argument("--engines", nargs="*", default=[engine for _, engine in CELLS])
-    parser.add_argument("--rounding", nargs="*", default=["auto"], choices=ROUNDINGS)
+    parser.add_argument("--rounding", nargs="*", default=["auto"], choices=("auto", "exact"))
     parser.add_argument("--pictures", type=int, help="so many of the test set, for every engine")
     parser.add_argument("--qonnx-pictures", type=int, default=1000, help="so many for qonnx's executor")
     parser.add_argument("--page", type=Path, help="page that gets the tables, docs/onnx.md")
@@ -166,7 +168,7 @@ def main() -> None:
         for form, engine in CELLS:
             if engine not in asked.engines:
                 continue
-            for rounding in asked.rounding if form == "onnx" else ["exact"]:
+            for rounding in asked.rounding:
                 key = (name, form, rounding, engine)
                 count = min(len(x), asked.qonnx_pictures) if form == "qonnx" else len(x)
                 if key in rows and rows[key]["pictures"] >= count:

@@ -48,7 +48,8 @@ def export(
         str | None,
         typer.Option(
             help="onnx: which int8 layers round exactly as the packed model, in float32: auto (the first "
-            "ones, where it matters most), exact (all) or fused (none).  [default: auto]",
+            "ones, where it matters most), exact (all) or fused (none); qonnx: auto, or exact, in float64.  "
+            "[default: auto]",
         ),
     ] = None,
     state_dict: Annotated[

@@ -47,6 +47,7 @@ class QonnxConverter(Converter):
         w: takes the nodes.
         weights: `fp32`, float32 constants as Brevitas writes them; `int8`, or `bits` for 1-bit ones.
         pixels: whether the graph takes uint8 (N, H, W, C); else normalised float32 (N, C, H, W).
+        exact: whether integer epilogues are computed in float64, in which they round as the program does.
 
     Attributes:
         steps: names of q - zero_point by i8 tensor.
@@ -54,8 +55,11 @@ class QonnxConverter(Converter):
         kinds: how many nodes of each QONNX operator there are.
     """
 
-    def __init__(self, program: Program, w: Writer, *, weights: str, pixels: bool) -> None:
+    def __init__(
+        self, program: Program, w: Writer, *, weights: str, pixels: bool, exact: bool = False
+    ) -> None:
         super().__init__(program, w, weights=weights, pixels=pixels)
+        self.exact = exact
         w.domains[DOMAIN] = 1
         self.steps: dict[int, str] = {}
         self.signs: dict[int, str] = {}
@@ -184,21 +188,28 @@ class QonnxConverter(Converter):
 
     def finish_integer(self, acc: str, epilogue: IntegerEpilogue, output: int) -> None:
         w, unit = self.w, 2.0**-epilogue.shift
+        real = np.float64 if self.exact else np.float32
         factor, offset = epilogue.multiplier * unit, epilogue.bias * unit
-        y = self.affine_part(
-            acc, factor.astype(np.float32), offset.astype(np.float32) if offset.any() else None
-        )
+        y = self.wide(acc)
+        y = self.affine_part(y, factor.astype(real), offset.astype(real) if offset.any() else None)
         low = self.tensors[output].zero_point == -128  # then clamping to the smallest code is a ReLU
         if epilogue.pre_relu and (epilogue.residual is not None or not low):
             y = w.node("Relu", [y])
         if epilogue.residual is not None:
-            by = self.scalar(np.float32(epilogue.residual_multiplier * unit))
-            y = w.node("Add", [y, w.node("Mul", [self.steps[epilogue.residual], by], "residual")], "joined")
+            by = self.scalar(epilogue.residual_multiplier * unit, real)
+            other = w.node("Mul", [self.wide(self.steps[epilogue.residual]), by], "residual")
+            y = w.node("Add", [y, other], "joined")
             if epilogue.post_relu and not low:
                 y = w.node("Relu", [y])
         elif epilogue.post_relu and not low:
             y = w.node("Relu", [y])
         self.put_steps(output, y)
+
+    def wide(self, value: str) -> str:
+        """Return whole numbers as float64 if epilogues are exact."""
+        if not self.exact:
+            return value
+        return self.w.node("Cast", [value], "wide", to=self.w.onnx.TensorProto.DOUBLE)
 
     # -- other ops ------------------------------------------------------------------------------------
 

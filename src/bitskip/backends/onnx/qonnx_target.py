@@ -18,11 +18,12 @@ from bitskip.program.check import accumulator_bound
 
 __all__ = ["TARGET", "qonnx_model_of"]
 
+ROUNDINGS = ("auto", "exact")
 _EXACT = 1 << 24  # whole numbers below it are exact in float32
 
 
 def qonnx_model_of(
-    program: Program, *, weights: str = "fp32", pictures: str = "normalised"
+    program: Program, *, weights: str = "fp32", pictures: str = "normalised", rounding: str = "auto"
 ) -> tuple[Any, QonnxConverter]:
     """Return `program` as a ModelProto of batch 1, and what wrote it.
 
@@ -32,12 +33,16 @@ def qonnx_model_of(
         program: the plan.
         weights: what weights stand as: `fp32`, `int8`, or `bits` for 1-bit ones.
         pictures: `normalised` is float32 (1, C, H, W), `pixels` uint8 (1, H, W, C).
+        rounding: `auto` is float32 throughout, as QONNX's tools expect; `exact` computes what follows a sum
+            of whole numbers in float64, to check the graph against the packed model.
 
     Raises:
         RunError: if onnx is missing, or an option is none of these.
     """
-    check_options(("weights", weights, WEIGHTS), ("input", pictures, INPUTS))
-    converter = QonnxConverter(program, Writer(), weights=weights, pixels=pictures == "pixels")
+    asked = (("weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS))
+    check_options(*asked)
+    pixels, exact = pictures == "pixels", rounding == "exact"
+    converter = QonnxConverter(program, Writer(), weights=weights, pixels=pixels, exact=exact)
     return model_from(converter, batch=1), converter
 
 
@@ -46,7 +51,7 @@ class QonnxTarget:
 
     name = "qonnx"
     summary = "QONNX for FINN and Brevitas: BipolarQuant, Quant, MultiThreshold"
-    options = frozenset({"weights", "input"})
+    options = frozenset({"weights", "input", "rounding"})
 
     def supports(self, program: Program) -> tuple[str, ...]:
         """Return why `program` cannot be written: each op has a counterpart, so there is nothing."""
@@ -63,7 +68,8 @@ class QonnxTarget:
         if strange:
             raise RunError("; ".join(strange))
         weights = str(options.get("weights", "fp32"))
-        model, converter = qonnx_model_of(program, weights=weights, pictures=pictures)
+        rounding = str(options.get("rounding", "auto"))
+        model, converter = qonnx_model_of(program, weights=weights, pictures=pictures, rounding=rounding)
         content = model.SerializeToString(deterministic=True)
         write_bytes(out, content)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(converter.kinds.items()))
@@ -86,6 +92,7 @@ class QonnxTarget:
                 "opset": OPSET,
                 "weights": weights,
                 "input": pictures,
+                "rounding": rounding,
                 "batch": 1,
                 "nodes": converter.kinds,
                 "wide_layers": wide,
