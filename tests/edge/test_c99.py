@@ -20,7 +20,6 @@ from bitskip.backends.c99.target import choose_plan
 from bitskip.backends.reference import run_reference
 from bitskip.errors import LoweringError, RunError
 from bitskip.program import Program
-from programs import every_op
 
 
 def slow(*values: Any) -> Any:
@@ -326,13 +325,3 @@ int main(void)
     )
     printed = subprocess.run([tmp_path / "net" / "names"], capture_output=True, text=True, encoding="utf-8")
     assert tuple(printed.stdout.splitlines()) == names[: program.classes]
-
-
-def test_ops_without_c_are_refused_by_name_with_what_to_do() -> None:
-    program = every_op()
-    refused = {op.name for op in program.ops if op.kind in ("concat", "resize", "mul", "lookup")}
-    refused |= {op.name for op in program.ops if getattr(op, "groups", 1) != 1}
-    reasons = export_target("c99").supports(program)
-    named = {reason.split("'")[1] for reason in reasons}
-    assert refused <= named
-    assert all("instead" in reason or "train it with" in reason for reason in reasons)

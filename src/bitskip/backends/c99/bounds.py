@@ -12,6 +12,7 @@ from bitskip.program import (
     Conv2d,
     FloatEpilogue,
     IntegerEpilogue,
+    Mul,
     Program,
     op_outputs,
 )
@@ -22,9 +23,16 @@ __all__ = ["digits_fit", "digits_of", "integer_logits", "reach", "shared_bias"]
 _SAFE = (2.0**-100, 2.0**60)  # float32 scales of logits with which every result is 0 or a normal number
 
 
-def reach(op: Conv2d | Add | Affine, epilogue: IntegerEpilogue, program: Program) -> int:
+def _bound(op: Conv2d | Add | Affine | Mul, program: Program) -> int:
+    """Return a bound of |acc|."""
+    if isinstance(op, Conv2d):
+        return accumulator_bound(op, program.tensors)
+    return 255 * 255 if isinstance(op, Mul) else 255
+
+
+def reach(op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue, program: Program) -> int:
     """Return a bound of |t| after rounding is added."""
-    acc = accumulator_bound(op, program.tensors) if isinstance(op, Conv2d) else 255
+    acc = _bound(op, program)
     largest = int(np.abs(epilogue.multiplier.astype(np.int64)).max())
     bias = int(np.abs(epilogue.bias.astype(np.int64)).max())
     return acc * largest + bias + 255 * abs(epilogue.residual_multiplier) + (1 << (epilogue.shift - 1))
@@ -51,11 +59,11 @@ def digits_of(values: Array) -> npt.NDArray[np.int64]:
 def digits_fit(program: Program) -> bool:
     """Whether every integer epilogue can be computed in digits of 11 bits without leaving 32 bits."""
     for op in program.ops:
-        if not isinstance(op, Conv2d | Add) or not isinstance(op.epilogue, IntegerEpilogue):
+        if not isinstance(op, Conv2d | Add | Mul) or not isinstance(op.epilogue, IntegerEpilogue):
             continue
         if isinstance(op, Add) or op.epilogue.shift < 23:
             return False
-        acc, e = accumulator_bound(op, program.tensors), op.epilogue
+        acc, e = _bound(op, program), op.epilogue
         if (acc + 256) * 2047 + 4 * 2048 >= 2**31 - (
             acc + 256
         ):  # a lower digit, with what is carried into it

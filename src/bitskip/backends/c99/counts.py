@@ -24,7 +24,8 @@ def kernel_of(op: Op, program: Program) -> str:
     """Return what runs `op`: a kernel of convolutions by its weights and input, else the op's kind."""
     if not isinstance(op, Conv2d):
         return op.kind
-    return f"{op.weight_dtype} x {program.tensors[op.input].dtype}"
+    grouped = "grouped " if op.groups > 1 else ""
+    return f"{grouped}{op.weight_dtype} x {program.tensors[op.input].dtype}"
 
 
 def features(op: Op, program: Program) -> npt.NDArray[np.float64]:
@@ -34,7 +35,7 @@ def features(op: Op, program: Program) -> npt.NDArray[np.float64]:
     if not isinstance(op, Conv2d):
         size = max(int(np.prod(program.tensors[op.input].shape)), pixels * channels)
         return np.array([0.0, 0.0, size, 0.0])
-    inputs = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]
+    inputs = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2] // op.groups
     return np.array([pixels * inputs * channels, pixels * inputs, pixels * channels, pixels], np.float64)
 
 

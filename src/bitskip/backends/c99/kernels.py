@@ -21,17 +21,21 @@ from bitskip.program import (
     Array,
     AvgPool,
     Binarize,
+    Concat,
     Conv2d,
     Dequantize,
     Epilogue,
     FloatEpilogue,
     GlobalAvgPool,
     IntegerEpilogue,
+    Lookup,
     MaxPool,
+    Mul,
     Op,
     Program,
     Quantize,
     QuantizeInput,
+    Resize,
     Tensor,
     ThresholdEpilogue,
     conv_precision,
@@ -43,7 +47,8 @@ from bitskip.program.check import accumulator_bound
 
 __all__ = ["ACTIVATIONS", "Core", "Writer", "Written", "scratch_bytes"]
 
-ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3}
+ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3, "relu6": 4}
+ACTIVATIONS |= {"sigmoid": 5, "hard_sigmoid": 6, "hard_swish": 7, "silu": 8}
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,12 @@ class Written:
 
 def scratch_bytes(op: Op, program: Program, core: Core) -> int:
     """Return the working memory of an op, in bytes."""
+    if isinstance(op, Mul):
+        return 4 * program.tensors[op.input].shape[2]
     if not isinstance(op, Conv2d):
         return 0
+    if op.groups > 1:
+        return 4 * len(op.weight)
     source, channels = program.tensors[op.input], int(op.weight.shape[0])
     taps = op.kernel[0] * op.kernel[1]
     if source.dtype == "i8" and op.weight_dtype == "w1":
@@ -99,10 +108,12 @@ class Writer:
                 self.pads[source.zero_point] = max(self.pads.get(source.zero_point, 0), source.shape[2])
 
     def kernel(self, op: Op) -> str:
-        """Return which kernel of convolutions runs `op`: w1, i8, w1a1, f32, head or logits; else its kind."""
+        """Return which kernel runs `op`: w1, i8, w1a1, f32, grouped, head or logits; else its kind."""
         if not isinstance(op, Conv2d):
             return op.kind
         dtype = self.program.tensors[op.input].dtype
+        if op.groups > 1:
+            return "grouped"
         if dtype == "i32":
             return "logits" if integer_logits(op, self.program) else "head"
         return {"bits": "w1a1", "f32": "f32"}.get(dtype, "w1" if op.weight_dtype == "w1" else "i8")
@@ -125,8 +136,14 @@ class Writer:
                 return self.pool(at, op)
             case GlobalAvgPool():
                 return self.global_pool(at, op)
-            case _:
-                raise AssertionError(f"'{op.name}' is refused by unsupported()")
+            case Mul():
+                return self.product(at, op)
+            case Lookup():
+                return self.lookup(at, op)
+            case Concat():
+                return self.concat(op)
+            case Resize():
+                return self.resize(op)
 
     # -- rows ---------------------------------------------------------------------------------------------
 
@@ -161,7 +178,7 @@ class Writer:
         source, target = self.tensor(op.input), self.tensor(op_outputs(op)[0])
         kernel, channels = self.kernel(op), source.shape[2]
         taps = op.kernel[0] * op.kernel[1]
-        macs = taps * channels * int(np.prod(target.shape))
+        macs = taps * (channels // op.groups) * int(np.prod(target.shape))
         done = Written(
             f"{op.name}: {op.kernel[0]}x{op.kernel[1]}, stride {op.stride[0]}, "
             f"{_shape(source)} -> {_shape(target)}, {_words(op, self.program)}, {macs:,} MACs"
@@ -183,6 +200,11 @@ class Writer:
                 f"weights_{at}", int8_words(op.weight, self.core.dsp and channels % 4 != 0), what
             )
             self.uses |= {"i8", "integer_acc"} | (set() if channels % 4 else {"i8_words"})
+        elif kernel == "grouped":
+            inputs = taps * channels // op.groups
+            by_tap = np.ascontiguousarray(op.weight.reshape(len(op.weight), -1).T)
+            weights = self.constants.add(f"weights_{at}", by_tap, f"{what}, an input of all channels in turn")
+            self.uses |= {"grouped", "integer_acc"}
         elif kernel == "w1a1":
             inputs = taps * -(-channels // 32)
             weights = self.constants.add(f"weights_{at}", half_words(op.weight, channels), what)
@@ -202,7 +224,7 @@ class Writer:
             self.uses.add("logits" if kernel == "logits" else "head_i32")
         if (
             not weights.startswith("(")
-            and kernel in ("f32", "head", "logits")
+            and kernel in ("f32", "head", "logits", "grouped")
             and op.weight.dtype != np.uint64
         ):
             weights = f"(const uint32_t *)(const void *){weights}"
@@ -238,10 +260,16 @@ class Writer:
             "i8": f"bsk_i8_row(&conv_{at}, rows, &finish, {scratch});",
             "w1a1": f"bsk_w1a1_row(&conv_{at}, rows, &finish, {scratch});",
             "f32": f"bsk_f32_row(&conv_{at}, rows, &finish, {int(op.weight_dtype == 'w1')});",
+            "grouped": f"bsk_grouped_row(&conv_{at}, rows, &finish, {channels // op.groups}, "
+            f"{target.shape[2] // op.groups}, {self.words(at)});",
             "head": f"bsk_head(&conv_{at}, {self.row(op.input, '0', const=True)}, &finish);",
         }
         done.statements.append(calls[kernel])
         return done
+
+    def words(self, at: int) -> str:
+        """Return an op's working memory as int32."""
+        return f"(int32_t *)(void *)(run->arena + {self.plan.scratch.get(at, 0)}u)"
 
     def pad(self, source: Tensor) -> str:
         """Return a pixel of zero points."""
@@ -256,7 +284,9 @@ class Writer:
 
     # -- epilogues ------------------------------------------------------------------------------------------
 
-    def finish(self, at: int, op: Conv2d | Add | Affine, epilogue: Epilogue, done: Written) -> list[str]:
+    def finish(
+        self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: Epilogue, done: Written
+    ) -> list[str]:
         """Declare an epilogue's constants; return the statement that says where its row goes."""
         self.uses.add("epilogue")
         parts: list[str] = []
@@ -285,7 +315,7 @@ class Writer:
         joined = ",\n        ".join(parts)
         return [f"const bsk_finish finish = {{\n        {joined},\n    }};"]
 
-    def integer(self, at: int, op: Conv2d | Add | Affine, epilogue: IntegerEpilogue) -> str:
+    def integer(self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue) -> str:
         target = self.tensor(op_outputs(op)[0])
         residual = epilogue.residual
         low = -128
@@ -312,7 +342,9 @@ class Writer:
             f"{epilogue.residual_multiplier}, {r_zero} }};"
         )
 
-    def integer_digits(self, at: int, op: Conv2d | Add | Affine, epilogue: IntegerEpilogue, low: int) -> str:
+    def integer_digits(
+        self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue, low: int
+    ) -> str:
         """Return an integer epilogue for a core without a long multiplication."""
         target, residual = self.tensor(op_outputs(op)[0]), epilogue.residual
         m, b = digits_of(epilogue.multiplier), digits_of(epilogue.bias)
@@ -344,6 +376,10 @@ class Writer:
             return self.constants.add(f"{what}_{at}", values.astype(np.float32), f"{op.name}: {what}")
 
         def activation(place: str, a: Activation) -> str:
+            if a.kind in ("sigmoid", "silu"):
+                self.uses.add("exp")
+            if a.kind in ("relu6", "hard_sigmoid", "hard_swish"):
+                self.uses.add("relu6")
             rest = (("slope", a.slope), ("shift_in", a.shift_in), ("shift_out", a.shift_out))
             return f"{{ {ACTIVATIONS[a.kind]}, {', '.join(floats(f'{place}_{n}', v) for n, v in rest)} }}"
 
@@ -394,6 +430,59 @@ class Writer:
             self.uses.add("pointwise")
             done.statements.append(f"bsk_pointwise_f32({width}, {channels}, {read}, &finish);")
         return done
+
+    def product(self, at: int, op: Mul) -> Written:
+        source, factor = self.tensor(op.input), self.tensor(op.factor)
+        done = Written(f"{op.name}: {op.kind}, {_shape(source)} by {_shape(factor)}")
+        done.statements = self.finish(at, op, op.epilogue, done)
+        reads = f"{self.row(op.input, const=True)}, {self.row(op.factor, '0', const=True)}"
+        sizes = f"{source.shape[1]}, {source.shape[2]}"
+        if source.dtype == "i8":
+            self.uses |= {"mul_i8", "integer_acc"}
+            zeros = f"{source.zero_point}, {factor.zero_point}"
+            done.statements.append(f"bsk_mul_i8({sizes}, {zeros}, {reads}, &finish, {self.words(at)});")
+        else:
+            self.uses.add("mul_f32")
+            done.statements.append(f"bsk_mul_f32({sizes}, {reads}, &finish);")
+        return done
+
+    def lookup(self, at: int, op: Lookup) -> Written:
+        source = self.tensor(op.input)
+        table = self.constants.add(f"table_{at}", op.table, f"{op.name}: what becomes of -128, -127, ...")
+        self.uses.add("lookup")
+        count = source.shape[1] * source.shape[2]
+        rows = f"{self.row(op.input, const=True)}, {self.row(op.output)}"
+        return Written(
+            f"{op.name}: {op.kind}, {_shape(source)}", [], [f"bsk_lookup({table}, {count}, {rows});"]
+        )
+
+    def concat(self, op: Concat) -> Written:
+        target = self.tensor(op.output)
+        self.uses.add("copy")
+        element = 4 if target.dtype == "f32" else 1
+        calls, first = [], 0
+        for number in op.inputs:
+            bytes_ = element * self.tensor(number).shape[2]
+            calls.append(
+                f"bsk_copy({target.shape[1]}, {bytes_}u, {self.bytes(number)}, {bytes_}u, "
+                f"{self.bytes(op.output)} + {first}, {element * target.shape[2]}u);"
+            )
+            first += bytes_
+        return Written(f"{op.name}: {op.kind} to {_shape(target)}", [], calls)
+
+    def resize(self, op: Resize) -> Written:
+        source, target = self.tensor(op.input), self.tensor(op.output)
+        self.uses.add("nearest")
+        pixel = source.shape[2] * (4 if source.dtype == "f32" else 1)
+        read = self.bytes(op.input, f"y * {source.shape[0]} / {target.shape[0]}")
+        call = (
+            f"bsk_nearest({source.shape[1]}, {target.shape[1]}, {pixel}u, {read}, {self.bytes(op.output)});"
+        )
+        return Written(f"{op.name}: {op.kind}, {_shape(source)} -> {_shape(target)}", [], [call])
+
+    def bytes(self, number: int, y: str = "y") -> str:
+        """Return the C expression of row `y` of a tensor, as bytes."""
+        return f"bsk_row(run->arena, &tensor_{number}, {y})"
 
     def convert(self, at: int, op: Binarize | Quantize) -> Written:
         source, target = self.tensor(op.input), self.tensor(op.output)

@@ -112,7 +112,7 @@ def render(
     arena_bytes = max(plan.arena_bytes, 4)
     macs = sum(
         int(np.prod(op.weight.shape[:3]))
-        * program.tensors[op.input].shape[2]
+        * (program.tensors[op.input].shape[2] // op.groups)
         * int(np.prod(program.tensors[op_outputs(op)[0]].shape[:2]))
         for op in program.ops
         if isinstance(op, Conv2d)
@@ -185,7 +185,7 @@ def render(
         "macs": macs,
         "instructions": predict(program, core.name),
         "float": has_float,
-        "kernels": sorted(writer.uses & {"w1", "w1a1", "i8", "conv_f32"}),
+        "kernels": sorted(writer.uses & {"w1", "w1a1", "i8", "grouped", "conv_f32"}),
         "notes": [float_words] if has_float else [],
     }
     return files, facts

@@ -20,7 +20,7 @@ from bitskip.backends.c99.kernels import ACTIVATIONS, Core, scratch_bytes
 from bitskip.backends.c99.plan import Plan, plan_device
 from bitskip.backends.c99.render import render
 from bitskip.errors import LoweringError, RunError, nearest
-from bitskip.program import Concat, Conv2d, FloatEpilogue, Lookup, Mul, Op, Program, Resize
+from bitskip.program import Concat, Conv2d, FloatEpilogue, GlobalAvgPool, Mul, Op, Program, Resize
 
 __all__ = ["TARGET", "C99Target", "choose_plan"]
 
@@ -47,7 +47,7 @@ def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) ->
     """
     external = frozenset({0, program.output})
     first = 2 if len(program.ops) > 2 and program.ops[0].kind == "quantize_input" else 0
-    last = len(program.ops) - 1  # the classifier needs everything before it
+    last = _rows_in_turn(program)
     plans = []
     for chosen in (core, replace(core, tile=2)):
         scratch = [scratch_bytes(op, program, chosen) for op in program.ops]
@@ -63,12 +63,19 @@ def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) ->
     )
 
 
+def _rows_in_turn(program: Program) -> int:
+    """Return how many of the first ops can run in bands: none of them reads what needs all rows before it."""
+    pooled = {op.output for op in program.ops if isinstance(op, GlobalAvgPool)}
+    for at, op in enumerate(program.ops):
+        if isinstance(op, Concat | Mul | Resize) or op.input in pooled:
+            return at
+    return len(program.ops) - 1
+
+
 def unsupported(op: Op) -> str:
     """Return why there is no C for `op`, and what to do; an empty string if there is."""
-    if isinstance(op, Concat | Resize | Mul | Lookup):
-        return f"is a {op.kind}, which has no C yet; use convolutions, additions and pools instead"
-    if isinstance(op, Conv2d) and op.groups != 1:
-        return f"has {op.groups} groups, expected 1; use a convolution over all channels instead"
+    if isinstance(op, Conv2d) and op.groups != 1 and op.weight_dtype != "i8":
+        return f"has {op.groups} groups in float, expected int8; pack with --activations int8 --dense int8"
     epilogue = getattr(op, "epilogue", None)
     if isinstance(epilogue, FloatEpilogue):
         for activation in (epilogue.pre, epilogue.post):
