@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bitskip.files import write_text
+from bitskip.results.study import Results
 from bitskip.study.kept import summary_json
-from bitskip.study.results import Results
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ("paper", "paper-no-gradient")  # folders of results/

@@ -322,9 +322,12 @@ def test_a_plan_is_json_and_knows_its_model(tmp_path: Path) -> None:
         remove_shortcuts(other, plan)
     values = json.loads((tmp_path / "plan.json").read_text())
     for change, message in (
-        ({"bitskip_shortcut_plan": 2}, "no shortcut plan of version 1"),
-        ({"shortcuts": [{}]}, "damaged"),
-        ({"shortcuts": [values["shortcuts"][0] | {"action": "burn"}]}, "'burn', expected one of"),
+        ({"bitskip_shortcut_plan": 2}, '"bitskip_shortcut_plan" is 2, expected 1'),
+        ({"shortcuts": [{}]}, r"shortcuts\[0\]: key 'id' is missing; make a plan"),
+        (
+            {"shortcuts": [values["shortcuts"][0] | {"action": "burn"}]},
+            "action is 'burn', expected one of remove, shorten, keep",
+        ),
     ):
         (tmp_path / "bad.json").write_text(json.dumps(values | change))
         with pytest.raises(FileFormatError, match=message):

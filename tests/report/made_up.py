@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 
 from bitskip.cost import cost_of
-from bitskip.spec import PAPER_VARIANTS, named_spec
-from bitskip.study.results import (
+from bitskip.results.study import (
     Counts,
     DataSummary,
     EpochRecord,
-    PaperFigures,
     ResultRow,
     Results,
     StudyInfo,
 )
+from bitskip.spec import PAPER_VARIANTS, named_spec
+from bitskip.study.paper import paper_figures
 
 CIFAR10 = DataSummary("CIFAR-10", 45_000, 10_000, 5_000)
 MINI = DataSummary("bundled mini set (CIFAR-10 subset)", 900, 500, 100)
@@ -76,7 +76,7 @@ def row(
         counts=counts(model, info.width),
         full_width_counts=counts(model, 1),
         seconds=75.0,
-        paper=PaperFigures.of(model),
+        paper=paper_figures(model),
         extra=extra,
     )
 

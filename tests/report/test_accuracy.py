@@ -27,11 +27,11 @@ from bitskip.report.accuracy import (
     ours_of_file,
     write_accuracy,
 )
+from bitskip.results.study import Results
 from bitskip.runtime.accuracy import wilson_interval
 from bitskip.spec import named_spec
 from bitskip.study.paper import TABLES
 from bitskip.study.references import BARS, REFERENCES, Bar
-from bitskip.study.results import Results
 from bitskip.zoo import card_of, zoo_names
 
 
@@ -190,7 +190,7 @@ def test_bars_without_a_figure_and_bars_of_size() -> None:
 
 def test_results_files_and_runs_are_read(tmp_path: Path) -> None:
     info = made_up.study(epochs=3)
-    results = Results(info).with_row(made_up.row("resnet14-binary-all", 0.66, info))
+    results = Results(info, ()).with_row(made_up.row("resnet14-binary-all", 0.66, info))
     results.save(tmp_path / "results.json")
     (one,) = ours_of_file(tmp_path / "results.json")
     spec = named_spec("resnet14-binary-all-x0.25")

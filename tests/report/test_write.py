@@ -22,9 +22,9 @@ from bitskip.report.findings import findings
 from bitskip.report.runs import Measured, measured
 from bitskip.report.tables import paper_tables
 from bitskip.report.wording import points
+from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import TABLE3_NOTE, TABLES
-from bitskip.study.results import Results
 
 STUDIES = {
     "quick": made_up.quick(),
@@ -225,7 +225,7 @@ def test_draw_refuses_other_endings(tmp_path):
 def test_report_loads_no_torch(tmp_path):
     STUDIES["two_of_nine"].save(tmp_path / "results.json")
     code = (
-        "import sys; from bitskip.study.results import Results; from bitskip.report import write_report; "
+        "import sys; from bitskip.results.study import Results; from bitskip.report import write_report; "
         f"write_report(Results.load({str(tmp_path / 'results.json')!r}), {str(tmp_path)!r}); "
         "assert 'torch' not in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     )

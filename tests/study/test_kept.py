@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bitskip.data import load_images
 from bitskip.report.findings import findings
+from bitskip.results.study import DataSummary, Results, StudyInfo
 from bitskip.spec import PAPER_VARIANTS
 from bitskip.study.kept import kept_runs, summary_json
 from bitskip.study.packed import measure_packed, packed_results, with_packed
-from bitskip.study.results import DataSummary, Results, StudyInfo
 from bitskip.study.run import plan_study
 from bitskip.training import Recipe
 

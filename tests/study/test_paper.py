@@ -7,16 +7,17 @@ import pytest
 from bitskip.cost import cost_of
 from bitskip.errors import BitskipError
 from bitskip.report.tables import agrees_to_every_digit
+from bitskip.results.study import PaperFigures
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import (
     CLAIMS,
     FIGURES,
     TABLES,
+    paper_figures,
     paper_row,
     policies_of,
     policies_of_or_none,
 )
-from bitskip.study.results import PaperFigures
 
 # As the paper's tables print them: name, effective 32-bit parameters, accuracy.
 PRINTED = {
@@ -61,7 +62,7 @@ def test_numbers_are_those_of_the_print(model):
     mantissa, exponent = effective.split("×10^")
     assert row.effective_parameters == pytest.approx(float(mantissa) * 10 ** int(exponent), rel=1e-12)
     assert row.accuracy == pytest.approx(float(accuracy) / 100, abs=1e-12)
-    assert PaperFigures.of(model) == PaperFigures(row.accuracy, row.effective_parameters)
+    assert paper_figures(model) == PaperFigures(row.accuracy, row.effective_parameters)
 
 
 def test_counts_against_the_spec():
@@ -100,6 +101,6 @@ def test_policies():
     for other in ("resnet20", "resnet14-w1a1", "resnet14-hybrid-middle-x0.25", "resnet14-hybrid", ""):
         assert policies_of_or_none(other) is None
         assert paper_row(other) is None
-        assert PaperFigures.of(other) is None
+        assert paper_figures(other) is None
     with pytest.raises(BitskipError, match="none of the paper's nine"):
         policies_of("resnet20")

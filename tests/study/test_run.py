@@ -15,8 +15,8 @@ import pytest
 
 from bitskip.data import load_mini
 from bitskip.errors import RecipeError, RunError, SpecError
+from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
-from bitskip.study.results import Results
 from bitskip.study.run import plan_study, run_study
 
 TINY = ("--width", "0.0625", "--data", "mini")

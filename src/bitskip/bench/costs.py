@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from bitskip.errors import RunError
+from bitskip.errors import FileFormatError, RunError
 from bitskip.files import read_json, write_json
 from bitskip.program import Conv2d, FloatEpilogue, Op, Program, ThresholdEpilogue, op_outputs, op_residual
+from bitskip.results.codec import decode
 
 __all__ = ["ConvCost", "CostTable", "calibrate"]
 
@@ -119,15 +120,9 @@ class CostTable:
         Raises:
             RunError: if the file is not one.
         """
-        values = read_json(path)
         try:
-            if values["version"] != VERSION:
-                raise KeyError("version")
-            return cls(
-                values["isa"], tuple(values["features"]), tuple(ConvCost(**row) for row in values["convs"]),
-                dict(values["extras"]), float(values["element_ns"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+            return decode(cls, read_json(path), str(path), ("version", VERSION))
+        except FileFormatError as error:
             raise RunError(
                 f"{path} is not a cost table of this version ({error}); remove it to measure another"
             ) from None

@@ -44,28 +44,27 @@ def report(
     folder = Path(results).parent if out is None else Path(out)
     if not isinstance(values, dict):
         raise FileFormatError(f"{results} does not hold results; expected those of a study or an ablation")
-    if values.get("bitskip_shortcut_recovery") is not None:
+    if "bitskip_shortcut_recovery" in values:
         from bitskip.report.recovery import write_recovery
+        from bitskip.results.recovery import check_recovery
 
+        check_recovery(values, results)
         page = write_recovery(values, folder)
-    elif _is_ablation(values):
+    elif "bitskip_ablation" in values:
         from bitskip.report.ablation import write_ablation
+        from bitskip.results.ablation import check_ablation
 
+        check_ablation(values, results)
         page = write_ablation(values, folder)
         print_ablation(values)
     else:
         from bitskip.report import print_tables, write_report
-        from bitskip.study.results import Results
+        from bitskip.results.study import Results
 
         loaded = Results.from_dict(values, results)
         page = write_report(loaded, folder)
         print_tables(loaded)
     typer.echo(f"report: {page}")
-
-
-def _is_ablation(values: dict[str, Any]) -> bool:
-    rows = values.get("rows")
-    return isinstance(rows, list) and bool(rows) and all(isinstance(r, dict) and "arm" in r for r in rows)
 
 
 def print_ablation(values: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from bitskip.errors import PruningError, nearest
 from bitskip.memory import EXECUTORS
 from bitskip.pruning.find import Analysis
-from bitskip.pruning.plan import Plan, PlannedShortcut, fingerprint
+from bitskip.pruning.plan import Action, Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.score import Score
 
 __all__ = ["PRESETS", "plan_shortcuts"]
@@ -70,7 +70,7 @@ def plan_shortcuts(
     entries = []
     notes = []
     for shortcut in analysis.shortcuts:
-        action = "keep"
+        action: Action = "keep"
         if shortcut.id in gone:
             wanted = shortcut.binary_input if shorten is None else shorten
             action = "shorten" if wanted and shortcut.shortenable else "remove"

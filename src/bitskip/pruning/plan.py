@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -20,11 +20,13 @@ from bitskip.errors import FileFormatError, PruningError
 from bitskip.files import read_json, write_json
 from bitskip.graph.working import unwrap
 from bitskip.pruning.find import Shortcut, Site, Unit
+from bitskip.results.codec import decode
 
-__all__ = ["ACTIONS", "Plan", "PlannedShortcut", "fingerprint", "weights_digest"]
+__all__ = ["ACTIONS", "Action", "Plan", "PlannedShortcut", "fingerprint", "weights_digest"]
 
 FORMAT_VERSION = 1
-ACTIONS = ("remove", "shorten", "keep")
+Action = Literal["remove", "shorten", "keep"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class PlannedShortcut:
     """One shortcut, where it stands, and what becomes of it."""
 
     id: str
-    action: str  # remove, shorten or keep
+    action: Action
     site: Site
     units: tuple[Unit, ...] = ()  # the convolutions that each get a skip when it is shortened
 
     @classmethod
-    def of(cls, shortcut: Shortcut, action: str = "remove") -> PlannedShortcut:
+    def of(cls, shortcut: Shortcut, action: Action = "remove") -> PlannedShortcut:
         """Plan one found shortcut."""
         return cls(shortcut.id, action, shortcut.site, shortcut.units)
 
@@ -94,35 +96,10 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Any, source: str = "plan") -> Plan:
         """Read the values of `to_dict`; raises FileFormatError if they are no plan."""
-        if not isinstance(values, dict) or values.get("bitskip_shortcut_plan") != FORMAT_VERSION:
-            raise FileFormatError(
-                f"{source} is no shortcut plan of version {FORMAT_VERSION}; "
-                "make one with `bitskip shortcuts plan`"
-            )
         try:
-            entries = tuple(
-                PlannedShortcut(
-                    id=str(entry["id"]),
-                    action=str(entry["action"]),
-                    site=Site(**entry["site"] | {"given": tuple(entry["site"].get("given", ()))}),
-                    units=tuple(Unit(**unit) for unit in entry["units"]),
-                )
-                for entry in values["shortcuts"]
-            )
-            plan = cls(
-                str(values["fingerprint"]), str(values["rule"]), entries, tuple(values.get("notes", ()))
-            )
-        except (KeyError, TypeError) as error:
-            raise FileFormatError(
-                f"{source} is a damaged shortcut plan ({error}); make it again with `bitskip shortcuts plan`"
-            ) from None
-        for entry in entries:
-            if entry.action not in ACTIONS:
-                raise FileFormatError(
-                    f"{source}: action of '{entry.id}' is '{entry.action}', "
-                    f"expected one of {', '.join(ACTIONS)}"
-                )
-        return plan
+            return decode(cls, values, source, ("bitskip_shortcut_plan", FORMAT_VERSION))
+        except FileFormatError as error:
+            raise FileFormatError(f"{error}; make a plan with `bitskip shortcuts plan`") from None
 
     @classmethod
     def load(cls, path: Path) -> Plan:

@@ -21,6 +21,7 @@ from bitskip.nn.batch_norm import inputs_of, keeping_statistics, reestimate_batc
 from bitskip.pruning.find import Shortcut
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import PlannedShortcut, fingerprint, weights_digest
+from bitskip.results.codec import decode
 
 __all__ = ["Score", "load_scores", "score_shortcuts", "student_t", "write_scores"]
 
@@ -185,27 +186,32 @@ def write_scores(path: Path, model: nn.Module, scores: Mapping[str, Score]) -> N
 def _cached(path: Path | None, key: dict[str, Any]) -> dict[str, Score]:
     if path is None or not path.is_file():
         return {}
-    values, scores = _read(path)
-    return scores if values.get("key") == key else {}
+    found, scores = _read(path)
+    return scores if found == key else {}
 
 
 def load_scores(path: Path, model: nn.Module) -> dict[str, Score]:
     """Return the scores in a file; raises PruningError if they are those of another model."""
-    values, scores = _read(path)
-    found = fingerprint(model)
-    if values.get("key", {}).get("fingerprint") != found:
+    key, scores = _read(path)
+    if key.get("fingerprint") != fingerprint(model):
         raise PruningError(
             f"{path} holds scores of another model; score this one with `bitskip shortcuts score`"
         )
     return scores
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Score]]:
-    values = read_json(path)
-    if not isinstance(values, dict) or values.get("bitskip_shortcut_scores") != FORMAT_VERSION:
-        raise FileFormatError(f"{path} is no file of shortcut scores; give another path")
+@dataclass(frozen=True)
+class _ScoreFile:
+    key: Mapping[str, Any]  # what the scores depend on
+    scores: tuple[Score, ...]
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Score]]:
+    """Return what the scores in a file depend on, and the scores by shortcut."""
     try:
-        scores = [Score(**row) for row in values["scores"]]
-    except (KeyError, TypeError) as error:
-        raise FileFormatError(f"{path} is a damaged file of shortcut scores ({error}); delete it") from None
-    return values, {score.id: score for score in scores}
+        found = decode(_ScoreFile, read_json(path), str(path), ("bitskip_shortcut_scores", FORMAT_VERSION))
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{error}, so it is no file of shortcut scores; delete it or give another path"
+        ) from None
+    return found.key, {score.id: score for score in found.scores}

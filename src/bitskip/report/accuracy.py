@@ -20,11 +20,11 @@ from bitskip.report.markdown import markdown_table
 from bitskip.report.style import svg_text
 from bitskip.report.tables import Column, TextTable
 from bitskip.report.wording import UNKNOWN, count, epochs, per_cent, points, relative
+from bitskip.results.study import Results
 from bitskip.runtime.accuracy import wilson_interval
 from bitskip.spec import SHORTCUT_POLICIES, NetworkSpec, named_spec
 from bitskip.study.paper import TABLE3_NOTE, TABLES
 from bitskip.study.references import BARS, REFERENCES, SIZES_NOTE, Bar
-from bitskip.study.results import Results
 
 __all__ = ["Ours", "Verdict", "accuracy_markdown", "judge", "ours_of_card", "ours_of_file", "write_accuracy"]
 

@@ -11,8 +11,8 @@ from bitskip.report.runs import Treatment, grid_rows, mean_curve, measured, othe
 from bitskip.report.scatter import Label, thousands, write_labels
 from bitskip.report.style import COLOURS, INK, MUTED, SURFACE, figure_style, new_figure
 from bitskip.report.wording import NOT_RUN
+from bitskip.results.study import Results
 from bitskip.study.paper import POLICIES, POLICY_NAMES, PRECISION_NAMES, TABLES, PaperTable, policies_of
-from bitskip.study.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

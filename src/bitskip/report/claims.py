@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bitskip.report.runs import measured
 from bitskip.report.wording import per_cent, points
+from bitskip.results.study import Results
 from bitskip.study.paper import CLAIMS, Claim
-from bitskip.study.results import Results
 
 __all__ = ["Pair", "Verdict", "judge"]
 

@@ -15,9 +15,9 @@ from bitskip.report.tables import (
     table3_check,
     treatments_table,
 )
+from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS
 from bitskip.study.paper import DEFINITION, TABLE3_NOTE
-from bitskip.study.results import Results
 
 __all__ = ["DIFFERENCES_NOTE", "has_grid", "markdown_table", "tables_markdown"]
 

@@ -27,6 +27,7 @@ from bitskip.report.tables import (
     treatments_table,
 )
 from bitskip.report.wording import NOT_RUN, listing
+from bitskip.results.study import Results
 from bitskip.study.paper import (
     CITATION,
     DATA_SET_CITATION,
@@ -36,7 +37,6 @@ from bitskip.study.paper import (
     TABLE3_NOTE,
     TABLES,
 )
-from bitskip.study.results import Results
 
 __all__ = ["report_html"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from bitskip.report.findings import no_gradient_text
 from bitskip.report.runs import Treatment, l2_name, treatments
 from bitskip.report.wording import listing, per_cent
+from bitskip.results.study import Results
 from bitskip.study.paper import paper_row
-from bitskip.study.results import Results
 
 __all__ = ["puzzle_text"]
 

@@ -12,8 +12,8 @@ from bitskip.report.markdown import markdown_table
 from bitskip.report.style import COLOURS, INK, MUTED, SURFACE, figure_style, new_figure, svg_text
 from bitskip.report.tables import Column, TextTable
 from bitskip.report.wording import count, listing, per_cent, points, relative
+from bitskip.results.recovery import RECOVERY_FORMAT_VERSION
 from bitskip.runtime.accuracy import wilson_interval
-from bitskip.study.results import RECOVERY_FORMAT_VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitskip.report.wording import per_cent
-from bitskip.study.results import ResultRow, Results
+from bitskip.results.study import ResultRow, Results
 
 __all__ = ["Measured", "Treatment", "grid_rows", "mean_curve", "measured", "other_models", "treatments"]
 

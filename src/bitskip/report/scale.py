@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bitskip.report.runs import grid_rows, treatments
 from bitskip.report.wording import count, duration, listing
+from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import EPOCHS
-from bitskip.study.results import Results
 
 __all__ = ["caveats", "facts"]
 

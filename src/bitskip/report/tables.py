@@ -28,9 +28,9 @@ from bitskip.report.wording import (
     points,
     relative,
 )
+from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import TABLES, PaperRow, PaperTable, paper_row
-from bitskip.study.results import Results
 
 __all__ = [
     "Column",

@@ -16,9 +16,9 @@ from bitskip.report.runs import other_models, treatments
 from bitskip.report.scale import caveats
 from bitskip.report.style import png_bytes, svg_text
 from bitskip.report.tables import TextTable, other_models_table, paper_tables, treatments_table
+from bitskip.results.study import Results
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.study.paper import FIGURES, TABLES
-from bitskip.study.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,6 +20,7 @@ from bitskip.errors import InterruptedRunError, RunError, nearest
 from bitskip.files import file_digest, keep_settings, require_writable, write_json
 from bitskip.jobs import Place, Task, run_tasks
 from bitskip.machine import machine
+from bitskip.results.ablation import ABLATION_FORMAT_VERSION
 from bitskip.spec import NetworkSpec, resolve_spec
 from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
 from bitskip.training.folder import weights_file
@@ -27,7 +28,6 @@ from bitskip.training.run import merged, versions
 
 __all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation"]
 
-FORMAT_VERSION = 1
 WHOLE = "whole"
 
 
@@ -307,7 +307,7 @@ def _summary(
                     }
                 )
     return {
-        "bitskip_ablation": FORMAT_VERSION,
+        "bitskip_ablation": ABLATION_FORMAT_VERSION,
         **asked,
         "held_out_images": held_out_count(plan.jobs[0].recipe.validation_images, len(images.train_images)),
         "test_images": len(images.test_images),

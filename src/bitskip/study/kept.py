@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 
 from bitskip.errors import FileFormatError
-from bitskip.study.results import Results
+from bitskip.results.study import Results
 
 __all__ = ["KeptRun", "kept_run", "kept_runs", "summary_json"]
 

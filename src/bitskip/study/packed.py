@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bitskip.errors import DataError
+from bitskip.results.study import Results
 from bitskip.runtime import load
 from bitskip.runtime.accuracy import Accuracy, logits_of
 from bitskip.spec import PAPER_VARIANTS
-from bitskip.study.results import Results
 from bitskip.zoo import card_of, model_path, zoo_names
 
 if TYPE_CHECKING:

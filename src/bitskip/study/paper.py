@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitskip.errors import BitskipError
+from bitskip.results.study import PaperFigures
 
 __all__ = [
     "CITATION",
@@ -26,6 +27,7 @@ __all__ = [
     "Claim",
     "PaperRow",
     "PaperTable",
+    "paper_figures",
     "paper_row",
     "policies_of",
     "policies_of_or_none",
@@ -220,6 +222,12 @@ def paper_row(model: str) -> PaperRow | None:
             if row.model == model:
                 return row
     return None
+
+
+def paper_figures(model: str) -> PaperFigures | None:
+    """Return the paper's figures for one of its nine variants, or None for any other network."""
+    row = paper_row(model)
+    return PaperFigures(row.accuracy, row.effective_parameters) if row else None
 
 
 def policies_of_or_none(model: str) -> tuple[str, str] | None:

@@ -30,10 +30,10 @@ from bitskip.machine import machine
 from bitskip.pruning import Plan, RecoverySettings, analyse, compare, plan_shortcuts
 from bitskip.pruning.plan import weights_digest
 from bitskip.pruning.report import Gain, take_turns
+from bitskip.results.recovery import RECOVERY_FORMAT_VERSION
 from bitskip.sources.load import LoadedModel, load_model
 from bitskip.sources.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.spec import NetworkSpec
-from bitskip.study.results import RECOVERY_FORMAT_VERSION
 from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.run import versions
 

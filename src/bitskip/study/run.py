@@ -19,16 +19,16 @@ from bitskip.errors import RunError, SpecError, nearest
 from bitskip.files import require_writable
 from bitskip.jobs import Event, Place, Task, run_tasks
 from bitskip.machine import machine
-from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
-from bitskip.study.results import (
+from bitskip.results.study import (
     Counts,
     DataSummary,
     EpochRecord,
-    PaperFigures,
     ResultRow,
     Results,
     StudyInfo,
 )
+from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
+from bitskip.study.paper import paper_figures
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
 from bitskip.training.run import versions
 
@@ -204,7 +204,7 @@ def run_study(
     require_writable(out)
     path = out / "results.json"
     info = _study_info(plan, images)
-    results = Results(info)
+    results = Results(info, ())
     if path.is_file():
         results = Results.load(path)
         _check_same(results.study, info, out)
@@ -324,7 +324,7 @@ def _row(run: _Run, result: RunResult, plan: Plan) -> ResultRow:
         counts=_counts(run.spec),
         full_width_counts=_counts(run.full_width),
         seconds=result.seconds,
-        paper=PaperFigures.of(run.model),
+        paper=paper_figures(run.model),
         extra=extra,
     )
 

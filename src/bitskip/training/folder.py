@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitskip.errors import FileFormatError, RunError
 from bitskip.files import read_json
+from bitskip.results.codec import Amount, Count, Loss, Share, Text, decode
 from bitskip.spec import NetworkSpec
 
 if TYPE_CHECKING:
@@ -24,33 +25,33 @@ __all__ = ["RunResult", "class_names_of", "load_run", "load_weights", "weights_f
 class RunResult:
     """What a finished run yields. Accuracies are shares, 0..1, of the last epoch's network."""
 
-    model: str
-    seed: int
-    recipe: str
-    epochs: int
-    data: str
-    train_images: int
-    validation_images: int
-    test_images: int
-    test_accuracy: float
-    test_loss: float
-    seconds: float  # of all epochs over all sessions, with their validation, without the final test
+    model: Text
+    seed: Count
+    recipe: Text
+    epochs: Count
+    data: Text
+    train_images: Count
+    validation_images: Count
+    test_images: Count
+    test_accuracy: Share
+    test_loss: Loss
+    seconds: Amount  # of all epochs over all sessions, with their validation, without the final test
     history: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     precision: str = "32-true"  # arithmetic of training, in Lightning's words
     teacher: str | None = None
     warm_start: str | None = None
-    epochs_before: int = 0  # epochs that the weights it started from had been trained for
+    epochs_before: Count = 0  # epochs that the weights it started from had been trained for
     changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
 
     @classmethod
     def load(cls, folder: Path) -> RunResult:
         """Read `folder/result.json`."""
-        values = read_json(folder / "result.json")
+        path = folder / "result.json"
         try:
-            return cls(**values)
-        except TypeError as error:
-            raise FileFormatError(f"{folder / 'result.json'} is no run's result: {error}") from None
+            return decode(cls, read_json(path), str(path))
+        except FileFormatError as error:
+            raise FileFormatError(f"{path} is no run's result: {error}") from None
 
 
 def weights_file(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bitskip.errors import FileFormatError, SpecError, nearest
 from bitskip.files import read_json
+from bitskip.results.codec import Amount, Count, Share, Text, decode
 
 __all__ = ["Card", "card_of", "check_file", "model_path", "models_folder", "zoo_names"]
 
@@ -25,29 +26,29 @@ __all__ = ["Card", "card_of", "check_file", "model_path", "models_folder", "zoo_
 class Card:
     """What is known of one model of the zoo. Accuracies are shares, 0..1."""
 
-    name: str  # file name without its ending
-    model: str  # the network's spec by name
-    recipe: str
-    epochs: int
-    seed: int
-    data: str  # data set it was trained and tested on
-    train_images: int
-    test_images: int
-    trained_accuracy: float  # of the torch network after the last epoch, on the whole test set
-    test_accuracy: float  # of the packed file, on the same pictures
-    test_correct: int  # pictures it gets right: `test_accuracy` x `test_images`
-    interval: tuple[float, float]  # 95 % Wilson interval of `test_accuracy`
-    activations: str  # fp32 or int8: how the file computes
-    dense: str  # fp32 or int8: what became of full-precision layers
-    file_bytes: int
-    sha256: str
-    parameters: int
-    binary_parameters: int
-    effective_parameters: float
-    command: str  # trains it again
+    name: Text  # file name without its ending
+    model: Text  # the network's spec by name
+    recipe: Text
+    epochs: Count
+    seed: Count
+    data: Text  # data set it was trained and tested on
+    train_images: Count
+    test_images: Count
+    trained_accuracy: Share  # of the torch network after the last epoch, on the whole test set
+    test_accuracy: Share  # of the packed file, on the same pictures
+    test_correct: Count  # pictures it gets right: `test_accuracy` x `test_images`
+    interval: tuple[Share, Share]  # 95 % Wilson interval of `test_accuracy`
+    activations: Text  # fp32 or int8: how the file computes
+    dense: Text  # fp32 or int8: what became of full-precision layers
+    file_bytes: Count
+    sha256: Text
+    parameters: Count
+    binary_parameters: Count
+    effective_parameters: Amount
+    command: Text  # trains it again
     teacher: str | None = None  # network it was distilled from
     warm_start: str | None = None  # network whose weights it started from
-    epochs_before: int = 0  # epochs that those weights had been trained for
+    epochs_before: Count = 0  # epochs that those weights had been trained for
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # recipe keys set otherwise
     remark: str = ""  # what a reader of the accuracy should know, if anything
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # seconds, arithmetic, versions
@@ -67,20 +68,7 @@ class Card:
     @classmethod
     def from_dict(cls, values: object, source: str) -> Card:
         """Read a card; raises FileFormatError if a key is missing, unknown or of the wrong kind."""
-        if not isinstance(values, dict) or values.get("bitskip_card") != 1:
-            raise FileFormatError(f"{source}: expected a card of a zoo model of this version")
-        rest = {key: value for key, value in values.items() if key != "bitskip_card"}
-        for field in dataclasses.fields(cls):
-            if field.name in rest:
-                value = rest[field.name]
-                if not _fits(value, str(field.type)):
-                    raise FileFormatError(f"{source}: {field.name} is {value!r}, expected {field.type}")
-            elif field.default is field.default_factory is dataclasses.MISSING:
-                raise FileFormatError(f"{source}: key '{field.name}' is missing")
-        try:
-            card = cls(**{**rest, "interval": tuple(rest["interval"])})
-        except TypeError as error:
-            raise FileFormatError(f"{source} is no card of a zoo model: {error}") from None
+        card = decode(cls, values, source, ("bitskip_card", 1))
         if not 0 <= card.test_correct <= card.test_images or card.test_images == 0:
             raise FileFormatError(
                 f"{source}: {card.test_correct} correct of {card.test_images} pictures is no share"
@@ -93,24 +81,6 @@ class Card:
 
 
 _INNER_KEYS = {"latency": {"median_ms"}, "tta": {"kind", "accuracy", "interval_95", "hits", "images"}}
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether a JSON value is of a field's kind: the annotation of a field of `Card`, as text."""
-    if kind.endswith(" | None"):
-        return value is None or _fits(value, kind.removesuffix(" | None"))
-    if isinstance(value, bool):
-        return False
-    match kind:
-        case "str":
-            return isinstance(value, str)
-        case "int":
-            return isinstance(value, int) and value >= 0
-        case "float":
-            return isinstance(value, int | float) and value >= 0
-        case "tuple[float, float]":
-            return isinstance(value, list) and len(value) == 2 and all(_fits(v, "float") for v in value)
-    return isinstance(value, dict)
 
 
 def models_folder() -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bitskip.errors import FileFormatError, RunError
-from bitskip.study.results import (
+from bitskip.results.study import (
     Counts,
     DataSummary,
     EpochRecord,
@@ -45,7 +45,7 @@ def test_round_trip(tmp_path):
 
 
 def test_no_rows_and_no_paper(tmp_path):
-    assert Results.load(Results(STUDY).save(tmp_path / "r.json")) == Results(STUDY)
+    assert Results.load(Results(STUDY, ()).save(tmp_path / "r.json")) == Results(STUDY, ())
     other = Results(STUDY, (dataclasses.replace(ROW, model="resnet20", paper=None),))
     assert Results.load(other.save(tmp_path / "o.json")) == other
 
@@ -125,7 +125,7 @@ def test_missing_unknown_and_wrong_keys(path):
     [
         (("bitskip_results",), 2, "expected 1"),
         (("study", "width"), 0, "width is 0"),
-        (("study", "width"), -1, "at least 0"),
+        (("study", "width"), -1, "above 0"),
         (("study", "epochs"), 0, "at least 1"),
         (("study", "preset"), "", "non-empty"),
         (("rows",), {}, "expected a list"),
