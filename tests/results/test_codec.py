@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 @dataclass(frozen=True)
 class Part:
     share: Share
-    pair: tuple[float, float] | None = None
+    pair: tuple[Share, Share] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def test_there_and_back() -> None:
         ),
         (
             {"parts": [{"share": 0, "pair": [1, "x"]}]},
-            "f.json: parts[0]: pair[1] is 'x', expected a number",
+            "f.json: parts[0]: pair[1] is 'x', expected a number from 0 to 1",
         ),
         ({"parts": [{"share": 0, "pair": 1}]}, "f.json: parts[0]: pair is 1, expected a list or null"),
         ({"kind": "c"}, "f.json: kind is 'c', expected one of a, b"),

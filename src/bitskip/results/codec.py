@@ -140,7 +140,8 @@ def _sentence(message: str, kind: Any, values: Any, source: str) -> str:
 def _expected(kind: Any, found: str) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
-    for part in (kind, *get_args(kind)):
+    members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else ()
+    for part in (kind, *members):
         if part is Loss:
             return _LOSS
         for meta in getattr(part, "__metadata__", ()):
