@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitskip.backends.onnx.requantize import residual_factor
 from bitskip.backends.onnx.target import TARGET, exact_layers, model_of
 from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.reference import run_reference
@@ -150,6 +151,22 @@ def test_random_integer_programs(
             assert distance.max() <= 1
         else:
             assert distance.mean() < 1.5, name
+
+
+@pytest.mark.parametrize(("numerator", "denominator"), [(33, 38), (35, 37), (1, 2), (3, 4), (1, 1), (97, 64)])
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+@pytest.mark.parametrize("step", [1.0, float(np.float32(0.0639068))])
+def test_a_residual_alone_rounds_as_the_program(
+    numerator: int, denominator: int, beyond: int, step: float
+) -> None:
+    """Ratios of scales put many values halfway between steps; the multiplier decides there."""
+    multiplier = round(numerator / denominator * 2**30) + beyond
+    q = np.arange(-128, 128) + 128
+    wanted = (q * multiplier + (1 << 29)) >> 30
+    factor = residual_factor(multiplier * 2.0**-30, -128, step)
+    y = q.astype(np.float32) * factor
+    np.testing.assert_array_equal(np.rint(y / np.float32(step)), wanted)
+    assert abs(float(factor) / (numerator / denominator * step) - 1) < 1e-6
 
 
 @pytest.mark.parametrize("pad_value", [0, 1, -1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from bitskip.backends.onnx.convert import ZERO, Converter
-from bitskip.backends.onnx.requantize import Requantized, linear, requantize
+from bitskip.backends.onnx.requantize import Requantized, linear, requantize, residual_factor
 from bitskip.backends.onnx.weights import quantized, real
 from bitskip.backends.onnx.writer import Array, Writer
 from bitskip.program import (
@@ -128,8 +128,9 @@ class QdqConverter(Converter):
             self.put_i8(output, y, alone=not rounded)
             return
         residual = self.tensors[epilogue.residual]
-        factor = epilogue.residual_multiplier * 2.0**-epilogue.shift * result.scale
-        other = self.residual(epilogue.residual, factor)
+        exact = epilogue.residual_multiplier * 2.0**-epilogue.shift
+        factor = exact * result.scale
+        other = self.residual(epilogue.residual, exact, result.scale)
         if rounded:
             y = self.rounded(y, epilogue, result, residual, factor)
         elif epilogue.pre_relu:
@@ -139,14 +140,15 @@ class QdqConverter(Converter):
             y = w.node("Relu", [y])
         self.put_i8(output, y)
 
-    def residual(self, number: int, factor: float) -> str:
-        """Return (q - zero_point) * factor."""
+    def residual(self, number: int, exact: float, step: float) -> str:
+        """Return (q - zero_point) * exact * step."""
         tensor = self.tensors[number]
-        if abs(factor / tensor.scale - 1) < 1e-6:
+        factor = residual_factor(exact, tensor.zero_point, step)
+        if factor == np.float32(tensor.scale):
             return self.value(number)
         if factor <= 0 or self.weights == "fp32":
             return self.w.node("Mul", [self.value(number), self.scalar(factor / tensor.scale)], "residual")
-        ends = self.scale_and_zero(factor, tensor.zero_point + ZERO)
+        ends = self.scale_and_zero(float(factor), tensor.zero_point + ZERO)
         return self.w.node("DequantizeLinear", [self.codes[number], *ends], "residual")
 
     def rounded(
@@ -330,12 +332,12 @@ class QdqConverter(Converter):
         epilogue = op.epilogue
         assert isinstance(epilogue, IntegerEpilogue)
         result = self.tensors[op.outputs[0]]
-        unit = 2.0**-epilogue.shift * result.scale
-        factor, offset = epilogue.multiplier * unit, epilogue.bias * unit
+        unit = 2.0**-epilogue.shift
+        factor, offset = epilogue.multiplier * unit, epilogue.bias * unit * result.scale
         if (factor == factor[0]).all() and not offset.any():
-            y = self.residual(op.input, float(factor[0]))
+            y = self.residual(op.input, float(factor[0]), result.scale)
         else:
-            scale = (factor / self.tensors[op.input].scale).astype(np.float32)
+            scale = (factor * result.scale / self.tensors[op.input].scale).astype(np.float32)
             y = self.affine_part(self.value(op.input), scale, offset.astype(np.float32))
         self.finish_integer(y, epilogue, op.outputs[0], rounded=False)
 

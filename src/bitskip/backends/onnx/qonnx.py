@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.backends.onnx.convert import Converter
+from bitskip.backends.onnx.requantize import residual_factor
 from bitskip.backends.onnx.weights import signs_of_bits
 from bitskip.backends.onnx.writer import Array, Writer
 from bitskip.program import (
@@ -196,7 +197,9 @@ class QonnxConverter(Converter):
         if epilogue.pre_relu and (epilogue.residual is not None or not low):
             y = w.node("Relu", [y])
         if epilogue.residual is not None:
-            by = self.scalar(epilogue.residual_multiplier * unit, real)
+            exact = epilogue.residual_multiplier * unit
+            zero = self.tensors[epilogue.residual].zero_point
+            by = self.scalar(exact if self.exact else residual_factor(exact, zero), real)
             other = w.node("Mul", [self.wide(self.steps[epilogue.residual]), by], "residual")
             y = w.node("Add", [y, other], "joined")
             if epilogue.post_relu and not low:

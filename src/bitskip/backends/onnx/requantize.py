@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from bitskip.program import Activation, Epilogue, FloatEpilogue, IntegerEpilogue, Tensor, inverse_scale
 
-__all__ = ["SIGN_UNIT", "Linear", "Requantized", "linear", "requantize"]
+__all__ = ["SIGN_UNIT", "Linear", "Requantized", "linear", "requantize", "residual_factor"]
 
 SIGN_UNIT = 64  # 2 * 255 * 64 < 2^15
 _BIAS_LIMIT = 1 << 30
@@ -97,3 +97,28 @@ def requantize(
         bias.astype(np.int32),
         (scale * np.float32(source.scale)).astype(np.float32),
     )
+
+
+def residual_factor(exact: float, zero_point: int, step: float = 1.0) -> np.float32:
+    """Return the float32 nearest to `exact` * `step` that rounds a residual alone as a Program does.
+
+    Where a ReLU left 0 of a convolution, its sum with a residual is (q - zero_point) * exact output steps.
+    `exact` is a ratio of two scales, often one of small whole numbers, so many values lie halfway between two
+    steps. float32 rounds them to even; a Program by what its multiplier is beyond the ratio, and up if it
+    is nothing. A few units in the last place decide for all 256 values.
+
+    Args:
+        exact: output steps that a step of the residual is; a double holds its products with 8 bits.
+        zero_point: of the residual.
+        step: what an output step is in the values that the graph adds.
+    """
+    q = np.arange(-128, 128) - zero_point
+    wanted = np.floor(q * exact + 0.5)
+    size, inverse = np.float32(step), np.float32(1) / np.float32(step)
+    nearest = np.float32(exact * step)
+    for units in sorted(range(-6, 7), key=abs):
+        factor = np.float32(nearest * (1 + units * 2.0**-23))
+        y = q.astype(np.float32) * factor
+        if (np.rint(y / size) == wanted).all() and (np.rint(y * inverse) == wanted).all():
+            return factor
+    return nearest
