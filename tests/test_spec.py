@@ -83,11 +83,11 @@ def test_overrides() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"layer_precision": {"stage1.block1.conv3": "w1"}}, "which is no layer of a block; did you mean"),
+        ({"layer_precision": {"stage1.block1.conv3": "w1"}}, "which is not a layer of a block; did you mean"),
         ({"layer_precision": {"stage1.block1.conv1": "fp16"}}, "is 'fp16', expected one of"),
         # Without its shortcut the second stage has no projection to override.
-        ({"layer_precision": {"stage2.block1.shortcut.conv": "fp32"}}, "which is no layer of a block"),
-        ({"block_shortcuts": {"stage3.block1": True}}, "which is no block; did you mean"),
+        ({"layer_precision": {"stage2.block1.shortcut.conv": "fp32"}}, "which is not a layer of a block"),
+        ({"block_shortcuts": {"stage3.block1": True}}, "which is not a block; did you mean"),
         ({"block_shortcuts": {"stage1.block1": 1}}, "is 1, expected a bool"),
     ],
 )
@@ -240,7 +240,7 @@ def test_the_papers_grid_is_nine() -> None:
         ("resnet14-hybird-none", "did you mean 'resnet14-hybrid-none'?"),
         ("resnet14-full", "did you mean 'resnet14-full-"),
         ("resnet15", "did you mean 'resnet"),
-        ("resnet14-full-all-xhalf", "'-xhalf' is no width factor"),
+        ("resnet14-full-all-xhalf", "'-xhalf' is not a width factor"),
         ("resnet14-full-all-x0", "expected a factor above 0"),
         ("qqqqqq", r"unknown model 'qqqqqq' \("),
     ],

@@ -31,17 +31,27 @@ REPOSITORY = "repository/"
 
 def commands_page() -> str:
     """Return the reference of all commands in Markdown."""
-    import click
     import typer.main
     from typer.cli import get_docs_for_click
 
     from bitskip.cli import app
 
-    command = typer.main.get_command(app)
-    context = typer.Context(command, info_name="bitskip")  # type: ignore[arg-type]
-    assert isinstance(context, click.Context) or context is not None
-    text = get_docs_for_click(obj=command, ctx=context, name="bitskip", title="Commands")  # type: ignore[arg-type]
-    return re.sub(r"\n{3,}", "\n\n", text)
+    command: Any = typer.main.get_command(app)
+    context = typer.Context(command, info_name="bitskip")
+    text = get_docs_for_click(obj=command, ctx=context, name="bitskip", title="Commands")
+
+    group, lines = command, []
+    for line in re.sub(r"\n{3,}", "\n\n", text).splitlines():
+        if usage := re.match(r"\$ bitskip ([a-z]+) .*COMMAND", line):
+            group = command.commands[usage[1]]
+        if listed := re.match(r"\* `([a-z]+)`: ", line):  # Typer cuts these short
+            line = f"{listed[0]}{_first(group.commands[listed[1]].help)}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _first(text: str | None) -> str:
+    return " ".join((text or "").strip().split("\n\n")[0].split())
 
 
 def notebook_page(path: Path) -> str:

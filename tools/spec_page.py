@@ -61,9 +61,9 @@ def _kind(field: dataclasses.Field[Any]) -> str:
 def table() -> str:
     """Return the table of all fields in Markdown."""
     said = comments()
-    rows = ["| field | value | default | what it is |", "|---|---|---|---|"]
+    rows = ["| field | what it is | value | default |", "|---|---|---|---|"]
     for field in dataclasses.fields(NetworkSpec):
-        rows.append(f"| `{field.name}` | {_kind(field)} | {_default(field)} | {said[field.name]} |")
+        rows.append(f"| `{field.name}` | {said[field.name]} | {_kind(field)} | {_default(field)} |")
     return "\n".join(rows)
 
 

@@ -219,7 +219,7 @@ class NetworkSpec:
         for name, keep in self.block_shortcuts.items():
             if name not in blocks:
                 raise SpecError(
-                    f"spec '{self.name}': block_shortcuts names '{name}', which is no block"
+                    f"spec '{self.name}': block_shortcuts names '{name}', which is not a block"
                     + nearest(name, blocks)
                 )
             if not isinstance(keep, bool):
@@ -230,7 +230,7 @@ class NetworkSpec:
         for name, precision in self.layer_precision.items():
             if name not in layers:
                 raise SpecError(
-                    f"spec '{self.name}': layer_precision names '{name}', which is no layer of a block"
+                    f"spec '{self.name}': layer_precision names '{name}', which is not a layer of a block"
                     + nearest(name, layers)
                 )
             if precision not in PRECISIONS:
@@ -547,7 +547,9 @@ def named_spec(name: str) -> NetworkSpec:
         try:
             scale = float(width)
         except ValueError:
-            raise SpecError(f"model '{name}': '-x{width}' is no width factor, expected e.g. -x0.5") from None
+            raise SpecError(
+                f"model '{name}': '-x{width}' is not a width factor, expected e.g. -x0.5"
+            ) from None
         return named_spec(head).scaled(scale)
     parts = name.split("-")
     if parts[0] in _BASES:

@@ -62,7 +62,7 @@ class Accuracy:
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """Return the 95% score interval of a share (Wilson 1927), within 0..1."""
     if not 0 <= hits <= count or count == 0:
-        raise ValueError(f"{hits} of {count} is no share")
+        raise ValueError(f"{hits} of {count} is not a share")
     share, z2 = hits / count, Z_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))

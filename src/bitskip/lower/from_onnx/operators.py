@@ -202,7 +202,7 @@ def _pool(kind: str) -> Handler:
     def handler(reader: Reader, a: Attributes, x: Traced) -> Traced:
         record = reader.record
         if not x.is_picture or tuple(a.get("dilations", (1, 1))) != (1, 1):
-            record.refuse("is no pool of a picture without dilation")
+            record.refuse("is not a pool of a picture without dilation")
         before, after = _pads(reader, a)
         kernel = tuple(a["kernel_shape"])
         stride = tuple(a.get("strides", (1, 1)))

@@ -56,7 +56,7 @@ def import_onnx(
     for key, value in outputs.items():
         if not isinstance(value, Traced) or not value.has_channels:
             raise LoweringError(
-                f"the output '{key}' of {path} is no logits (N, classes) or maps (N, C, H, W)"
+                f"the output '{key}' of {path} is neither logits (N, classes) nor maps (N, C, H, W)"
             )
     if not reader.record.steps:
         raise LoweringError(f"{path} gives its picture as it is; expected a network")
