@@ -123,3 +123,26 @@ def test_pruning_twice_brings_nothing_back() -> None:
     twice = without(once, ["stage1.block1"], example)
     left = [len(analyse(network, example).shortcuts) for network in (model, once, twice)]
     assert left == [12, 11, 10]
+
+
+@pytest.mark.parametrize("gone", [["stage1.block1", "stage1.block2"], ["stage3.block2"]])
+def test_what_a_shortened_shortcut_takes_is_promised_too(gone: list[str]) -> None:
+    model, example = network("resnet14-full-all-x0.25"), torch.zeros(1, 3, 32, 32)
+    analysis = analyse(model, example)
+    assert analysis.activations is not None
+    keep = [name for name in analysis.by_id() if name not in gone]
+    plan = plan_shortcuts(model, analysis, keep, shorten=True)
+    assert plan.ids("shorten") == tuple(gone)
+    counted = count_module(remove_shortcuts(model, plan), (3, 32, 32)).peak_activation_bytes
+    promised = {e: analysis.activations.peak((), e, shortened=gone).size for e in EXECUTORS}
+    assert promised == counted
+
+
+def test_a_target_peak_counts_what_is_shortened_as_shortened() -> None:
+    model, example = network("resnet14-full-all-x0.25"), torch.zeros(1, 3, 32, 32)
+    target = 2 * 16 * 32 * 32 * 4
+    plan = plan_shortcuts(model, analyse(model, example), target_peak=target, shorten=True)
+    assert plan.ids("remove") == ()
+    counted = count_module(remove_shortcuts(model, plan), (3, 32, 32)).peak_activation_bytes["naive"]
+    assert counted is not None
+    assert counted <= target

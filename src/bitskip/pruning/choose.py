@@ -60,8 +60,13 @@ def plan_shortcuts(
         keep = "middle"
     if keep is not None and budget:
         raise PruningError("got both what to keep and a budget; give one of them")
+    shorter = {
+        shortcut.id
+        for shortcut in analysis.shortcuts
+        if shortcut.shortenable and (shortcut.binary_input if shorten is None else shorten)
+    }
     if keep is None:
-        gone = _greedy(analysis, scores, max_accuracy_drop, target_peak, executor)
+        gone = _greedy(analysis, scores, max_accuracy_drop, target_peak, executor, shorter)
         parts = [] if max_accuracy_drop is None else [f"accuracy drop at most {max_accuracy_drop:g}"]
         parts += [] if target_peak is None else [f"peak at most {target_peak} bytes ({executor})"]
         rule = "greedy: " + ", ".join(parts)
@@ -72,8 +77,7 @@ def plan_shortcuts(
     for shortcut in analysis.shortcuts:
         action: Action = "keep"
         if shortcut.id in gone:
-            wanted = shortcut.binary_input if shorten is None else shorten
-            action = "shorten" if wanted and shortcut.shortenable else "remove"
+            action = "shorten" if shortcut.id in shorter else "remove"
             if shortcut.binary_input and action == "remove":
                 notes.append(
                     f"'{shortcut.id}' stands around 1-bit activations, where removal costs most accuracy"
@@ -130,8 +134,9 @@ def _greedy(
     max_accuracy_drop: float | None,
     target_peak: int | None,
     executor: str,
+    shorter: set[str],
 ) -> set[str]:
-    """Take shortcuts away, least change of the outputs per byte first, until the budget is met."""
+    """Take shortcuts away, or shorten those in `shorter`, least change of the outputs per byte first."""
     known = analysis.by_id()
     activations = analysis.activations
     if target_peak is not None and activations is None:
@@ -152,10 +157,10 @@ def _greedy(
     while len(gone) < len(known):
         candidates = set(known) - gone
         if target_peak is not None and activations is not None:
-            if activations.peak(gone, executor).size <= target_peak:
+            if activations.peak(gone - shorter, executor, gone & shorter).size <= target_peak:
                 break
             # Only what is alive at the peak can lower it.
-            candidates &= activations.alive_at_peak(gone, executor)
+            candidates &= activations.alive_at_peak(gone - shorter, executor, gone & shorter, shorter)
         if max_accuracy_drop is not None:
             candidates = {
                 name
@@ -169,7 +174,7 @@ def _greedy(
             spent += max(-_need(scores, chosen).accuracy_change, 0.0)
         gone.add(chosen)
     if target_peak is not None and activations is not None:
-        reached = activations.peak(gone, executor)
+        reached = activations.peak(gone - shorter, executor, gone & shorter)
         if reached.size > target_peak:
             within = "" if max_accuracy_drop is None else " within the accuracy budget"
             raise PruningError(

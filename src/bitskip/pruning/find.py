@@ -165,6 +165,7 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
             recording,
             {name: item.join for name, item in joins.items()},
             {name: item.skip_operand for name, item in joins.items()},
+            {name: [(u.conv, u.add_after) for u in item.units] for name, item in joins.items()},
         )
         return Analysis(_describe(found, activations), activations)
 

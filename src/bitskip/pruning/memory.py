@@ -8,7 +8,7 @@ after it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -30,10 +30,18 @@ class _Running:
 
 
 class ActivationGraph:
-    """The activations of one model. Sizes are bytes of one example, in the formats that layers read."""
+    """The activations of one model. Sizes are bytes of one example, in the formats that layers read.
+
+    Questions are asked without the shortcuts `removed`, and with those `shortened` that lead around each
+    convolution of their block.
+    """
 
     def __init__(
-        self, recording: Recording, joins: Mapping[str, fx.Node], skip_operand: Mapping[str, int]
+        self,
+        recording: Recording,
+        joins: Mapping[str, fx.Node],
+        skip_operand: Mapping[str, int],
+        units: Mapping[str, Sequence[tuple[str, str]]],
     ) -> None:
         """Keep what was recorded.
 
@@ -41,30 +49,52 @@ class ActivationGraph:
             recording: of the model's deep graph.
             joins: the addition of each shortcut, by id.
             skip_operand: which operand of it is the skip.
+            units: of those that can be shortened, each convolution with the layer after which it adds.
         """
         self.trace = recording.trace
         self.values = recording.values
         self.joins = dict(joins)
         self.skip_operand = dict(skip_operand)
+        self.units = dict(units)
+        self.layers = {str(node.target): node for node in self.values if node.op == "call_module"}
 
-    def peak(self, removed: Collection[str] = (), executor: str = "naive") -> Peak:
-        """Return the peak of activation bytes without the shortcuts `removed`, and the layer at which."""
-        highest = max(self._run(removed, executor), key=lambda running: running.size, default=None)
+    def peak(
+        self, removed: Collection[str] = (), executor: str = "naive", shortened: Collection[str] = ()
+    ) -> Peak:
+        """Return the peak of activation bytes, and the layer at which."""
+        running = self._run(removed, executor, shortened)
+        highest = max(running, key=lambda one: one.size, default=None)
         return Peak(0, "input") if highest is None else Peak(highest.size, _label(highest.op))
 
     def traffic(self, removed: Collection[str] = ()) -> int:
-        """Return the bytes of activations read and written for one example without `removed`."""
+        """Return the bytes of activations read and written for one example."""
         trace = self._without(removed)
         return traffic(schedule_of(fuse_trace(trace), trace))
 
-    def alive_at_peak(self, removed: Collection[str], executor: str) -> set[str]:
-        """Return the ids whose removal alone would lower what is alive at the peak's op."""
-        highest = max(self._run(removed, executor), key=lambda running: running.size)
+    def alive_at_peak(
+        self,
+        removed: Collection[str],
+        executor: str,
+        shortened: Collection[str] = (),
+        shorten: Collection[str] = (),
+    ) -> set[str]:
+        """Return the ids whose removal alone would lower what is alive at the peak's op.
+
+        Args:
+            removed: what is gone.
+            executor: whose peak.
+            shortened: what is shortened.
+            shorten: ids that would be shortened, not removed.
+        """
+        highest = max(self._run(removed, executor, shortened), key=lambda running: running.size)
+        first = highest.op.steps[0].writes  # the same op may have other steps fused into it
         lower = set()
-        for name in self.joins.keys() - set(removed):
-            after = self._run([*removed, name], executor)
-            # The same op may have other steps fused into it: it is known by its first.
-            first = highest.op.steps[0].writes
+        for name in self.joins.keys() - set(removed) - set(shortened):
+            after = (
+                self._run(removed, executor, [*shortened, name])
+                if name in shorten
+                else self._run([*removed, name], executor, shortened)
+            )
             same = [running.size for running in after if running.op.steps[0].writes == first]
             if not same or same[0] < highest.size:
                 lower.add(name)
@@ -74,14 +104,12 @@ class ActivationGraph:
         """Return by how much the shortcut raises the naive peak over the ops of its own main path."""
         main, skip = self._operands(name)
         inside = _between(main, skip) | {self.joins[name]}
-        with_it, without = (
-            max(
-                (r.size for r in self._run(gone, "naive") if any(s.origin in inside for s in r.op.steps)),
-                default=0,
-            )
-            for gone in ((), (name,))
-        )
-        return max(0, with_it - without)
+
+        def highest(removed: Collection[str]) -> int:
+            own = (r.size for r in self._run(removed, "naive") if any(s.origin in inside for s in r.op.steps))
+            return max(own, default=0)
+
+        return max(0, highest(()) - highest((name,)))
 
     def _operands(self, name: str) -> tuple[fx.Node, fx.Node]:
         """Return the main path's end and the skip's."""
@@ -91,18 +119,27 @@ class ActivationGraph:
         position = self.skip_operand[name]
         return operands[1 - position], operands[position]
 
-    def _run(self, removed: Collection[str], executor: str) -> list[_Running]:
-        trace = self._without(removed)
+    def _run(
+        self, removed: Collection[str], executor: str, shortened: Collection[str] = ()
+    ) -> list[_Running]:
+        trace = self._without(removed, shortened)
         fused = fuse_trace(trace)
         sizes = sizes_during(schedule_of(fused, trace), in_place=executor == "in_place")
         return [_Running(op, size) for op, size in zip(fused, sizes, strict=True)]
 
-    def _without(self, removed: Collection[str]) -> Trace:
-        """Return the record without the additions of `removed` and what only they need."""
-        if not removed:
+    def _without(self, removed: Collection[str], shortened: Collection[str] = ()) -> Trace:
+        """Return the record without the additions of `removed` and `shortened`, and what only they need."""
+        if not removed and not shortened:
             return self.trace
-        mains = {self.joins[name]: self._operands(name)[0] for name in removed}
-        instead: dict[int, int] = {}  # the value of a sum -> that of its main path
+        mains = {self.joins[name]: self._operands(name)[0] for name in (*removed, *shortened)}
+        # The value after which a shorter skip adds -> the value that it adds.
+        adds = {
+            self.values[self.layers[after]]: self.values[self.layers[conv].all_input_nodes[0]]
+            for name in shortened
+            for conv, after in self.units[name]
+        }
+        values = list(self.trace.values)
+        instead: dict[int, int] = {}  # a value -> the one that is read in its place
         kept: list[Step] = []
         for step in self.trace.steps:
             if step.origin in mains and len(step.reads) == 2:
@@ -111,6 +148,14 @@ class ActivationGraph:
                 continue
             reads = dict.fromkeys((instead.get(value, value), form) for value, form in step.reads)
             kept.append(dataclasses.replace(step, reads=tuple(reads)))
+            for value in adds.keys() & set(step.writes):
+                skip = adds.pop(value)
+                pair = ((value, "own"), (instead.get(skip, skip), "own"))
+                values.append(values[value])
+                instead[value] = len(values) - 1
+                kept.append(
+                    dataclasses.replace(step, reads=pair, writes=(instead[value],), pointwise=True, macs=0)
+                )
         results = tuple(dict.fromkeys(instead.get(value, value) for value in self.trace.results))
         needed = set(results)
         steps: list[Step] = []
@@ -118,7 +163,7 @@ class ActivationGraph:
             if not needed.isdisjoint(step.writes):
                 needed.update(value for value, _ in step.reads)
                 steps.append(step)
-        return dataclasses.replace(self.trace, steps=steps[::-1], results=results)
+        return dataclasses.replace(self.trace, steps=steps[::-1], values=values, results=results)
 
 
 def _label(op: Fused) -> str:
