@@ -3,7 +3,7 @@
     python benchmarks/mobile.py --out benchmarks/results/mobile.json
 
 Weights are random, with batch norms measured on noise: speed does not depend on them. The packed network and
-its ONNX export, in fp32 and in int8 (QDQ), take turns. `ratio` is ONNX Runtime's median over the packed one's.
+its ONNX export, in fp32 and in int8 (QDQ), take turns. `ratio`: ONNX Runtime's median over the packed one's.
 """
 
 from __future__ import annotations

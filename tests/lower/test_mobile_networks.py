@@ -68,10 +68,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "hard gate": (lambda: gated(nn.Hardsigmoid()), 12),
     "joined": (Joined, 12),
     "mobilenet_v2": (small_v2, 32),
-    "mobilenet_v3_small": (small_v3, 32),
     "efficientnet_b0": (small_efficientnet, 32),
 }
 WHOLE: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "narrow mobilenet_v3_small": (small_v3, 32),
     "whole mobilenet_v2": (partial(models.mobilenet_v2, num_classes=10), 64),
     "whole mobilenet_v3_small": (partial(models.mobilenet_v3_small, num_classes=10), 64),
     "whole mobilenet_v3_large": (partial(models.mobilenet_v3_large, num_classes=10), 64),
