@@ -90,60 +90,76 @@ def test_a_file_without_a_card_claims_no_accuracy() -> None:
 
 
 def test_push_and_pull_give_the_same_file(hub: Hub, shell: Shell, tmp_path: Path) -> None:
-    pushed = shell("push", NAME, "me/net")
-    assert pushed.returncode == 0, pushed.stderr
-    assert pushed.stdout.strip() == f"{hub.address}/me/net/commit/{'0' * 40}"
+    code = f"""
+import sys, numpy
+from bitskip.hub import fetch_from_hub, load_from_hub, push_to_hub
+from bitskip.zoo import model_path
+print(push_to_hub("{NAME}", "me/net"))
+print(fetch_from_hub("me/net").read_bytes() == model_path("{NAME}").read_bytes())
+push_to_hub("{NAME}", "me/net", card="my own words")
+push_to_hub(model_path("{NAME}"), "me/net")
+print(load_from_hub("me/net").predict(numpy.zeros((1, 32, 32, 3), numpy.uint8)).tolist())
+print("torch" in sys.modules)
+"""
+    hub.repositories["me/net"] = {}
+    end = shell(code=code)
+    assert end.returncode == 0, end.stderr
+    logits = load(model_path(NAME)).predict(np.zeros((1, 32, 32, 3), np.uint8)).tolist()
+    address = f"{hub.address}/me/net/commit/{'0' * 40}"
+    assert end.stdout.splitlines() == [address, "True", str(logits), "False"]
     files = hub.repositories["me/net"]
     assert files[f"{NAME}.bitskip"] == model_path(NAME).read_bytes()
-    assert 'load_from_hub("me/net"' in files["README.md"].decode()
-
-    pulled = shell("pull", "me/net", "-o", "again.bitskip")
-    assert pulled.returncode == 0, pulled.stderr
-    assert (tmp_path / "again.bitskip").read_bytes() == model_path(NAME).read_bytes()
-
-    files["README.md"] = b"my own words"
-    assert shell("push", str(model_path(NAME)), "me/net").returncode == 0
-    assert files["README.md"] == b"my own words"
-
-    code = (
-        "import numpy, sys; from bitskip.hub import load_from_hub; model = load_from_hub('me/net'); "
-        "print(model.predict(numpy.zeros((1, 32, 32, 3), numpy.uint8)).tolist()); "
-        "assert 'torch' not in sys.modules"
-    )
-    loaded = shell(code=code)
-    assert loaded.returncode == 0, loaded.stderr
-    zeros = np.zeros((1, 32, 32, 3), np.uint8)
-    assert loaded.stdout.strip() == str(load(model_path(NAME)).predict(zeros).tolist())
+    assert files["README.md"] == b"my own words"  # kept by the last push, which brought none
     kept = shell("pull", "me/net", f"{NAME}.bitskip", "-o", "kept.bitskip", HF_HUB_OFFLINE="1")
     assert kept.returncode == 0, kept.stderr
+    assert (tmp_path / "kept.bitskip").read_bytes() == model_path(NAME).read_bytes()
+
+
+def test_a_pushed_card_names_its_repository(hub: Hub, shell: Shell) -> None:
+    pushed = shell("push", NAME, "me/new")
+    assert pushed.returncode == 0, pushed.stderr
+    assert pushed.stdout.strip() == f"{hub.address}/me/new/commit/{'0' * 40}"
+    assert 'load_from_hub("me/new"' in hub.repositories["me/new"]["README.md"].decode()
 
 
 def test_a_repository_that_does_not_fit_is_named(hub: Hub, shell: Shell, tmp_path: Path) -> None:
     hub.repositories["me/none"] = {"README.md": b""}
     hub.repositories["me/two"] = {"a.bitskip": b"x", "b.bitskip": b"y"}
-    for words, said in (
-        (["me/nothing"], f"there is no repository 'me/nothing' at {hub.address}"),
-        (["a/b/c"], "'a/b/c' is not the name of a repository; expected USER/NAME"),
-        (["me/none"], "repository 'me/none' has no file *.bitskip"),
-        (["me/two"], "has 2 packed files; name one of a.bitskip, b.bitskip"),
-        (["me/two", "c.bitskip"], "repository 'me/two' has no file 'c.bitskip'"),
-        (["me/two", "a.bitskip", "--revision", "old"], "repository 'me/two' has no revision 'old'"),
-        (["me/two", "a.bitskip"], "a.bitskip is not a sound .bitskip file"),
-    ):
-        end = shell("pull", *words)
-        assert end.returncode == 2, end.stderr
-        assert said in end.stderr, end.stderr
-        assert end.stderr.count("\n") == 1
+    cases: list[tuple[tuple[str, str | None, str | None], str]] = [
+        (("me/nothing", None, None), f"there is no repository 'me/nothing' at {hub.address}"),
+        (("a/b/c", None, None), "'a/b/c' is not the name of a repository; expected USER/NAME"),
+        (("me/none", None, None), "repository 'me/none' has no file *.bitskip"),
+        (("me/two", None, None), "has 2 packed files; name one of a.bitskip, b.bitskip"),
+        (("me/two", "c.bitskip", None), "repository 'me/two' has no file 'c.bitskip'"),
+        (("me/two", "a.bitskip", "old"), "repository 'me/two' has no revision 'old'"),
+        (("me/two", "a.bitskip", None), "a.bitskip is not a sound .bitskip file"),
+    ]
+    code = f"""
+from bitskip.errors import BitskipError
+from bitskip.hub import load_from_hub
+for repository, filename, revision in {[words for words, _ in cases]!r}:
+    try:
+        load_from_hub(repository, filename, revision=revision)
+    except BitskipError as error:
+        print(error)
+"""
+    end = shell(code=code)
+    assert end.returncode == 0, end.stderr
+    lines = end.stdout.splitlines()
+    assert len(lines) == len(cases)
+    for line, (_, said) in zip(lines, cases, strict=True):
+        assert said in line
+    refused = shell("pull", "me/two", "a.bitskip")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.glob("*.bitskip")] == []
 
 
 def test_without_a_network_or_leave_a_sentence_says_so(hub: Hub, shell: Shell) -> None:
-    offline = shell("pull", "me/far", "x.bitskip", HF_HUB_OFFLINE="1")
-    listing = shell("pull", "me/far", HF_HUB_OFFLINE="1")
-    for end in (offline, listing):
-        assert end.returncode == 2, end.stderr
-        assert "cannot reach" in end.stderr
-        assert end.stderr.count("\n") == 1
+    offline = shell("pull", "me/far", HF_HUB_OFFLINE="1")
+    assert offline.returncode == 2, offline.stderr
+    assert "cannot reach" in offline.stderr
+    assert offline.stderr.count("\n") == 1
     refused = shell("push", NAME, "me/other", HF_TOKEN="wrong")
     assert refused.returncode == 2
     assert "no leave to write to 'me/other': set HF_TOKEN" in refused.stderr
