@@ -34,7 +34,7 @@ STUDIES = {
     "nan": made_up.two_of_nine(nan_from=2),
     "nan_from_the_start": made_up.two_of_nine(nan_from=1),
     "puzzle": made_up.puzzle(),
-    "nothing_yet": Results(made_up.study()),
+    "nothing_yet": Results(made_up.study(), ()),
 }
 DIAGRAMS = {f"figure{number}" for number in (2, 3, 4)}
 GRID_FIGURES = {f"figure{number}" for number in (5, 6, 7)} | {"accuracy_vs_effective_parameters"}
@@ -252,7 +252,7 @@ def test_the_page_leads_with_findings_and_ends_with_settings(reports):
 def test_findings_are_differences_of_the_rows():
     first = findings(STUDIES["quick"])[0]
     whole, without = (measured(STUDIES["quick"], f"resnet14-hybrid-{policy}") for policy in ("all", "none"))
-    assert f"{points(without.mean - whole.mean)} (hybrid)" in first
+    assert f"{points(without.mean - whole.mean)} points (hybrid)" in first
     assert first.endswith("points (binary) in these runs; by −6.35, −1.63 and −4.19 in the paper.")
     assert not [text for text in findings(STUDIES["nothing_yet"]) if "these runs" in text]
 

@@ -212,7 +212,7 @@ def test_wilson_interval() -> None:
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
     assert Accuracy(20, 20).interval[1] == 1
-    with pytest.raises(ValueError, match="no share"):
+    with pytest.raises(ValueError, match="not a share"):
         wilson_interval(3, 0)
 
 

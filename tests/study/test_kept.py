@@ -14,7 +14,9 @@ from bitskip.study.packed import measure_packed, packed_results, with_packed
 from bitskip.study.run import plan_study
 from bitskip.training import Recipe
 
-STUDY = Results(StudyInfo("quick", "paper", 0.125, 1, "ste_sign", DataSummary("mini", 900, 500, 100), {}, {}))
+STUDY = Results(
+    StudyInfo("quick", "paper", 0.125, 1, "ste_sign", DataSummary("mini", 900, 500, 100), {}, {}), ()
+)
 
 
 def test_kept_runs_are_those_of_the_results_files():

@@ -291,7 +291,7 @@ _ATTRIBUTES: dict[str, Callable[[Traced], Any]] = {
 
 def _attribute(record: Recorder, x: Traced, name: str) -> Any:
     if name not in _ATTRIBUTES:
-        record.refuse(f"reads .{name} of a tensor")
+        record.refuse(f"reads .{name} of a tensor, which cannot be packed; use the tensor itself")
     return _ATTRIBUTES[name](x)
 
 
