@@ -49,14 +49,24 @@ class Preset:
 
 
 PRESETS = {
-    # Minutes on two cores: small batches take more steps from one epoch, small pictures cost a quarter.
+    # Minutes on two cores: small batches take more steps from one epoch, small pictures cost a quarter, and a
+    # higher rate that falls in a straight line gets further in so few (47.9 % for full-all, 38.4 % without).
     # Narrower networks are slower, for oneDNN must not train them (`bitskip.nn.narrow`).
     "quick": Preset(
         PAPER_VARIANTS,
         width=0.25,
         epochs=1,
         recipe="paper",
-        changes={"batch_size": 64, "resolution": [[0.85, 16]], "validation_images": 1000},
+        changes={
+            "batch_size": 64,
+            "learning_rate": 3e-3,
+            "latent.learning_rate": 3e-3,
+            "schedule": "triangular",
+            "warmup": 0.1,
+            "resolution": [[0.85, 16]],
+            "reestimate_batches": 20,
+            "validation_images": 1000,
+        },
     ),
     "small": Preset(PAPER_VARIANTS, width=0.25, epochs=2, recipe="paper"),
     # The paper gives no batch size. In batches of 512 a GPU trains in half the time of 128's.
