@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from bitskip.data.formats import CIFAR10_BINARY_FILES, CIFAR10_CLASSES, read_image_set
-from bitskip.data.image_set import ImageSet
+from bitskip.data.image_set import ImageSet, Pictures
 from bitskip.errors import DataError
+from bitskip.pictures import fit_picture
 
 __all__ = ["at_hand", "cache_folder", "download_cifar10", "load_images", "load_mini"]
 
@@ -65,7 +66,8 @@ def load_images(
     Args:
         data: folder of the data set; `mini` for the bundled set; None for `$BITSKIP_DATA`, else the
             cache, else a download of CIFAR-10, else the bundled set.
-        size: height = width that pictures of an image folder are brought to, in pixels.
+        size: height = width that pictures of an image folder are brought to, in pixels; larger pictures of
+            CIFAR-10 are brought down to it, smaller ones stay.
         notice: called with one sentence where the choice deserves saying.
         progress: called during a download with the bytes so far and in all.
 
@@ -74,13 +76,13 @@ def load_images(
     """
     chosen = data if data is not None else os.environ.get("BITSKIP_DATA") or None
     if chosen == "mini":
-        return load_mini()
+        return _no_larger(load_mini(), size, notice)
     if chosen is not None:
         try:
             folder = Path(chosen).expanduser()
         except RuntimeError:
             raise DataError(f"the home folder in '{chosen}' is not known; give the whole path") from None
-        return _with_source(read_image_set(folder, size, notice), folder)
+        return _no_larger(_with_source(read_image_set(folder, size, notice), folder), size, notice)
     try:
         cached = cache_folder() / "cifar-10-batches-bin"
         if not cached.is_dir():
@@ -91,8 +93,30 @@ def load_images(
             f"{error}; using the bundled mini set instead (1,000 training and 500 test pictures): "
             "accuracies will be far below those of the whole of CIFAR-10"
         )
-        return load_mini()
-    return _with_source(read_image_set(cached, size), cached)
+        return _no_larger(load_mini(), size, notice)
+    return _no_larger(_with_source(read_image_set(cached, size), cached), size, notice)
+
+
+def _no_larger(images: ImageSet, size: int, notice: Callable[[str], None]) -> ImageSet:
+    """Return the set with its pictures brought down to `size`, as `fit_picture` does with a single one."""
+    if images.image_size <= size:
+        return images
+    notice(f"note: pictures of {images.name} are brought from {images.image_size} to {size} pixels")
+    return dataclasses.replace(
+        images,
+        train_images=_smaller(images.train_images, size),
+        test_images=_smaller(images.test_images, size),
+    )
+
+
+def _smaller(pictures: Pictures, size: int) -> Pictures:
+    from PIL import Image
+
+    channels = pictures.shape[-1]
+    out = np.empty((len(pictures), size, size, channels), np.uint8)
+    for at, picture in enumerate(pictures):
+        out[at] = fit_picture(Image.fromarray(picture.squeeze()), size, channels)
+    return out
 
 
 def _with_source(images: ImageSet, folder: Path) -> ImageSet:
