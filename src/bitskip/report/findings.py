@@ -108,6 +108,10 @@ def no_gradient_text() -> str:
     )
 
 
+def _tenths(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
 def _packed(results: Results) -> str:
     found = packed_results(results)
     if not found:
@@ -144,8 +148,7 @@ def beside_table(results: Results) -> TextTable:
             byte_size(card.file_bytes) if card else "",
         ]
         if here:
-            share = f"{per_cent(tried.here.share)} ({per_cent(low)} to {per_cent(high)})" if tried else ""
-            cells.append(share)
+            cells.append(f"{_tenths(tried.here.share)} ({_tenths(low)} to {_tenths(high)})" if tried else "")
         rows.append(tuple(cells))
     scale = f"{study.epochs} epoch{'s' if study.epochs != 1 else ''}, width {study.width:g}"
     zoo = f"packed, recipe {_ZOO_RECIPE}"
