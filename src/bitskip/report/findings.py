@@ -154,12 +154,12 @@ def beside_table(results: Results) -> TextTable:
     zoo = f"packed, recipe {_ZOO_RECIPE}"
     columns = [
         Column("model", text=True),
-        Column("best epoch of 100", "paper"),
+        Column("best epoch", "paper"),
         Column(scale, "this study"),
         *([] if at_length else [Column(f"{PAPER_EPOCHS} epochs, width 1", "kept runs")]),
-        Column("whole test set", zoo),
+        Column("all", zoo),
         Column("file", zoo),
-        *([Column("here (95% interval)", zoo)] if here else []),
+        *([Column("here (95%)", zoo)] if here else []),
     ]
     notes = []
     if not at_length:
@@ -169,8 +169,8 @@ def beside_table(results: Results) -> TextTable:
         )
     counts = sorted({one.images for one in here.values()})
     notes.append(
-        f"Packed: the zoo's files, trained by the recipe {_ZOO_RECIPE}"
-        + (f"; tried here on {listing(map(count, counts), 'or')} test pictures." if counts else ".")
+        f"Packed: the zoo's files, trained by the recipe {_ZOO_RECIPE}, on all test pictures"
+        + (f"; here on {count(counts[0])} to {count(counts[-1])} of them, 95% interval." if counts else ".")
     )
     return TextTable(
         "The nine variants beside the paper, accuracy in %", tuple(columns), tuple(rows), tuple(notes)
