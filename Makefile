@@ -55,6 +55,7 @@ docs: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check src tests tools benchmarks examples
+	$(BIN)/ruff format --check --quiet src tests tools benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -1,6 +1,6 @@
 """A training step without and with the operations of tools/winograd, in turns in one process.
 
-    python benchmarks/training_step.py -o benchmarks/results/training_step.json
+python benchmarks/training_step.py -o benchmarks/results/training_step.json
 """
 
 from __future__ import annotations

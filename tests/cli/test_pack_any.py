@@ -34,7 +34,6 @@ def _no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITSKIP_DATA", raising=False)
 
 
-
 def normalised(images: np.ndarray, mean: float, std: float) -> torch.Tensor:
     return ((torch.from_numpy(images).float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
@@ -99,9 +98,7 @@ def test_a_run_with_shortened_shortcuts(tmp_path: Path, bitskip: Command) -> Non
     plan = plan_shortcuts(model, analyse(model, torch.randn(2, 3, 32, 32)), keep="none")
     entries = tuple(dataclasses.replace(entry, action="shorten") for entry in plan.shortcuts)
     dataclasses.replace(plan, shortcuts=entries).save(tmp_path / "plan.json")
-    bitskip(
-        "shortcuts", "prune", str(run), str(tmp_path / "plan.json"), "--out", str(tmp_path / "pruned")
-    )
+    bitskip("shortcuts", "prune", str(run), str(tmp_path / "plan.json"), "--out", str(tmp_path / "pruned"))
     pruned = remove_shortcuts(model, Plan.load(tmp_path / "plan.json")).eval()
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     with torch.no_grad():

@@ -43,7 +43,8 @@ def _gradients(network: nn.Module, forward: object, x: Tensor, dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]  # it calls a compiler
+    "backend",
+    ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)],  # it calls a compiler
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_gradients_are_those_of_plain_python(backend: str, dtype: torch.dtype) -> None:

@@ -98,9 +98,7 @@ def test_a_network_of_another_library_is_promised_what_is_counted() -> None:
     assert peaks_of(analyse(pruned, example)) == count_module(pruned, (3, 64, 64)).peak_activation_bytes
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet14-w1a1", "resnet14-hybrid-all-x0.25", "resnet20", "resnet50"]
-)
+@pytest.mark.parametrize("name", ["resnet14-w1a1", "resnet14-hybrid-all-x0.25", "resnet20", "resnet50"])
 def test_spec_module_and_analysis_agree(name: str) -> None:
     spec = named_spec(name)
     example = torch.zeros(1, 3, spec.input_size, spec.input_size)

@@ -17,9 +17,7 @@ def register(app: typer.Typer) -> None:
 def draw(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help=SOURCES_HELP, show_default=False
-        ),
+        typer.Argument(metavar="MODEL", help=SOURCES_HELP, show_default=False),
     ],
     out: Annotated[
         str, typer.Option("--out", "-o", help="The picture, FILE.svg or FILE.png.", show_default=False)
