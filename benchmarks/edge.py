@@ -268,25 +268,29 @@ def calibrate(
 @app.command()
 def write_docs(
     results: Annotated[Path, typer.Option(help="What `measure` wrote.")] = Path("results/edge"),
-    docs: Annotated[Path, typer.Option(help="The page whose tables are written anew.")] = Path(
-        "docs/edge.md"
-    ),
+    pages: Annotated[
+        list[Path], typer.Option("--page", help="Pages whose tables are written anew; repeatable.")
+    ] = [Path("docs/edge.md"), Path("README.md")],
 ) -> None:
-    """Write the tables of docs/edge.md from the results."""
-    text = docs.read_text(encoding="utf-8")
-    for name, table in tables(results).items():
-        start, end = (mark.format(name) for mark in MARKS)
-        before, _, rest = text.partition(start)
-        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
-    docs.write_text(text, encoding="utf-8")
+    """Write the tables of docs/edge.md and the README from the results: those that a page has marks for."""
+    made = tables(results)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for name, table in made.items():
+            start, end = (mark.format(name) for mark in MARKS)
+            if start in text:
+                before, _, rest = text.partition(start)
+                text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+        page.write_text(text, encoding="utf-8")
 
 
 def tables(results: Path) -> dict[str, str]:
-    """Return the tables of docs/edge.md by name, as Markdown."""
+    """Return the tables of docs/edge.md and the README by name, as Markdown."""
     known = {path.stem: read_json(path) for path in results.glob("*.json")}
     rows = [known[name] for name in NETWORKS if name in known]
     cmsis = known.get("cmsis-nn-resnet8")
     return {
+        "devices": _devices_table(rows, cmsis),
         "networks": _networks_table(rows, cmsis),
         "instructions": _instructions_table(rows, cmsis),
         "per MAC": _per_mac_table(rows, cmsis),
@@ -332,6 +336,30 @@ def _networks_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) ->
     if cmsis is not None:
         count = _million(cmsis["cores"]["cortex-m4"]["instructions"])
         body.append(["the same ResNet-8 through CMSIS-NN", "", "12.5 M", "", "", "", "", "", count])
+    return _markdown(head, body)
+
+
+# What the README shows: trained networks that fit small boards, and what int8 ResNet-8 takes there.
+_ON_DEVICES = ("edge-16k", "edge-m4-w1", "edge-32k", "resnet14-hybrid-all-x0.25", RESNET8)
+
+
+def _devices_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+    head = ["network", "CIFAR-10 test", "flash -O3 / -Os", "RAM", "M4 instructions", "M0+ instructions"]
+    by_name = {row["network"]: row for row in rows}
+    body = []
+    for row in (by_name[name] for name in _ON_DEVICES if name in by_name):
+        m4, small = row["cores"]["cortex-m4"], row["cores"]["cortex-m0plus"]
+        flash = " / ".join(
+            f"{(m4['constant_bytes'] + m4['code_bytes'][level]) / 1024:.1f}" for level in ("-O3", "-Os")
+        )
+        ram = m4["arena_bytes"] + m4["stack_bytes"]
+        body.append([
+            row["network"], _accuracy(row), f"{flash} KiB", f"{ram / 1024:.1f} KiB",
+            _million(m4["instructions"]), _million(small["instructions"]),
+        ])  # fmt: skip
+    if cmsis is not None:
+        counts = (cmsis["cores"][core]["instructions"] for core in ("cortex-m4", "cortex-m0plus"))
+        body.append(["the same ResNet-8 through CMSIS-NN", "", "", "", *map(_million, counts)])
     return _markdown(head, body)
 
 
