@@ -268,13 +268,12 @@ def calibrate(
 @app.command()
 def write_docs(
     results: Annotated[Path, typer.Option(help="What `measure` wrote.")] = Path("results/edge"),
-    pages: Annotated[
-        list[Path], typer.Option("--page", help="Pages whose tables are written anew; repeatable.")
-    ] = [Path("docs/edge.md"), Path("README.md")],
+    docs: Annotated[Path, typer.Option(help="Its tables are written anew.")] = Path("docs/edge.md"),
+    readme: Annotated[Path, typer.Option(help="Its table is written anew.")] = Path("README.md"),
 ) -> None:
     """Write the tables of docs/edge.md and the README from the results: those that a page has marks for."""
     made = tables(results)
-    for page in pages:
+    for page in (docs, readme):
         text = page.read_text(encoding="utf-8")
         for name, table in made.items():
             start, end = (mark.format(name) for mark in MARKS)
