@@ -103,7 +103,8 @@ def lower_loaded(
         if not loaded.from_library:
             return lower_run(Path(source), model=loaded.model, **asked)
         known = normalisation or IMAGENET
-        return lower(loaded.model, known.mean, known.std, name=loaded.short_name, **asked)
+        asked |= {"name": loaded.short_name, "class_names": trained_on}
+        return lower(loaded.model, known.mean, known.std, **asked)
 
     return Lowered(again(**options), images, trained_on, again)
 

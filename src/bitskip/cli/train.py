@@ -36,8 +36,8 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="A named model or a spec's JSON file; a run, for its shape; or zoo:NAME, to train on from "
-            "its weights."
+            help="A named model or a spec's JSON file; a run, for its shape; zoo:NAME, to train on from its "
+            "weights; or baseline:NAME."
         ),
     ],
     recipe: Annotated[str, typer.Option(help="A recipe's name, or the path of a YAML file.")] = "paper",
@@ -94,16 +94,25 @@ def train(
     - `bitskip train resnet14-hybrid-all --recipe modern --data PICTURES --input-size 64 --out runs/mine`
     - `bitskip train zoo:resnet14-hybrid-all-x0.25-int8 --recipe modern --data PICTURES --out runs/mine`
     - `bitskip train resnet14-binary-all --out runs/try --resume`
+    - `bitskip train baseline:mlperf-resnet8 --recipe modern`
     """
-    from bitskip.sources import spec_of
+    from bitskip.errors import SpecError
+    from bitskip.sources.trainable import trainable
+    from bitskip.spec import NetworkSpec
     from bitskip.training import Hardware, is_first_process, load_recipe
     from bitskip.training import train as run
     from bitskip.training.small import fit_recipe
 
-    base = spec_of(model)
+    base = trainable(model)
     changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
     settled = load_recipe(recipe, base, changes)
-    spec = base.scaled(width).resized(base.input_size if input_size is None else input_size)
+    spec = base
+    if isinstance(spec, NetworkSpec):
+        spec = spec.scaled(width).resized(spec.input_size if input_size is None else input_size)
+    elif width != 1:
+        raise SpecError(f"--width does not apply to {spec.name}, which has the widths of its source")
+    elif input_size is not None:
+        spec = dataclasses.replace(spec, input_size=input_size)
     images = read_images(data, spec.input_size)
     if spec.classes != images.classes:
         say(f"{images.name} has {images.classes} classes: the head gets as many outputs")
@@ -118,7 +127,7 @@ def train(
     )
     if said:
         say(f"note: {said}")
-    folder = Path(out) if out else Path("runs") / f"{spec.name}-{settled.name}"
+    folder = Path(out) if out else Path("runs") / f"{spec.name.removeprefix('baseline:')}-{settled.name}"
     result = run(
         spec,
         settled,

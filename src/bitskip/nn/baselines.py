@@ -1,24 +1,27 @@
 """Networks that the paper compares with or that others measure on CIFAR-10, as torch modules that train.
 
-They are no residual networks of a `NetworkSpec`, so they are written out here, layer by layer as their
+They are not residual networks of a `NetworkSpec`, so they are written out here, layer by layer as their
 sources have them; what differs from the source is said. Each takes (N, 3, S, S) pictures and returns
-logits (N, 10).
+logits (N, classes), ten if nothing else is said.
 """
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bitskip.cost import Cost
-from bitskip.errors import SpecError, nearest
+from bitskip.errors import FileFormatError, SpecError, nearest
 from bitskip.nn.count import count_module
 from bitskip.nn.layers import BinaryConv2d, BinaryLinear
 
-__all__ = ["baseline_names", "build_baseline", "count_baseline"]
+__all__ = ["Baseline", "baseline_names", "build_baseline", "count_baseline"]
 
 CLASSES = 10
 INPUT_SIZE = 32  # height = width of CIFAR-10's pictures, in pixels
@@ -29,7 +32,7 @@ def baseline_names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
-def build_baseline(name: str, input_size: int = INPUT_SIZE) -> nn.Module:
+def build_baseline(name: str, input_size: int = INPUT_SIZE, classes: int = CLASSES) -> nn.Module:
     """Return a baseline network, freshly initialised from torch's random generator.
 
     - `binarized-vgg`: the CIFAR-10 ConvNet of Hubara et al. 2016, every weight 1-bit;
@@ -39,9 +42,10 @@ def build_baseline(name: str, input_size: int = INPUT_SIZE) -> nn.Module:
     Args:
         name: one of `baseline_names()`.
         input_size: height = width of the pictures, in pixels, at least 8.
+        classes: outputs, at least 2.
 
     Raises:
-        SpecError: for an unknown name, naming the nearest, or a size below 8.
+        SpecError: for an unknown name, naming the nearest, a size below 8, or fewer than two classes.
     """
     if name not in _BUILDERS:
         raise SpecError(
@@ -49,21 +53,78 @@ def build_baseline(name: str, input_size: int = INPUT_SIZE) -> nn.Module:
         )
     if input_size < 8:
         raise SpecError(f"baseline '{name}': input size is {input_size}, expected at least 8 pixels")
-    return _BUILDERS[name](input_size)
+    if classes < 2:
+        raise SpecError(f"baseline '{name}': {classes} classes, expected at least 2")
+    return _BUILDERS[name](input_size, classes)
 
 
 def count_baseline(name: str, input_size: int | None = None) -> Cost:
     """Return the cost of a baseline for one picture; raises SpecError as `build_baseline` does."""
-    size = INPUT_SIZE if input_size is None else input_size
-    with torch.device("meta"):
-        model = build_baseline(name, size)
-    return count_module(model, (3, size, size), name=f"baseline:{name}")
+    return Baseline(name, input_size=INPUT_SIZE if input_size is None else input_size).cost()
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline as something to train: what a `NetworkSpec` is for bitskip's own networks."""
+
+    baseline: str  # one of `baseline_names()`
+    classes: int = CLASSES
+    input_size: int = INPUT_SIZE  # height = width of the pictures, in pixels
+
+    def __post_init__(self) -> None:
+        self.cost()  # raises SpecError for what cannot be built
+
+    @property
+    def name(self) -> str:
+        """The word that names it: `baseline:NAME`."""
+        return f"baseline:{self.baseline}"
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of a picture."""
+        return 3
+
+    @property
+    def precisions(self) -> frozenset[str]:
+        """The precisions of its layers: `fp32`, `w1`, `w1a1`."""
+        return frozenset(layer.precision for layer in self.cost().layers if layer.precision)
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """What the names of the parameters that count the classes begin with."""
+        return _HEADS[self.baseline]
+
+    def cost(self) -> Cost:
+        """Return its cost for one picture."""
+        with torch.device("meta"):
+            model = build_baseline(self.baseline, self.input_size, self.classes)
+        return count_module(model, (3, self.input_size, self.input_size), name=self.name)
+
+    def build(self) -> nn.Module:
+        """Return the network, freshly initialised from torch's random generator."""
+        return build_baseline(self.baseline, self.input_size, self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Return its values as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Baseline:
+        """Read what `to_json` wrote; raises FileFormatError for anything else, naming `source`."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError, SpecError) as error:
+            raise FileFormatError(f"{source} names no baseline: {error}") from None
 
 
 # -- Binarized VGG --------------------------------------------------------------------------------------
 
 
-def _binarized_vgg(input_size: int) -> nn.Module:
+def _binarized_vgg(input_size: int, classes: int) -> nn.Module:
     """Return (2x128C3)-MP2-(2x256C3)-MP2-(2x512C3)-MP2-(2x1024FC)-10 with 1-bit weights and activations.
 
     Hubara et al. 2016, "Binarized Neural Networks", section 2; layer order of their
@@ -82,7 +143,7 @@ def _binarized_vgg(input_size: int) -> nn.Module:
         channels = width
     net.add_module("flatten", nn.Flatten())
     features = channels * (input_size // 8) ** 2
-    for at, width in enumerate((1024, 1024, CLASSES), 7):
+    for at, width in enumerate((1024, 1024, classes), 7):
         net.add_module(f"fc{at}", BinaryLinear(features, width, input_quantizer="ste_sign"))
         net.add_module(f"bn{at}", nn.BatchNorm1d(width, eps=1e-4))
         features = width
@@ -113,7 +174,7 @@ def _xnor_layer(channels: int, width: int, kernel: int) -> nn.Sequential:
     return _named(bn=norm, conv=conv, bias=_ChannelBias(width), relu=nn.ReLU(inplace=True))
 
 
-def _xnor_nin(_input_size: int) -> nn.Module:
+def _xnor_nin(_input_size: int, classes: int) -> nn.Module:
     """Return Network in Network with 1-bit weights and activations in its seven inner convolutions.
 
     Cao 2017, jiecaoyu/XNOR-Net-PyTorch, CIFAR_10/models/nin.py, after Rastegari et al. 2016, "XNOR-Net"
@@ -135,7 +196,7 @@ def _xnor_nin(_input_size: int) -> nn.Module:
         layer7=_xnor_layer(192, 192, 3),
         layer8=_xnor_layer(192, 192, 1),
         bn8=nn.BatchNorm2d(192, eps=1e-4, affine=False),
-        conv9=nn.Conv2d(192, CLASSES, 1),
+        conv9=nn.Conv2d(192, classes, 1),
         pool9=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
     )
@@ -161,7 +222,7 @@ class _ResNet8Block(nn.Module):
         return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
-def _mlperf_resnet8(_input_size: int) -> nn.Module:
+def _mlperf_resnet8(_input_size: int, classes: int) -> nn.Module:
     """Return the ResNet-8 of MLPerf Tiny v0.5 to v1.x: stem 16, one block each of 16, 32 and 64 channels.
 
     mlcommons/tiny, benchmark/training/image_classification/keras_model.py, `resnet_v1_eembc` with 16
@@ -178,7 +239,7 @@ def _mlperf_resnet8(_input_size: int) -> nn.Module:
         block3=_ResNet8Block(32, 64, 2),
         pool=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
-        head=nn.Linear(64, CLASSES),
+        head=nn.Linear(64, classes),
     )
 
 
@@ -186,8 +247,9 @@ def _named(**modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(modules))
 
 
-_BUILDERS: dict[str, Callable[[int], nn.Module]] = {
+_BUILDERS: dict[str, Callable[[int, int], nn.Module]] = {
     "binarized-vgg": _binarized_vgg,
     "xnor-nin": _xnor_nin,
     "mlperf-resnet8": _mlperf_resnet8,
 }
+_HEADS = {"binarized-vgg": ("fc9.", "bn9."), "xnor-nin": ("conv9.",), "mlperf-resnet8": ("head.",)}

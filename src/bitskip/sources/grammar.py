@@ -174,7 +174,11 @@ def _spec_of_run(source: Source) -> NetworkSpec:
     except Exception as error:  # safetensors raises an error type of its own for a damaged file
         raise RunError(f"{path} cannot be read: {error}") from None
     if "spec" not in metadata:
-        why = "holds a pruned network that no spec describes" if "pruned_from" in metadata else "has no spec"
+        why = "has no spec"
+        if "pruned_from" in metadata:
+            why = "holds a pruned network that no spec describes"
+        elif "baseline" in metadata:
+            why = "holds a baseline, which no spec describes"
         raise SpecError(f"{path} {why}; this needs a network of bitskip's own")
     return NetworkSpec.from_json(metadata["spec"], str(path))
 

@@ -16,6 +16,7 @@ from bitskip.data.batches import Normalisation, held_out_count
 from bitskip.errors import FileFormatError, RunError, SpecError
 from bitskip.files import read_json
 from bitskip.nn import binary_layers, build
+from bitskip.nn.baselines import Baseline
 from bitskip.sources.grammar import Kind, Source, parse, spec_of
 from bitskip.sources.libraries import (
     IMAGENET,
@@ -237,15 +238,18 @@ def _run(word: Source, input_size: int | None, normalisation: Normalisation | No
     spec, model = load_run(path)
     if normalisation is not None:
         raise SpecError(_KNOWS_ITS_OWN.format(path))
+    own = isinstance(spec, NetworkSpec)
     return LoadedModel(
         spec.name,
         model,
         _shape(spec, input_size),
         True,
         file,
-        spec.to_json(),
+        spec.to_json() if own else spec.name,
         Normalisation.from_metadata(metadata),  # if None, `bitskip pack` says so
         _held_out(file, metadata),
+        classes=None if own else spec.classes,
+        own=own,
     )
 
 
@@ -291,6 +295,6 @@ def _held_out(file: Path, metadata: Mapping[str, str]) -> int:
         return HELD_OUT
 
 
-def _shape(spec: NetworkSpec, input_size: int | None) -> tuple[int, int, int]:
+def _shape(spec: NetworkSpec | Baseline, input_size: int | None) -> tuple[int, int, int]:
     size = input_size or spec.input_size
     return (spec.input_channels, size, size)

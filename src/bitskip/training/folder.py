@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bitskip.nn.baselines import Baseline
+
 __all__ = ["RunResult", "class_names_of", "load_run", "load_weights", "weights_file", "weights_metadata"]
 
 
@@ -91,14 +93,15 @@ def class_names_of(folder: Path) -> tuple[str, ...]:
     return tuple(weights_metadata(folder).get("class_names", "").splitlines())
 
 
-def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
-    """Return the spec and the trained network, in evaluation mode, of a finished run.
+def load_run(folder: Path) -> tuple[NetworkSpec | Baseline, nn.Module]:
+    """Return the spec (or the baseline) and the trained network, in evaluation mode, of a finished run.
 
     Raises:
         RunError: if the folder holds no finished run.
         FileFormatError: if its weights do not fit its spec.
     """
     from bitskip.nn import binary_layers, build
+    from bitskip.nn.baselines import Baseline
 
     weights = load_weights(folder)
     path = weights_file(folder)
@@ -108,10 +111,14 @@ def load_run(folder: Path) -> tuple[NetworkSpec, nn.Module]:
             f"{path} holds a pruned network that no spec describes; `bitskip pack` and `bitskip shortcuts` "
             "take it"
         )
-    if "spec" not in metadata:
+    spec: NetworkSpec | Baseline
+    if "baseline" in metadata:
+        spec = Baseline.from_json(metadata["baseline"], str(path))
+    elif "spec" in metadata:
+        spec = NetworkSpec.from_json(metadata["spec"], str(path))
+    else:
         raise FileFormatError(f"{path} carries no network spec; was it written by bitskip?")
-    spec = NetworkSpec.from_json(metadata["spec"], str(path))
-    model = build(spec)
+    model = build(spec) if isinstance(spec, NetworkSpec) else spec.build()
     if metadata.get("standardise") == "true":
         for layer in binary_layers(model).values():
             layer.standardise = True

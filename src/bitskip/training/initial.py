@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from bitskip.data.batches import Augmentation, Batches
 from bitskip.data.image_set import are_numbers
 from bitskip.errors import RunError
-from bitskip.nn import ResNet
 from bitskip.nn.blocks import ResidualBlock
+from bitskip.nn.layers import BinaryConv2d
 from bitskip.training.module import Splits
 from bitskip.training.recipes import Recipe
 
@@ -22,11 +22,11 @@ _PATCH_VALUES = 64_000_000  # floats of patches held at a time
 
 
 def prepare(
-    model: ResNet, recipe: Recipe, splits: Splits, warm_start: dict[str, Tensor] | None = None
+    model: nn.Module, recipe: Recipe, splits: Splits, warm_start: dict[str, Tensor] | None = None
 ) -> None:
     """Set the starting values of `model` in place."""
     if recipe.whitening:
-        whiten_stem(model.stem.conv, splits)
+        whiten_stem(_first_convolution(model), splits)
     if recipe.zero_gamma:
         for block in model.modules():
             if isinstance(block, ResidualBlock) and block.shortcut is not None and block.style == "standard":
@@ -39,6 +39,11 @@ def prepare(
         )
 
 
+def _first_convolution(model: nn.Module) -> nn.Module:
+    """Return the convolution that reads the picture: the first, as all networks trained here list them."""
+    return next(m for m in model.modules() if isinstance(m, nn.Conv2d | BinaryConv2d))
+
+
 @torch.no_grad()
 def warm_start_from(model: nn.Module, weights: dict[str, Tensor]) -> int:
     """Copy the tensors whose name and shape agree; returns how many weights of layers were among them."""
@@ -49,7 +54,10 @@ def warm_start_from(model: nn.Module, weights: dict[str, Tensor]) -> int:
 
 
 def match_classes(
-    weights: dict[str, Tensor], known: Sequence[str], wanted: Sequence[str]
+    weights: dict[str, Tensor],
+    known: Sequence[str],
+    wanted: Sequence[str],
+    head: tuple[str, ...] = ("head.",),
 ) -> dict[str, Tensor]:
     """Return weights whose head counts the classes as `wanted` does.
 
@@ -57,6 +65,7 @@ def match_classes(
         weights: of a classifier, by name.
         known: the classes of its outputs; empty if nothing says so, then the head is left as it is.
         wanted: the classes of the network to start.
+        head: what the names of the head's parameters begin with.
 
     Returns:
         The weights; rows of the head by class name, or no head where one of the classes is not known.
@@ -64,11 +73,12 @@ def match_classes(
     if not known or tuple(known) == tuple(wanted) or are_numbers(known) or are_numbers(wanted):
         return weights
     at = {name: index for index, name in enumerate(known)}
-    rest = {name: value for name, value in weights.items() if not name.startswith("head.")}
+    rest = {name: value for name, value in weights.items() if not name.startswith(head)}
     if not set(wanted) <= set(at):
         return rest
     rows = [at[name] for name in wanted]
-    return rest | {name: value[rows] for name, value in weights.items() if name.startswith("head.")}
+    # A batch norm's count of batches has no rows.
+    return rest | {n: v[rows] if v.dim() else v for n, v in weights.items() if n.startswith(head)}
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import copy
 import fnmatch
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from bitskip.errors import RecipeError, nearest
 from bitskip.files import read_text
 from bitskip.spec import PRECISIONS, NetworkSpec
+
+if TYPE_CHECKING:
+    from bitskip.nn.baselines import Baseline
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -159,7 +162,9 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
-def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    recipe: str, model: str | NetworkSpec | Baseline = "", changes: dict[str, Any] | None = None
+) -> Recipe:
     """Read a recipe by name or path and settle it for one model.
 
     Args:
@@ -170,9 +175,11 @@ def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, A
     Raises:
         RecipeError: for an unknown recipe or key, or a value out of range.
     """
-    name, precisions = model, set[str]()
+    name, precisions = model, frozenset[str]()
     if isinstance(model, NetworkSpec):
-        name, precisions = model.name, {layer.precision for layer in model.iter_layers()}
+        name, precisions = model.name, frozenset(layer.precision for layer in model.iter_layers())
+    elif not isinstance(model, str):
+        name, precisions = model.name, model.precisions
     values = _read(recipe)
     overrides = values.pop("overrides", [])
     if not isinstance(overrides, list):
@@ -209,7 +216,7 @@ def load_recipe(recipe: str, model: str | NetworkSpec = "", changes: dict[str, A
     return _settle(recipe, values)
 
 
-def recipe_changes(recipe: Recipe, model: NetworkSpec) -> dict[str, Any]:
+def recipe_changes(recipe: Recipe, model: NetworkSpec | Baseline) -> dict[str, Any]:
     """Return the keys, dotted, in which `recipe` differs from the package's recipe of its name for `model`.
 
     The number of epochs is no change: it rescales the schedule. A recipe of one's own is compared with one

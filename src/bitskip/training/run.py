@@ -29,6 +29,7 @@ from bitskip.data.image_set import are_numbers, some_names
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import binary_layers, build
+from bitskip.nn.baselines import Baseline
 from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.nn.narrow import is_narrow, onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
@@ -62,8 +63,8 @@ class Hardware:
     capture: bool = True  # on one GPU, run the whole training step as a CUDA graph
     compile: bool = False  # train through torch.compile: faster steps, a slower start, needs a C++ compiler
 
-    def lightning_precision(self, spec: NetworkSpec) -> Any:
-        """Return the precision flag for Lightning to train `spec` with."""
+    def lightning_precision(self, network: NetworkSpec | nn.Module) -> Any:
+        """Return the precision flag for Lightning to train `network` with."""
         if self.precision != "auto":
             return self.precision
         if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -72,11 +73,11 @@ class Hardware:
             getattr(torch.cpu, probe, lambda: False)()
             for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         )
-        return "bf16-mixed" if fast and not is_narrow(spec) else "32-true"
+        return "bf16-mixed" if fast and not is_narrow(network) else "32-true"
 
 
 def train(
-    spec: NetworkSpec,
+    spec: NetworkSpec | Baseline,
     recipe: Recipe,
     images: ImageSet,
     out: Path,
@@ -92,7 +93,7 @@ def train(
     """Train one network and evaluate its last epoch once on the test set.
 
     Args:
-        spec: the network.
+        spec: the network. A baseline has no dropout, whatever the recipe says.
         recipe: settled for it.
         images: the data set.
         out: the run's folder.
@@ -119,8 +120,9 @@ def train(
         )
     hardware = hardware or Hardware()
     require_writable(out)
+    kind = "spec" if isinstance(spec, NetworkSpec) else "baseline"
     asked = {
-        "spec": spec.to_dict(),
+        kind: spec.to_dict(),
         "recipe": recipe.model_dump(mode="json"),
         "seed": seed,
         "data": images.name,
@@ -137,11 +139,13 @@ def train(
 
     L.seed_everything(seed, workers=True, verbose=False)
     splits = _split(images, recipe)
-    model = build(spec, recipe.dropout).to(memory_format=torch.channels_last)
-    start = None if warm_start is None else _start_weights(warm_start, splits, recipe, images)
+    model = build(spec, recipe.dropout) if isinstance(spec, NetworkSpec) else spec.build()
+    model = model.to(memory_format=torch.channels_last)
+    head = ("head.",) if isinstance(spec, NetworkSpec) else spec.head
+    start = None if warm_start is None else _start_weights(warm_start, splits, recipe, images, head)
     prepare(model, recipe, splits, warm_start=start)
     network = None if teacher is None else _load_teacher(teacher, spec, images)
-    precision = hardware.lightning_precision(spec)
+    precision = hardware.lightning_precision(model)
     trainer = _trainer(out, recipe, hardware, precision, progress_bar)
     teaching: nn.Module | torch.Tensor | None = network
     if network is not None and recipe.distillation.views == "original":
@@ -167,10 +171,11 @@ def train(
     )
     if trainer.is_global_zero:
         write_json(out / "run.json", asked | {"data_source": images.source})  # where `pack` finds it again
-        write_text(out / "spec.json", spec.to_json() + "\n")
+        if isinstance(spec, NetworkSpec):
+            write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
     module.checkpoint = checkpoint
-    with onednn_where_safe(spec):
+    with onednn_where_safe(model):
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
 
     device = trainer.strategy.root_device
@@ -207,7 +212,7 @@ def train(
     if trainer.is_global_zero:
         state = {name: value.contiguous() for name, value in delivered.state_dict().items()}
         metadata = {
-            "spec": spec.to_json(),
+            kind: spec.to_json(),
             **splits.normalisation.to_metadata(),
             "class_names": "\n".join(images.class_names),
             "standardise": str(recipe.latent.standardise).lower(),
@@ -220,7 +225,7 @@ def train(
 # -- the pieces ---------------------------------------------------------------------------------------
 
 
-def _check_data(spec: NetworkSpec, images: ImageSet) -> None:
+def _check_data(spec: NetworkSpec | Baseline, images: ImageSet) -> None:
     if images.classes != spec.classes:
         raise DataError(
             f"{images.name} has {images.classes} classes, but '{spec.name}' has {spec.classes} outputs; "
@@ -394,10 +399,11 @@ def _start_file(start: Path | str) -> Path:
 
 
 def _start_weights(
-    start: Path | str, splits: Splits, recipe: Recipe, images: ImageSet
+    start: Path | str, splits: Splits, recipe: Recipe, images: ImageSet, head: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:
     if not is_packed(start):
-        return match_classes(load_weights(Path(start)), class_names_of(Path(start)), images.class_names)
+        known = class_names_of(Path(start))
+        return match_classes(load_weights(Path(start)), known, images.class_names, head)
     from bitskip.program import Program
 
     program = Program.load(packed_file(start))
@@ -409,7 +415,7 @@ def _start_weights(
     if pictures.shape[2:] != (height, width):  # the network is measured at its own size
         pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
     weights = unpack_weights(program, pictures, recipe.latent.standardise)
-    return match_classes(weights, program.class_names, images.class_names)
+    return match_classes(weights, program.class_names, images.class_names, head)
 
 
 def _epochs_of(start: Path | str) -> int:
@@ -425,7 +431,7 @@ def _epochs_of(start: Path | str) -> int:
     return result.epochs + result.epochs_before
 
 
-def _load_teacher(folder: Path, spec: NetworkSpec, images: ImageSet) -> nn.Module:
+def _load_teacher(folder: Path, spec: NetworkSpec | Baseline, images: ImageSet) -> nn.Module:
     teaching, model = load_run(folder)
     if teaching.classes != spec.classes:
         raise RunError(
