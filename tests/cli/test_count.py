@@ -98,7 +98,7 @@ def test_spec_file(bitskip: Run, tmp_path: Path) -> None:
         (["zoo:resnet14-hybrid-al"], "no model 'resnet14-hybrid-al' in the zoo; did you mean"),
         (["none.py:Net"], "there is no Python file 'none.py'"),
         (["runs/none"], "there is no run or spec file 'runs/none'"),
-        (["baseline:xnor-nin", "--classes", "3"], "has 10 classes"),
+        (["baseline:xnor-nin", "--classes", "1"], "expected at least 2"),
         (["torchvision:vit_b_16", "--input-size", "100"], "Expected 224 but got 100"),
         (["torchvision:resnet18", "--input-size", "0"], "at least 1 pixel"),
         (["torchvision:resnet18", "--width", "0.5"], "--width does not apply"),

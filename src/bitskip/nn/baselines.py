@@ -86,8 +86,8 @@ class Baseline:
 
     @property
     def precisions(self) -> frozenset[str]:
-        """The precisions of its layers: `fp32`, `w1`, `w1a1`."""
-        return frozenset(layer.precision for layer in self.cost().layers if layer.precision)
+        """The precisions of the layers that have weights to multiply with: `fp32`, `w1`, `w1a1`."""
+        return frozenset(layer.precision for layer in self.cost().layers if layer.macs)
 
     @property
     def head(self) -> tuple[str, ...]:
