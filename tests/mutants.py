@@ -135,10 +135,11 @@ def verdict(content: bytes) -> str:
         if op.kind == "conv2d"
         for t in [program.tensors[op.outputs[0]]]
     )
-    height, width, channels = program.input_shape
-    if program.arena_bytes + height * width * channels > _RUN_BYTES or work > _RUN_WORK:
+    given = sum(int(np.prod(source.shape)) for source in program.inputs)
+    if program.arena_bytes + given > _RUN_BYTES or work > _RUN_WORK:
         return "sound"
-    pictures = np.random.default_rng(0).integers(0, 256, (1, height, width, channels), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    pictures = tuple(rng.integers(0, 256, (1, *s.shape), dtype=np.uint8) for s in program.inputs)
     expected = run_reference(program, pictures)
     try:
         native = NativeProgram(program, guarded=True)
@@ -168,9 +169,9 @@ def main(arguments: list[str]) -> None:
     count, seed = (int(word) for word in (*arguments[:2], *("1000", "0")[len(arguments[:2]) :]))
     files = [Path(name).read_bytes() for name in arguments[2:]]
     if not files:
-        from programs import every_op
+        from programs import every_op, two_inputs
 
-        files = [every_op().to_bytes()]
+        files = [every_op().to_bytes(), two_inputs().to_bytes()]
     start = time.perf_counter()
     with np.errstate(all="ignore"):
         ends = survive(files, count, seed)

@@ -67,6 +67,30 @@ class Maker:
 I8 = {"scale": float(np.float32(0.05)), "zero_point": -7}
 
 
+def two_inputs() -> Program:
+    """Return a classifier of a picture `left` and a smaller grey one `right`, in f32 and i8."""
+    m = Maker()
+    m.tensors = [Tensor("u8", (6, 5, 3), name="left"), Tensor("u8", (3, 2, 1), name="right")]
+    left = m.tensor("f32", (6, 5, 3))
+    m.ops.append(QuantizeInput("left", 0, left, m.floats(3) / 255, m.floats(3)))
+    right = m.tensor("i8", (3, 2, 1), **I8)
+    m.ops.append(QuantizeInput("right", 1, right, table=np.arange(-128, 128, dtype=np.int8)[None]))
+    both = []
+    for source, kind, channels in ((left, "f32", 3), (right, "i8", 1)):
+        weight = m.floats(4, 3, 3, channels) if kind == "f32" else m.int8(4, 3, 3, channels)
+        made = m.tensor("f32", m.tensors[source].shape[:2] + (4,))
+        epilogue = FloatEpilogue(scale=m.floats(4) / 40, post=Activation("relu"))
+        m.ops.append(Conv2d(f"conv_{kind}", source, (made,), kind, weight, (1, 1), (1, 1), epilogue))
+        both.append(m.tensor("f32", (1, 1, 4)))
+        m.ops.append(GlobalAvgPool(f"mean_{kind}", made, both[-1]))
+    joined, logits = m.tensor("f32", (1, 1, 8)), m.tensor("f32", (1, 1, 5))
+    m.ops.append(Concat("join", tuple(both), joined))
+    m.ops.append(
+        Conv2d("fc", joined, (logits,), "f32", m.floats(5, 1, 1, 8), (1, 1), (0, 0), FloatEpilogue())
+    )
+    return m.done(logits, mean=(0.5, 0.4, 0.3, 0.2), std=(0.2, 0.3, 0.2, 0.1))
+
+
 def every_op() -> Program:
     """Return a program in which each op and each epilogue occurs."""
     m = Maker()

@@ -27,6 +27,7 @@ int main(int argc, char **argv) {
   void *model = read_all(argv[1], &size);
   if (!model) return fail("the model cannot be read");
   if (bsk_open(model, size, &program) != BSK_OK) return fail(program.error);
+  if (program.n_inputs != 1) return fail("the model takes several inputs, expected one picture");
   char *picture = (char *)read_all(argv[2], &length);
   const bsk_tensor in = bsk_program_tensor(&program, 0), out = bsk_program_output(&program, 0);
   if (!picture || sscanf(picture, "P6 %d %d 255%n", &width, &height, &skipped) != 2 || !skipped || width != in.w || height != in.h || in.c != 3 ||

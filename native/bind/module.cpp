@@ -200,7 +200,8 @@ class Engine {
  private:
   void made() {
     for (const bsk_op &op : described_)
-      if (op.in.offset == BSK_AT_INPUT) image_bytes_ = static_cast<std::size_t>(op.in.h) * static_cast<std::size_t>(op.in.w) * static_cast<std::size_t>(op.in.c);
+      if (op.in.offset <= BSK_AT_INPUT) image_bytes_ = static_cast<std::size_t>(op.in.h) * static_cast<std::size_t>(op.in.w) * static_cast<std::size_t>(op.in.c);
+    if (program_.n_inputs) image_bytes_ = bsk_program_image_bytes(&program_);
     constants_ = Constants(); /* repacked: not needed any more */
     described_.clear();
     content_.clear();

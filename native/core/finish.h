@@ -9,7 +9,7 @@ typedef struct {
 } place;
 
 BSK_INLINE const void *read_at(const place *at, const bsk_tensor *t) {
-  return t->offset == BSK_AT_INPUT ? (const void *)at->image : t->offset == BSK_AT_NONE ? NULL : at->arena + t->offset;
+  return t->offset <= BSK_AT_INPUT ? (const void *)(at->image + (BSK_AT_INPUT - t->offset)) : t->offset == BSK_AT_NONE ? NULL : at->arena + t->offset;
 }
 BSK_INLINE void *write_at(const place *at, const bsk_tensor *t) { return t->offset == BSK_AT_NONE ? NULL : at->arena + t->offset; }
 

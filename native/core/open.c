@@ -5,9 +5,8 @@
  * That each tensor is written once, before it is read, needs no memory: a tensor's record names the op that writes it and
  * the last op that reads it, and each op confirms its part.
  */
-#include <string.h>
-
 #include "bitskip.h"
+#include "bytes.h"
 
 typedef struct { uint8_t code, slope, shifts; } activation_row;
 typedef struct { uint8_t code, shape, least, most, residual, keeps_scale, window, in_place, count_padding; } op_row;
@@ -23,12 +22,6 @@ static const form_row forms[] = {BSK_FORMS(X)};
 #define POST (BIT(POST_SLOPE) | BIT(POST_SHIFT_IN) | BIT(POST_SHIFT_OUT))
 
 /* ---- Reading ----------------------------------------------------------------------------------------------------- */
-
-static uint32_t u16(const uint8_t *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
-static uint32_t u32(const uint8_t *at) { return u16(at) | u16(at + 2) << 16; }
-static int32_t i32(const uint8_t *at) { const uint32_t u = u32(at); return u <= INT32_MAX ? (int32_t)u : -(int32_t)(UINT32_MAX - u) - 1; }
-static int32_t i8(const uint8_t *at) { return *at < 128 ? *at : *at - 256; }
-static float f32(const uint8_t *at) { const uint32_t u = u32(at); float f; memcpy(&f, &u, 4); return f; }
 
 static uint32_t crc32(const uint8_t *at, size_t n) { /* zlib's; four bits at a time */
   uint32_t table[16], crc = 0xffffffffu;
@@ -107,12 +100,12 @@ static bsk_status check_tensor(bsk_program *p, uint32_t number) {
   const tensor t = tensor_at(p, number);
   CHECK(t.h >= 1 && t.h <= BSK_MAX_SIDE && t.w >= 1 && t.w <= BSK_MAX_SIDE && t.c >= 1 && t.c <= BSK_MAX_CHANNELS, "a tensor's shape is out of range");
   CHECK(u16(at + 6) == 0, "a tensor's record holds more than it uses");
-  CHECK((t.dtype == BSK_U8) == (number == 0), "tensor 0, and no other, is the u8 picture");
+  CHECK((t.dtype == BSK_U8) == (number < p->n_inputs), "the first tensors, as many as there are inputs, and no others, are u8");
   const float scale = f32(at + 24), least = 1.0f / (float)(1ull << 50) / (float)(1ull << 50);
   CHECK(t.dtype != BSK_I8 || (scale >= least && scale <= 1.0f / least), "an i8 tensor's scale is not in 2^-100..2^100");
   CHECK(t.dtype == BSK_I8 || (t.scale == 0x3f800000u && t.zero_point == 0), "only i8 tensors have a scale and a zero point");
-  CHECK(number > 0 || (t.offset == -1 && t.bytes <= BSK_MAX_BYTES && t.born == -1), "the picture belongs to the caller: offset -1, less than 2^31 bytes");
-  if (number == 0) return BSK_OK;
+  CHECK(number >= p->n_inputs || (t.offset == -1 && t.born == -1 && bsk_program_tensor(p, number).offset - (int64_t)t.bytes >= BSK_AT_INPUT - (int64_t)BSK_MAX_BYTES), "an input belongs to the caller: offset -1, less than 2^31 bytes together");
+  if (number < p->n_inputs) return BSK_OK;
   CHECK(t.offset >= 0 && t.offset % (t.dtype == BSK_BITS ? 8 : 64) == 0, "a tensor's offset is negative or not aligned");
   CHECK((uint32_t)t.offset <= p->arena_bytes && t.bytes <= p->arena_bytes - (uint32_t)t.offset, "a tensor lies outside the arena");
   CHECK(t.born >= 0 && t.born < (int32_t)p->n_ops && t.dies >= t.born, "a tensor is never written");
@@ -128,19 +121,26 @@ static bsk_status check_last_read(bsk_program *p, uint32_t number) {
   return BSK_OK;
 }
 
-static bsk_status check_outputs(bsk_program *p) {
+static bsk_status check_distinct(bsk_program *p, uint32_t line, uint32_t count, size_t shortest) {
+  for (uint32_t number = 0; number < count; ++number)
+    for (uint32_t other = 0; other < number; ++other) {
+      size_t n, m;
+      const char *a = bsk_program_name(p, line + number, &n), *b = bsk_program_name(p, line + other, &m);
+      CHECK(n >= shortest && m >= shortest && (n != m || memcmp(a, b, n)), "two inputs or outputs have the same name, or an input has none");
+    }
+  return BSK_OK;
+}
+
+static bsk_status check_ends(bsk_program *p) {
   uint32_t number = 0;
   for (uint32_t i = 0; i < p->n_outputs; ++i) {
     number = u32(p->outputs + 4 * (size_t)i);
-    CHECK(number >= 1 && number < p->n_tensors, "an output is not a tensor that an op writes");
-    CHECK(tensor_at(p, number).dtype == BSK_F32, "an output is not f32");
-    for (uint32_t j = 0; j < i; ++j) {
-      size_t n[2];
-      const char *names[2] = {bsk_program_name(p, 1 + i, &n[0]), bsk_program_name(p, 1 + j, &n[1])};
-      CHECK(u32(p->outputs + 4 * (size_t)j) != number && (n[0] != n[1] || memcmp(names[0], names[1], n[0])), "two outputs have the same name or tensor");
-    }
+    CHECK(number >= p->n_inputs && number < p->n_tensors && tensor_at(p, number).dtype == BSK_F32, "an output is not an f32 tensor that an op writes");
+    for (uint32_t j = 0; j < i; ++j) CHECK(u32(p->outputs + 4 * (size_t)j) != number, "two outputs have the same tensor");
   }
-  const tensor t = tensor_at(p, u32(p->outputs));
+  TRY(check_distinct(p, 1, p->n_outputs, 0));
+  TRY(check_distinct(p, 1 + p->n_outputs + p->n_classes, p->n_inputs, 1));
+  const tensor t = tensor_at(p, u32(p->outputs)); /* a classifier's logits */
   CHECK(p->n_classes <= BSK_MAX_CHANNELS, "there are more than 2^20 class names");
   CHECK(p->n_outputs > 1 || t.h > 1 || t.w > 1 || p->n_classes == 0 || p->n_classes == t.c, "there are not as many class names as classes");
   return BSK_OK;
@@ -148,9 +148,9 @@ static bsk_status check_outputs(bsk_program *p) {
 
 /* Tensors alive at once do not overlap, except where an op states that it works in its residual's place. */
 static bsk_status check_aliasing(bsk_program *p) {
-  for (uint32_t number = 2; number < p->n_tensors; ++number) {
+  for (uint32_t number = p->n_inputs + 1; number < p->n_tensors; ++number) {
     const tensor a = tensor_at(p, number);
-    for (uint32_t other = 1; other < number; ++other) {
+    for (uint32_t other = p->n_inputs; other < number; ++other) {
       const tensor b = tensor_at(p, other);
       if ((uint64_t)a.offset >= (uint64_t)b.offset + b.bytes || (uint64_t)b.offset >= (uint64_t)a.offset + a.bytes) continue;
       if (a.born > b.dies || b.born > a.dies) continue;
@@ -186,7 +186,7 @@ static bsk_status check_places(bsk_program *p, uint32_t number, view *v) {
   for (uint32_t i = v->n_inputs; i < BSK_MAX_INPUTS; ++i) CHECK(list[i] == BSK_NO_TENSOR, "an op's inputs have a gap");
   for (v->n_outputs = 0; v->n_outputs < 2 && list[BSK_MAX_INPUTS + v->n_outputs] != BSK_NO_TENSOR; ++v->n_outputs) {
     const uint32_t to = list[BSK_MAX_INPUTS + v->n_outputs];
-    CHECK(to >= 1 && to < p->n_tensors && tensor_at(p, to).born == (int32_t)number, "an op writes a tensor that another one writes, or none");
+    CHECK(to >= p->n_inputs && to < p->n_tensors && tensor_at(p, to).born == (int32_t)number, "an op writes a tensor that another one writes, or none");
     written |= 1u << tensor_at(p, to).dtype;
   }
   CHECK(v->n_inputs >= 1 && v->n_outputs >= 1 && (v->n_outputs == 2 || list[BSK_MAX_INPUTS + 1] == BSK_NO_TENSOR), "an op reads or writes nothing");
@@ -347,8 +347,7 @@ static bsk_status check_constants(bsk_program *p, uint32_t number, const view *v
 }
 
 static bsk_status check_op(bsk_program *p, uint32_t number, uint64_t *at, uint64_t end, uint64_t *outputs) {
-  view v;
-  memset(&v, 0, sizeof v);
+  view v = {0};
   v.record = p->ops + (size_t)number * BSK_RECORD_BYTES;
   for (size_t i = 0; i < COUNT(rows); ++i)
     if (rows[i].code == v.record[BSK_COL_KIND]) v.row = &rows[i];
@@ -379,22 +378,23 @@ bsk_status bsk_open(const void *bytes, size_t size, bsk_program *p) {
   CHECK(u32(b + 12) == crc32(b + 16, size - 16), "the checksum does not match");
   p->bytes = b;
   p->n_tensors = u32(b + 20), p->n_ops = u32(b + 24), p->n_outputs = u32(b + 28), p->n_classes = u32(b + 32);
-  p->arena_bytes = u32(b + 36), p->names_bytes = u32(b + 44), p->json_bytes = u32(b + 48);
+  p->arena_bytes = u32(b + 36), p->names_bytes = u32(b + 44), p->json_bytes = u32(b + 48), p->n_inputs = u32(b + 52);
   const uint64_t constants = u32(b + 40), end = BSK_HEADER_BYTES + constants;
   CHECK(p->n_tensors >= 1 && p->n_tensors <= BSK_MAX_TENSORS && p->n_ops >= 1 && p->n_ops <= BSK_MAX_OPS && p->n_outputs >= 1 && p->n_outputs <= BSK_MAX_OUTPUTS && p->arena_bytes <= BSK_MAX_BYTES && constants % 8 == 0, "the header is out of range");
-  for (int i = 52; i < BSK_HEADER_BYTES; ++i) CHECK(b[i] == 0, "the header holds more than it should");
+  CHECK(p->n_inputs++ < BSK_MAX_PICTURES && p->n_inputs <= p->n_tensors, "there are more inputs than there may be");
+  for (int i = 56; i < BSK_HEADER_BYTES; ++i) CHECK(b[i] == 0, "the header holds more than it should");
   const uint64_t ops = end + (uint64_t)p->n_tensors * BSK_TENSOR_BYTES, outputs = ops + (uint64_t)p->n_ops * BSK_RECORD_BYTES, names = outputs + 4 * (uint64_t)p->n_outputs;
   CHECK(names + p->names_bytes + p->json_bytes == size, "the parts do not make up the file");
   p->tensors = b + end, p->ops = b + ops, p->outputs = b + outputs;
   p->names = (const char *)b + names, p->json = p->names + p->names_bytes;
   TRY(check_names(p));
   for (number = 0; number < p->n_tensors; ++number) TRY(check_tensor(p, number));
-  uint64_t at = BSK_HEADER_BYTES, written = 0;
+  uint64_t at = BSK_HEADER_BYTES, written = p->n_inputs;
   for (number = 0; number < p->n_ops; ++number) TRY(check_op(p, number, &at, end, &written));
-  CHECK(written == p->n_tensors - 1, "a tensor is never written");
+  CHECK(written == p->n_tensors, "a tensor is never written");
   CHECK((at + 7) / 8 * 8 == end, "there are more constants than the ops use");
   for (; at < end; ++at) CHECK(b[at] == 0, "constants are not followed by zeros");
-  TRY(check_outputs(p));
+  TRY(check_ends(p));
   for (number = 0; number < p->n_tensors; ++number) TRY(check_last_read(p, number));
   return check_aliasing(p);
 }

@@ -65,11 +65,12 @@ static bsk_status check_tensor(const bsk_tensor *t, size_t arena_bytes) {
   const int64_t bytes = tensor_bytes(t);
   CHECK(bytes > 0 && bytes < MAX_TENSOR, "a tensor has an unknown dtype or is too large");
   CHECK(t->dtype != BSK_I8 || (t->zero_point >= -128 && t->zero_point <= 127), "a zero point is not an int8");
-  if (t->offset == BSK_AT_INPUT) {
-    CHECK(t->dtype == BSK_U8, "the program's input is u8");
+  if (t->offset <= BSK_AT_INPUT) {
+    CHECK(t->dtype == BSK_U8, "the program's inputs are u8");
+    CHECK(t->offset > BSK_AT_INPUT - MAX_TENSOR, "an input lies too far from the first");
     return BSK_OK;
   }
-  CHECK(t->dtype != BSK_U8, "only the program's input is u8");
+  CHECK(t->dtype != BSK_U8, "only the program's inputs are u8");
   CHECK(t->offset >= 0 && (uint64_t)t->offset <= arena_bytes && (uint64_t)bytes <= arena_bytes - (uint64_t)t->offset,
         "a tensor lies outside the arena");
   CHECK(t->offset % (t->dtype == BSK_BITS ? 8 : t->dtype == BSK_I8 ? 1 : 4) == 0, "a tensor's offset is not aligned to its elements");
@@ -602,7 +603,7 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
   for (int i = 0; i < 5; ++i)
     if ((status = check_tensor(all[i], arena_bytes))) return status;
   CHECK(present(&op->in), "an operation has no input");
-  CHECK((op->in.offset == BSK_AT_INPUT) == (op->kind == BSK_OP_QUANTIZE_INPUT), "only quantize_input reads the program's input");
+  CHECK((op->in.offset <= BSK_AT_INPUT) == (op->kind == BSK_OP_QUANTIZE_INPUT), "only quantize_input reads the program's inputs");
   if ((status = check_outputs(op, &shape))) return status;
   memset(p, 0, sizeof *p);
   p->op = *op;

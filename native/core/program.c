@@ -1,24 +1,25 @@
 /* From an opened file to operations: each record of the table as a bsk_op whose constants lie in the file. */
-#include <string.h>
-
 #include "bitskip.h"
-
-static uint32_t u16(const uint8_t *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
-static uint32_t u32(const uint8_t *at) { return u16(at) | u16(at + 2) << 16; }
+#include "bytes.h"
 
 static float scale_of(const bsk_program *p, uint32_t number) {
-  const uint32_t bits = u32(p->tensors + (size_t)number * BSK_TENSOR_BYTES + 24);
-  float scale;
-  memcpy(&scale, &bits, 4);
-  return scale;
+  return f32(p->tensors + (size_t)number * BSK_TENSOR_BYTES + 24);
+}
+
+static int64_t input_bytes(const bsk_program *p, uint32_t count) { /* of the first `count` inputs, which lie one after the other */
+  int64_t bytes = 0;
+  for (const uint8_t *at = p->tensors; count--; at += BSK_TENSOR_BYTES) bytes += (int64_t)u32(at + 8) * u32(at + 12) * u32(at + 16);
+  return bytes;
 }
 
 bsk_tensor bsk_program_tensor(const bsk_program *p, uint32_t number) {
   const uint8_t *at = p->tensors + (size_t)number * BSK_TENSOR_BYTES;
-  const bsk_tensor t = {at[0], (int32_t)u32(at + 8), (int32_t)u32(at + 12), (int32_t)u32(at + 16), at[1] < 128 ? at[1] : at[1] - 256,
-                        number == 0 ? BSK_AT_INPUT : (int64_t)u32(at + 20)};
+  const bsk_tensor t = {at[0], (int32_t)u32(at + 8), (int32_t)u32(at + 12), (int32_t)u32(at + 16), i8(at + 1),
+                        number < p->n_inputs ? BSK_AT_INPUT - input_bytes(p, number) : (int64_t)u32(at + 20)};
   return t;
 }
+
+size_t bsk_program_image_bytes(const bsk_program *p) { return (size_t)input_bytes(p, p->n_inputs); }
 
 bsk_tensor bsk_program_output(const bsk_program *p, uint32_t output) { return bsk_program_tensor(p, u32(p->outputs + 4 * (size_t)output)); }
 
@@ -68,7 +69,7 @@ void bsk_program_op(const bsk_program *p, uint32_t number, bsk_op *op) {
   op->sh = (int32_t)u32(r + BSK_COL_STRIDE), op->sw = (int32_t)u32(r + BSK_COL_STRIDE + 4);
   op->ph = r[BSK_COL_PADDING], op->pw = r[BSK_COL_PADDING + 1];
   op->groups = (int32_t)u32(r + BSK_COL_GROUPS);
-  op->pad_value = r[BSK_COL_PAD_VALUE] < 128 ? r[BSK_COL_PAD_VALUE] : r[BSK_COL_PAD_VALUE] - 256;
+  op->pad_value = i8(r + BSK_COL_PAD_VALUE);
   op->count_padding = r[BSK_COL_COUNT_PADDING];
   op->weight_dtype = weight_dtypes[r[BSK_COL_WEIGHT_DTYPE]];
   op->weights = constant(p, r, BSK_CONST_WEIGHT);
@@ -93,8 +94,7 @@ void bsk_program_op(const bsk_program *p, uint32_t number, bsk_op *op) {
   else
     e->b32 = (const int32_t *)bias, e->b_shift = r[BSK_COL_BIAS_SHIFT];
   e->shift = r[BSK_COL_SHIFT];
-  const uint32_t rm = u32(r + BSK_COL_RESIDUAL_MULTIPLIER);
-  memcpy(&e->residual_m, &rm, 4);
+  e->residual_m = i32(r + BSK_COL_RESIDUAL_MULTIPLIER);
   e->pre.kind = r[BSK_COL_PRE];
   e->post.kind = r[BSK_COL_POST];
   activation(p, r, BSK_CONST_PRE_SLOPE, &e->pre);

@@ -51,7 +51,8 @@ uint32_t bsk_cpu_features(void);
 /* Hide features from engines made later, to test kernels that a better one shadows; ~0 shows all again. */
 void bsk_cpu_limit(uint32_t allowed);
 
-/* Where a tensor lives: an offset in the arena, or one of these. */
+/* Where a tensor lives: an offset in the arena, or one of these. Of several inputs, which lie one after the other, the one
+ * that begins at byte n is at BSK_AT_INPUT - n. */
 enum { BSK_AT_NONE = -1, BSK_AT_INPUT = -2 };
 
 typedef struct {
@@ -118,7 +119,7 @@ typedef struct {
 
 typedef struct {
   const uint8_t *bytes; /* the file; it must stay in place while the program is used */
-  uint32_t n_tensors, n_ops, n_outputs, n_classes, arena_bytes;
+  uint32_t n_tensors, n_inputs, n_ops, n_outputs, n_classes, arena_bytes;
   const uint8_t *tensors, *ops, *outputs; /* the tables of docs/program.md, "File" */
   const char *names, *json;               /* neither ends with a 0 */
   uint32_t names_bytes, json_bytes;
@@ -130,10 +131,11 @@ typedef struct {
  * run without further checks. Allocates nothing. */
 bsk_status bsk_open(const void *bytes, size_t size, bsk_program *program);
 
-/* Tensor `number` (0 is the picture), the tensor of an output, and operation `number`, for bsk_engine_bytes and _init. Its
+/* Tensor `number` (0 is the picture; the first n_inputs are the inputs), the tensor of an output, and operation `number`, for bsk_engine_bytes and _init. Its
  * constants lie in the file. */
 bsk_tensor bsk_program_tensor(const bsk_program *program, uint32_t number);
 bsk_tensor bsk_program_output(const bsk_program *program, uint32_t output);
+size_t bsk_program_image_bytes(const bsk_program *program); /* of all inputs together */
 void bsk_program_op(const bsk_program *program, uint32_t number, bsk_op *op);
 
 /* Line `line` of the names, without a 0 at its end: 0 the program, 1.. the outputs, then the classes, tensors and ops. */
@@ -163,7 +165,8 @@ const char *bsk_last_error(void);
 size_t bsk_engine_ops(const bsk_engine *engine);
 const char *bsk_engine_kernel(const bsk_engine *engine, size_t op);
 
-/* Run operation `op` on the output rows of part `part` of `parts`; all parts of one operation may run at once. */
+/* Run operation `op` on the output rows of part `part` of `parts`; all parts of one operation may run at once. `image` is the
+ * u8 picture (H, W, C); of a program with several inputs each of them, one after the other. */
 void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image, void *arena, void *scratch, int part,
                        int parts);
 

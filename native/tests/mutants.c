@@ -69,8 +69,7 @@ static int run(const bsk_program *p) {
     work += (int64_t)out->h * out->w * out->c * taps;
     if (work > LARGEST_WORK) return 0;
   }
-  const bsk_tensor in = bsk_program_tensor(p, 0);
-  const size_t picture = (size_t)in.h * (size_t)in.w * (size_t)in.c;
+  const size_t picture = bsk_program_image_bytes(p);
   bsk_sizes sizes;
   bsk_engine *engine;
   if (picture + p->arena_bytes > LARGEST_RUN || bsk_engine_bytes(ops, p->n_ops, p->arena_bytes, BSK_ISA_BEST, &sizes) != BSK_OK) return 0;

@@ -10,17 +10,18 @@ import pytest
 from bitskip.backends import BACKENDS, backend
 from bitskip.errors import RunError
 from bitskip.program import Output, Program
-from programs import every_op
+from programs import every_op, two_inputs
 
 PROGRAM = every_op()
 SEVERAL = dataclasses.replace(PROGRAM, outputs=(*PROGRAM.outputs, Output("stem", 3)), class_names=())
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("program", [PROGRAM, SEVERAL], ids=["logits", "several"])
+@pytest.mark.parametrize("program", [PROGRAM, SEVERAL, two_inputs()], ids=["logits", "several", "inputs"])
 @pytest.mark.parametrize("count", [1, 5, 70])
 def test_every_backend_gives_what_the_reference_gives(name: str, program: Program, count: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (count, 6, 5, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    images = tuple(rng.integers(0, 256, (count, *source.shape), dtype=np.uint8) for source in program.inputs)
     assert backend(name).supports(program) == ()
     expected = backend("reference").build(program)(images)
     for threads in (1, 2):

@@ -27,8 +27,10 @@ __all__ = [
     "Backend",
     "ExportTarget",
     "Exported",
+    "Images",
     "Run",
     "backend",
+    "each_input",
     "export_target",
 ]
 
@@ -47,8 +49,15 @@ EXPORT_TARGETS: dict[str, str] = {
 }
 
 
-# uint8 (N, H, W, C) -> each output of the program, float32 (N, H, W, C)
-Run = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.float32], ...]]
+# uint8 (N, H, W, C), of a program with several inputs one of each, in their order
+Images = npt.NDArray[Any] | tuple[npt.NDArray[Any], ...]
+# -> each output of the program, float32 (N, H, W, C)
+Run = Callable[[Images], tuple[npt.NDArray[np.float32], ...]]
+
+
+def each_input(images: Images) -> tuple[npt.NDArray[Any], ...]:
+    """Return the batch of every input."""
+    return images if isinstance(images, tuple) else (images,)
 
 
 class Backend(Protocol):

@@ -52,6 +52,10 @@ def inspect(
         for layer in values["layers"]
     ]
     pictures = values["calibration_images"]
+    named = len(values["inputs"]) > 1
+    inputs = " and ".join(
+        f"{name} " * named + "x".join(map(str, shape)) for name, shape in values["inputs"].items()
+    )
     notes = [
         f"file {byte_size(values['file_bytes'])}, of which constants {byte_size(values['constant_bytes'])}",
         f"peak activations {byte_size(values['peak_activation_bytes'])} for one picture",
@@ -59,7 +63,7 @@ def inspect(
         + (f", calibrated on {pictures} pictures" if pictures else ""),
     ]
     print_table(
-        f"{values['name']}, input {'x'.join(map(str, values['input_shape']))}, {values['classes']} classes",
+        f"{values['name']}, input {inputs}, {values['classes']} classes",
         ["layer", "op", "precision", "bytes", "MACs", "output", "reads", "writes"],
         rows,
         left_columns=(0, 1, 2, 6, 7),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from torch import nn
 
 from bitskip.errors import LoweringError
 from bitskip.lower.assemble import F32, Recipe, assemble, i8_values
-from bitskip.lower.build import build_graph
+from bitskip.lower.build import InputShape, build_graph
 from bitskip.lower.calibrate import find_quantizations
+from bitskip.lower.graph import Graph
 from bitskip.lower.tables import with_tables
 from bitskip.program import Program
 
@@ -24,11 +25,11 @@ def lower(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     *,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: InputShape | None = None,
     name: str | None = None,
     activations: str = "fp32",
     dense: str = "fp32",
-    calibration: npt.NDArray[np.uint8] | None = None,
+    calibration: npt.NDArray[np.uint8] | Mapping[str, npt.NDArray[np.uint8]] | None = None,
     class_names: tuple[str, ...] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Program:
@@ -37,13 +38,15 @@ def lower(
     Args:
         model: trained; from `bitskip.nn.build`, or any module that torch.fx can trace and that is made of
             what a Program has ops for (docs/packing.md).
-        mean: of the training pictures scaled to 0..1, per channel; 0 if not given.
+        mean: of the training pictures scaled to 0..1, per channel; 0 if not given. Of several inputs those of
+            the first, then of the second, and so on.
         std: likewise; 1 if not given.
-        input_shape: (C, H, W) of a picture; a network of bitskip knows its own.
+        input_shape: (C, H, W) of a picture; a network of bitskip knows its own. Of a module with several
+            inputs each one's by the name that its `forward` gives it, `{"left": (3, 32, 32), ...}`.
         name: of the program; that of the spec or of the module's class if not given.
         activations: `fp32` runs `w1` layers on real activations as in training; `int8` on calibrated int8.
         dense: what becomes of `fp32` layers: `fp32` keeps them, `int8` quantizes them too.
-        calibration: uint8 training pictures (N, H, W, C), for int8.
+        calibration: uint8 training pictures (N, H, W, C), for int8; of several inputs each one's, by name.
         class_names: of the outputs, for reports.
         progress: called with the calibration pictures done and in all.
 
@@ -57,7 +60,8 @@ def lower(
     if dense == "int8" and activations != "int8":
         raise LoweringError("dense int8 needs int8 activations too; use --activations int8 --dense int8")
     graph = build_graph(model, input_shape, name)
-    channels = graph.shapes[0][2]
+    shapes = graph.shapes[: len(graph.inputs)]
+    channels = sum(shape[2] for shape in shapes)
     mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
     if len(mean) != channels or len(std) != channels:
         raise LoweringError(f"got {len(mean)} means and {len(std)} stds for pictures of {channels} channels")
@@ -72,13 +76,7 @@ def lower(
     if not values:
         program, _ = assemble(graph, recipe, mean, std, activations=activations, dense=dense, **labels)
         return program
-    if calibration is None or len(calibration) == 0:
-        raise LoweringError("int8 activations need calibration pictures, and there are none")
-    if calibration.dtype != np.uint8 or calibration.shape[1:] != graph.shapes[0]:
-        raise LoweringError(
-            f"calibration pictures are {calibration.dtype} {calibration.shape}, "
-            f"expected uint8 (N, {', '.join(map(str, graph.shapes[0]))})"
-        )
+    pictures = _calibration(calibration, graph)
     real, held = assemble(graph, Recipe(real_int8=True), mean, std, **labels)
     tensors = {value: held[value, F32] for value in values}
     program, _ = assemble(
@@ -86,10 +84,35 @@ def lower(
         recipe,
         mean,
         std,
-        find_quantizations(real, tensors, calibration, progress),
+        find_quantizations(real, tensors, pictures, progress),
         activations=activations,
         dense=dense,
-        calibration_images=len(calibration),
+        calibration_images=len(pictures[0]),
         **labels,
     )
     return program
+
+
+def _calibration(
+    given: npt.NDArray[np.uint8] | Mapping[str, npt.NDArray[np.uint8]] | None, graph: Graph
+) -> tuple[npt.NDArray[np.uint8], ...]:
+    """Return the calibration pictures of every input, in their order."""
+    by_name = given if isinstance(given, Mapping) else dict.fromkeys(graph.inputs[:1], given)
+    if by_name.keys() != set(graph.inputs):
+        got = ", ".join(by_name) if isinstance(given, Mapping) else "one array"
+        raise LoweringError(f"calibration has {got}, expected pictures of {', '.join(graph.inputs)} by name")
+    found = []
+    for name, shape in zip(graph.inputs, graph.shapes, strict=False):
+        pictures = by_name[name]
+        if pictures is None or len(pictures) == 0:
+            raise LoweringError("int8 activations need calibration pictures, and there are none")
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != shape:
+            raise LoweringError(
+                f"calibration pictures are {pictures.dtype} {pictures.shape}, "
+                f"expected uint8 (N, {', '.join(map(str, shape))})"
+            )
+        found.append(pictures)
+    if len({len(pictures) for pictures in found}) > 1:
+        counts = ", ".join(f"{len(p)} of {n}" for n, p in zip(graph.inputs, found, strict=True))
+        raise LoweringError(f"calibration has {counts}, expected as many of each")
+    return tuple(found)

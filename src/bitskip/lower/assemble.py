@@ -228,9 +228,9 @@ def is_table(node: object) -> bool:
 
 
 def i8_values(graph: Graph, recipe: Recipe) -> list[int]:
-    """Return the values that need a calibrated range: those that live as i8, but for the picture."""
+    """Return the values that need a calibrated range: those that live as i8, but for the inputs."""
     wanted = wanted_forms(graph, recipe)
-    needed = {number for number, forms in wanted.items() if I8 in forms and number != 0}
+    needed = {number for number, forms in wanted.items() if I8 in forms and number >= len(graph.inputs)}
     for node in reversed(graph.nodes):
         if isinstance(node, PoolNode) and node.kind in _KEEPS_SCALE and wanted[node.output] == [I8]:
             needed.discard(node.output)
@@ -250,7 +250,7 @@ def assemble(
     Args:
         graph: from `build_graph`.
         recipe: which arithmetic each precision gets.
-        mean: of the training pictures scaled to 0..1, per channel.
+        mean: of the training pictures scaled to 0..1, per channel of every input.
         std: likewise.
         quantizations: of each of `i8_values`.
         labels: further fields of the Program.
@@ -259,7 +259,11 @@ def assemble(
         LoweringError: if a layer cannot run at its declared precision.
     """
     writer = _Writer(graph, recipe, dict(quantizations or {}))
-    writer.picture(np.asarray(mean, np.float64), np.asarray(std, np.float64))
+    at = 0
+    for number in range(len(graph.inputs)):
+        channels = slice(at, at + graph.shapes[number][2])
+        writer.picture(number, np.asarray(mean[channels], np.float64), np.asarray(std[channels], np.float64))
+        at = channels.stop
     for node in graph.nodes:
         if isinstance(node, ConvNode):
             writer.conv(node)
@@ -291,7 +295,8 @@ class _Writer:
         self.graph, self.recipe, self.quantizations = graph, recipe, quantizations
         self.wanted = wanted_forms(graph, recipe)
         self.share_scales()
-        self.done = Assembled([Tensor("u8", graph.shapes[0], name="picture")], [])
+        inputs = zip(graph.inputs, graph.shapes, strict=False)
+        self.done = Assembled([Tensor("u8", shape, name=name) for name, shape in inputs], [])
 
     def share_scales(self) -> None:
         """Give what a concatenation alone reads the codes of its result."""
@@ -320,21 +325,23 @@ class _Writer:
 
     # -- the picture ----------------------------------------------------------------------------------
 
-    def picture(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
+    def picture(self, number: int, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
+        """Write the forms of input `number`."""
+        name = self.graph.inputs[number]
         scale = (1 / (255 * std)).astype(np.float32)
         bias = (-mean / std).astype(np.float32)
         levels = np.arange(256, dtype=np.float32)[:, None] * scale + bias  # (256, C)
-        self.quantizations[0] = Quantization.of_range(float(levels.min()), float(levels.max()))
-        for form in self.wanted[0]:
+        self.quantizations[number] = Quantization.of_range(float(levels.min()), float(levels.max()))
+        for form in self.wanted[number]:
             if form == I8:
-                number = self.tensor(0, I8, "picture")
-                table = np.ascontiguousarray(self.quantizations[0].quantize(levels).T)
-                self.done.ops.append(QuantizeInput("picture", 0, number, table=table))
-        others = [form for form in self.wanted[0] if form != I8]
+                made = self.tensor(number, I8, name)
+                table = np.ascontiguousarray(self.quantizations[number].quantize(levels).T)
+                self.done.ops.append(QuantizeInput(name, number, made, table=table))
+        others = [form for form in self.wanted[number] if form != I8]
         if others:
-            number = self.tensor(0, F32, "picture")
-            self.done.ops.append(QuantizeInput("picture", 0, number, scale, bias))
-            self.convert(0, others, "picture")
+            made = self.tensor(number, F32, name)
+            self.done.ops.append(QuantizeInput(name, number, made, scale, bias))
+            self.convert(number, others, name)
 
     # -- convolutions ---------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -11,17 +13,19 @@ from bitskip.lower.fx_graph import fx_graph
 from bitskip.lower.graph import Graph
 from bitskip.nn import ResNet, follows_its_spec
 
-__all__ = ["build_graph"]
+__all__ = ["InputShape", "build_graph"]
 
 
-def build_graph(
-    model: nn.Module, input_shape: tuple[int, int, int] | None = None, name: str | None = None
-) -> Graph:
+InputShape = tuple[int, int, int] | Mapping[str, tuple[int, int, int]]
+
+
+def build_graph(model: nn.Module, input_shape: InputShape | None = None, name: str | None = None) -> Graph:
     """Return the graph of a trained module, with its weights as they are now.
 
     Args:
         model: a network of `bitskip.nn.build`, or any module that torch.fx can trace.
-        input_shape: (C, H, W) of a picture; a network of bitskip knows its own.
+        input_shape: (C, H, W) of a picture; a network of bitskip knows its own. Of several inputs each one's,
+            by the names that the module's `forward` gives them.
         name: of the graph; that of the spec or the module's class if not given.
 
     Raises:
@@ -31,9 +35,9 @@ def build_graph(
     spec = model.spec if isinstance(model, ResNet) else None
     if spec is not None:
         own = (spec.input_channels, spec.input_size, spec.input_size)
-        if input_shape is not None and tuple(input_shape) != own:
+        if input_shape is not None and _shapes(input_shape) != [own]:
             raise LoweringError(
-                f"input_shape is {tuple(input_shape)}, but '{spec.name}' is a network for {own}; leave it out"
+                f"input_shape is {input_shape}, but '{spec.name}' is a network for {own}; leave it out"
             )
         input_shape = own
     if input_shape is None:
@@ -41,8 +45,9 @@ def build_graph(
             f"got a {type(model).__name__} without the size of its pictures; give "
             "input_shape=(channels, height, width)"
         )
-    if len(input_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in input_shape):
-        raise LoweringError(f"input_shape is {input_shape}, expected (channels, height, width) in pixels")
+    for shape in _shapes(input_shape):
+        if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
+            raise LoweringError(f"input_shape is {shape}, expected (channels, height, width) in pixels")
     for key, values in model.state_dict().items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise LoweringError(f"'{key}' holds values that are not finite; the network cannot be packed")
@@ -59,3 +64,9 @@ def build_graph(
         graph = fx_graph(twin, input_shape, name or default, precisions)
     graph.spec = spec
     return graph
+
+
+def _shapes(input_shape: InputShape) -> list[tuple[int, ...]]:
+    """Return the shape of every input."""
+    shapes = input_shape.values() if isinstance(input_shape, Mapping) else (input_shape,)
+    return [tuple(shape) for shape in shapes]

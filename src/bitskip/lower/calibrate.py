@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from bitskip.backends import Images, each_input
 from bitskip.backends.reference import Reference
 from bitskip.lower.assemble import Quantization
 from bitskip.program import Program
@@ -25,7 +26,7 @@ _SHARES = np.linspace(0.3, 1.0, 36)
 def find_quantizations(
     program: Program,
     tensors: Mapping[int, int],
-    images: npt.NDArray[np.uint8],
+    images: Images,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, Quantization]:
     """Return how each value is best held as int8.
@@ -33,11 +34,13 @@ def find_quantizations(
     Args:
         program: the network in float32.
         tensors: value to the number of the f32 tensor that holds it in `program`.
-        images: uint8 (N, H, W, C), the calibration pictures.
+        images: uint8 (N, H, W, C), the calibration pictures; of several inputs a tuple of these.
         progress: called with the pictures done and in all.
     """
     generator = np.random.default_rng(0)
-    per_image = max(1, _SAMPLES // max(1, len(images)))
+    given = each_input(images)
+    count = len(given[0])
+    per_image = max(1, _SAMPLES // max(1, count))
     low = dict.fromkeys(tensors, 0.0)
     high = dict.fromkeys(tensors, 0.0)
     samples: dict[int, list[npt.NDArray[np.float32]]] = {value: [] for value in tensors}
@@ -55,10 +58,9 @@ def find_quantizations(
         samples[value].append(np.take_along_axis(flat, columns, axis=1).ravel())
 
     reference = Reference(program)
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        reference.run(batch, observe)
-        progress(start + len(batch), len(images))
+    for start in range(0, count, _BATCH):
+        reference.run(tuple(array[start : start + _BATCH] for array in given), observe)
+        progress(min(start + _BATCH, count), count)
     return {value: _best(low[value], high[value], np.concatenate(samples[value])) for value in tensors}
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from bitskip.errors import LoweringError
+from bitskip.errors import LoweringError, nearest
 from bitskip.graph.trace import Tracer, owner_of, trace_with
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
-from bitskip.lower.steps import BATCH, Recorder, Traced
+from bitskip.lower.steps import Recorder, Traced
 from bitskip.lower.torch_layers import layer_handler
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS
 
@@ -24,14 +24,18 @@ __all__ = ["fx_graph"]
 
 
 def fx_graph(
-    model: nn.Module, input_shape: tuple[int, int, int], name: str, precisions: Mapping[str, str]
+    model: nn.Module,
+    input_shape: tuple[int, int, int] | Mapping[str, tuple[int, int, int]],
+    name: str,
+    precisions: Mapping[str, str],
 ) -> Graph:
     """Return the graph of a module; call it in evaluation mode, without gradients.
 
     Args:
         model: maps (N, C, H, W) to logits (N, classes), to maps (N, C', H', W'), or to several of these, as a
             dict by name or a tuple.
-        input_shape: (C, H, W) of a picture.
+        input_shape: (C, H, W) of a picture; of several inputs each one's, by the names that `forward` gives
+            them.
         name: of the graph.
         precisions: `int8` for the real layers, by path, that are declared so.
 
@@ -39,10 +43,11 @@ def fx_graph(
         LoweringError: if torch.fx cannot trace it, or it does what a Program has no op for.
     """
     graph_module = _trace(model)
-    record = Recorder(input_shape)
-    outputs = _Reader(graph_module, record, precisions).read()
+    inputs = _inputs(graph_module, input_shape)
+    record = Recorder(*inputs.values())
+    outputs = _Reader(graph_module, record, precisions, tuple(inputs)).read()
     values = {key: output.value for key, output in outputs.items()}
-    if not record.steps or 0 in values.values():
+    if not record.steps or min(values.values()) < len(inputs):
         raise LoweringError("the network gives its picture as it is; expected one that computes something")
     for key, output in outputs.items():
         if not output.has_channels:
@@ -52,7 +57,24 @@ def fx_graph(
             )
     if len(set(values.values())) < len(values):
         raise LoweringError(f"two of the network's outputs {', '.join(values)} are the same")
-    return Graph(name, None, fuse(record, list(values.values())), record.shapes, values)
+    names = tuple(inputs) if isinstance(input_shape, Mapping) else ("picture",)
+    return Graph(name, None, fuse(record, list(values.values())), record.shapes, values, names)
+
+
+def _inputs(
+    graph_module: fx.GraphModule, input_shape: tuple[int, int, int] | Mapping[str, tuple[int, int, int]]
+) -> dict[str, tuple[int, int, int]]:
+    """Return the shapes of the network's inputs by the names that its forward gives them, in its order."""
+    taken = [str(node.target) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    if not isinstance(input_shape, Mapping):
+        return dict.fromkeys(taken[:1], input_shape)
+    unknown = [name for name in input_shape if name not in taken]
+    if unknown:
+        raise LoweringError(
+            f"input_shape names '{unknown[0]}', and the network's forward takes {', '.join(taken)}"
+            f"{nearest(unknown[0], taken)}"
+        )
+    return {name: input_shape[name] for name in taken if name in input_shape}
 
 
 class _Layers(Tracer):
@@ -85,8 +107,15 @@ def _trace(model: nn.Module) -> fx.GraphModule:
 
 
 class _Reader:
-    def __init__(self, graph_module: fx.GraphModule, record: Recorder, precisions: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        record: Recorder,
+        precisions: Mapping[str, str],
+        inputs: tuple[str, ...],
+    ) -> None:
         self.graph_module, self.record, self.precisions = graph_module, record, precisions
+        self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
 
     def read(self) -> dict[str, Traced]:
@@ -103,16 +132,16 @@ class _Reader:
         raise AssertionError("a graph without an output")
 
     def placeholder(self, node: fx.Node) -> Any:
-        if not self.values:
-            height, width, channels = self.record.shapes[0]
-            return Traced(0, self.record.shapes[0], (BATCH, channels, height, width))
+        if node.target in self.inputs:
+            return self.record.input(self.inputs.index(str(node.target)))
         if node.args:
             return node.args[0]
         if all(user.target is operator.eq or _asserts(user) for user in node.users):
             return None  # torch.fx checks in the graph that a defaulted argument has its default
         raise LoweringError(
-            f"the network's forward takes a second input '{node.target}', expected pictures alone; give it a "
-            "default or wrap the network"
+            f"the network's forward takes an input '{node.target}' that input_shape does not name; give each "
+            f"input's (channels, height, width) by name, input_shape={{'{self.inputs[0]}': ..., "
+            f"'{node.target}': ...}}, or give it a default"
         )
 
     def attribute(self, path: str) -> Any:

@@ -2,7 +2,8 @@
 
 A node is a convolution with everything that follows it up to the next one (scale, BN, activations, a
 residual add), or what stands alone: a pool, an affine map with its activation, an addition, a product with
-one value a channel, a concatenation. Values are numbered; value 0 is the normalised picture.
+one value a channel, a concatenation. Values are numbered; the first are the normalised inputs, most often one
+picture.
 """
 
 from __future__ import annotations
@@ -151,3 +152,4 @@ class Graph:
     nodes: list[Node]
     shapes: list[Shape]
     outputs: dict[str, int]  # what the network gives, by name; a classifier's only one is `logits`
+    inputs: tuple[str, ...] = ("picture",)  # names of what it takes: values 0, 1, ...

@@ -20,7 +20,7 @@ _ALIGNMENT = 64
 def plan_buffers(
     tensors: list[Tensor], ops: list[Op], outputs: Iterable[int]
 ) -> tuple[tuple[Tensor, ...], tuple[Op, ...], int]:
-    """Give every tensor but the picture (number 0) its offset.
+    """Give every tensor but the inputs, which come first, its offset.
 
     Args:
         tensors: with their shapes and dtypes; offsets are ignored.
@@ -34,7 +34,7 @@ def plan_buffers(
     sums = heirs(schedule)
     offsets, arena = place(buffers(schedule), _ALIGNMENT)
     placed = tuple(
-        tensor if number == 0 else dataclasses.replace(tensor, offset=offsets[number])
+        tensor if tensor.dtype == "u8" else dataclasses.replace(tensor, offset=offsets[number])
         for number, tensor in enumerate(tensors)
     )
     planned = tuple(

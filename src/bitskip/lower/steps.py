@@ -142,10 +142,10 @@ class Recorder:
         precision: `fp32` or `int8`, as a real layer that is being read is declared.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int]) -> None:
-        channels, height, width = input_shape
+    def __init__(self, *input_shapes: tuple[int, int, int]) -> None:
+        """Begin with the inputs, (C, H, W) each: values 0, 1, ..."""
         self.steps: list[Step] = []
-        self.shapes: list[Shape] = [(height, width, channels)]
+        self.shapes: list[Shape] = [(height, width, channels) for channels, height, width in input_shapes]
         self.name = self.where = ""
         self.precision = "fp32"
 
@@ -164,6 +164,11 @@ class Recorder:
                 f"has values per element of the shape {x.shape[1:]} made from a picture of "
                 f"{x.picture[0]}x{x.picture[1]} pixels, expected one a channel; put it before the flattening"
             )
+
+    def input(self, number: int) -> Traced:
+        """Return input `number`."""
+        height, width, channels = self.shapes[number]
+        return Traced(number, self.shapes[number], (BATCH, channels, height, width))
 
     def value(self, picture: Shape, shape: tuple[int, ...]) -> Traced:
         """Return a new value."""

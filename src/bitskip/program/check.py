@@ -66,14 +66,17 @@ def check_program(program: Program) -> None:
             f"expected 1..{MAX_TENSORS} and 1..{MAX_OPS}",
         )
     _integer(program.arena_bytes, 0, MAX_ARENA, "program", "arena_bytes")
+    inputs = _check_inputs(program.tensors)
     for number, tensor in enumerate(program.tensors):
-        _check_tensor(number, tensor, program.arena_bytes)
-    _check_order(program)
+        _check_tensor(number, tensor, program.arena_bytes, inputs)
+    if sum(tensor.size for tensor in program.tensors[:inputs]) > MAX_ARENA:
+        _fail("program", "its inputs together take 2^31 bytes or more")
+    _check_order(program, inputs)
     bounds: dict[int, int] = {}  # largest |value| of each i32 tensor
     for op in program.ops:
         _Checker(program.tensors, op, bounds).check()
-    _check_aliasing(program)
-    _check_labels(program)
+    _check_aliasing(program, inputs)
+    _check_labels(program, inputs)
 
 
 def _fail(where: str, message: str) -> NoReturn:
@@ -86,7 +89,21 @@ def _integer(value: object, low: int, high: int, where: str, what: str) -> int:
     return value
 
 
-def _check_tensor(number: int, tensor: Tensor, arena: int) -> None:
+def _check_inputs(tensors: tuple[Tensor, ...]) -> int:
+    """Return how many inputs there are: the first tensors, u8, named apart if there are several."""
+    count = next((n for n, t in enumerate(tensors) if getattr(t, "dtype", "") != "u8"), len(tensors))
+    if not 1 <= count <= LIMITS["MAX_PICTURES"]:
+        _fail("program", f"its first {count} tensors are u8 inputs, expected 1..{LIMITS['MAX_PICTURES']}")
+    names = [tensor.name for tensor in tensors[:count]]
+    if count > 1 and (len(set(names)) != count or "" in names):
+        _fail(
+            "program",
+            f"its inputs are named {', '.join(map(repr, names))}, expected a name of its own for each",
+        )
+    return count
+
+
+def _check_tensor(number: int, tensor: Tensor, arena: int, inputs: int) -> None:
     where = f"tensor {number}"
     _check_name(getattr(tensor, "name", None), where)
     if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES:
@@ -106,11 +123,11 @@ def _check_tensor(number: int, tensor: Tensor, arena: int) -> None:
         _fail(where, f"scale is {scale!r}, expected a positive float32")
     if tensor.dtype == "i8" and not 2.0**-100 <= scale <= 2.0**100:
         _fail(where, f"scale is {scale!r}, expected 2^-100..2^100")
-    if (number == 0) != (tensor.dtype == "u8"):
-        _fail(where, f"dtype is {tensor.dtype}; tensor 0, and no other, is the u8 picture")
-    if number == 0:
+    if number >= inputs and tensor.dtype == "u8":
+        _fail(where, "dtype is u8; the first tensors, and no others, are u8 inputs")
+    if number < inputs:
         if tensor.offset != -1 or tensor.size > MAX_ARENA:
-            _fail(where, "the picture belongs to the caller: its offset must be -1, its size below 2^31")
+            _fail(where, "an input belongs to the caller: its offset must be -1, its size below 2^31")
         return
     alignment = _ALIGNMENT.get(tensor.dtype, 64)
     _integer(tensor.offset, 0, MAX_ARENA, where, "offset")
@@ -146,11 +163,10 @@ def _as_float32(value: float) -> np.float32:
         return np.float32(value)
 
 
-def _check_order(program: Program) -> None:
+def _check_order(program: Program, inputs: int) -> None:
     """Check that each tensor is written once, before it is read."""
     count = len(program.tensors)
-    written = [-2] * count
-    written[0] = -1
+    written = [-1] * inputs + [-2] * (count - inputs)
     for at, op in enumerate(program.ops):
         if row_of(op) is None:
             _fail(f"op {at}", f"is a {type(op).__name__}, expected one of {', '.join(OPS)}")
@@ -165,23 +181,23 @@ def _check_order(program: Program) -> None:
             if written[number] == -2:
                 _fail(where, f"reads tensor {number} before it is written")
         for number in outputs:
-            _integer(number, 1, count - 1, where, "an output")
+            _integer(number, inputs, count - 1, where, "an output")
             if written[number] != -2:
                 _fail(where, f"writes tensor {number} a second time")
             written[number] = at
     if -2 in written:
         _fail(f"tensor {written.index(-2)}", "is never written")
-    _check_outputs(program)
+    _check_outputs(program, inputs)
 
 
-def _check_outputs(program: Program) -> None:
+def _check_outputs(program: Program, inputs: int) -> None:
     if not isinstance(program.outputs, tuple) or not 1 <= len(program.outputs) <= MAX_OUTPUTS:
         _fail("program", f"outputs are {program.outputs!r:.60}, expected 1..{MAX_OUTPUTS} of them")
     for output in program.outputs:
         if not isinstance(output, Output):
             _fail("program", f"output {output!r:.60} is not an Output")
         _check_name(output.name, "an output")
-        _integer(output.tensor, 1, len(program.tensors) - 1, "program", f"output '{output.name}'")
+        _integer(output.tensor, inputs, len(program.tensors) - 1, "program", f"output '{output.name}'")
         tensor = program.tensors[output.tensor]
         if tensor.dtype != "f32":
             _fail("program", f"output '{output.name}' is {tensor.dtype} {tensor.shape}, expected f32")
@@ -190,11 +206,11 @@ def _check_outputs(program: Program) -> None:
         _fail("program", "two outputs have the same name or the same tensor")
 
 
-def _check_aliasing(program: Program) -> None:
+def _check_aliasing(program: Program, inputs: int) -> None:
     """Check that tensors alive at once do not overlap, but for declared in-place adds."""
     count = len(program.tensors)
     lives = lifetimes(program_schedule(program.tensors, program.ops, (o.tensor for o in program.outputs)))
-    unread = Lifetime(-1, -1)  # the picture, where no op reads it
+    unread = Lifetime(-1, -1)  # an input that no op reads
     spans = [lives.get(number, unread) for number in range(count)]
     start = np.array([t.offset for t in program.tensors])
     stop = np.array([t.buffer.end for t in program.tensors])
@@ -204,11 +220,11 @@ def _check_aliasing(program: Program) -> None:
         for at, op in enumerate(program.ops)
         if isinstance(op, Conv2d | Add) and op.in_place
     }
-    for number in range(1, count):
+    for number in range(inputs, count):
         overlaps = (start < stop[number]) & (stop > start[number])
         together = (born <= dead[number]) & (dead >= born[number])
         clash = np.flatnonzero(overlaps & together)
-        for other in clash[(clash != number) & (clash != 0)]:
+        for other in clash[(clash != number) & (clash >= inputs)]:
             first, second = sorted((number, int(other)), key=lambda n: spans[n].born)
             tensor, residual = program.tensors[second], program.tensors[first]
             allowed = (
@@ -222,8 +238,8 @@ def _check_aliasing(program: Program) -> None:
                 _fail(f"tensor {second}", f"overlaps tensor {first} in the arena while both are alive")
 
 
-def _check_labels(program: Program) -> None:
-    channels = program.input_shape[2]
+def _check_labels(program: Program, inputs: int) -> None:
+    channels = sum(tensor.shape[2] for tensor in program.tensors[:inputs])
     for what, values in (("mean", program.mean), ("std", program.std)):
         if len(values) not in (0, channels) or not all(
             isinstance(v, float) and math.isfinite(v) for v in values

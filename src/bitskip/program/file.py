@@ -34,8 +34,8 @@ __all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "op_bytes", "
 FORMAT_VERSION = 2
 MAGIC = b"BITSKIP\0"
 # magic, version, CRC-32 of what follows it, bytes of the file, tensors, ops, outputs, class names, bytes of
-# the arena, of the constants, of the names, of the JSON, and 12 bytes of 0
-HEADER = struct.Struct("<8sII9I12x")
+# the arena, of the constants, of the names, of the JSON, inputs beyond the first, and 8 bytes of 0
+HEADER = struct.Struct("<8sII10I8x")
 _CHECKED = 16  # first byte that the checksum covers
 _OUTPUT = struct.Struct("<I")
 # dtype, zero point, first and last op that the tensor is alive in, height, width, channels, offset, scale;
@@ -120,7 +120,7 @@ def _stored(array: Array, channels: int) -> bytes:
 
 def _tensor_rows(program: Program) -> bytes:
     lives = lifetimes(program_schedule(program.tensors, program.ops, (o.tensor for o in program.outputs)))
-    unread = Lifetime(-1, -1)  # the picture, where no op reads it
+    unread = Lifetime(-1, -1)  # an input that no op reads
     return b"".join(
         TENSOR.pack(
             DTYPES[t.dtype],
@@ -174,6 +174,7 @@ def encode(program: Program) -> bytes:
         len(constants),
         len(names),
         len(text),
+        len(program.inputs) - 1,
     )
     body = bytes(constants) + tables + names + text
     if HEADER.size + len(body) > LIMITS["MAX_BYTES"]:
@@ -233,6 +234,7 @@ class Sections:
     output_count: int
     class_count: int
     arena_bytes: int
+    input_count: int
     constants: memoryview
     tensors: memoryview
     ops: memoryview
@@ -258,11 +260,11 @@ def split(content: memoryview) -> Sections:
         raise FileFormatError(f"its header claims {size} bytes of {len(content)}; it is truncated or damaged")
     if checksum != zlib.crc32(content[_CHECKED:]):
         raise FileFormatError("its checksum does not match; it is truncated or damaged")
-    tensors, ops, outputs, classes, arena, *lengths = counts
+    tensors, ops, outputs, classes, arena, *lengths, more_inputs = counts
     for what, count in (("TENSORS", tensors), ("OPS", ops), ("OUTPUTS", outputs)):
         if not 1 <= count <= LIMITS[f"MAX_{what}"]:
             raise FileFormatError(f"it has {count} {what.lower()}, expected 1..{LIMITS[f'MAX_{what}']}")
-    if any(content[HEADER.size - 12 : HEADER.size]) or lengths[0] % 8:
+    if any(content[HEADER.size - 8 : HEADER.size]) or lengths[0] % 8:
         raise FileFormatError("its header holds more than a .bitskip header does")
     parts = [
         lengths[0],
@@ -277,7 +279,7 @@ def split(content: memoryview) -> Sections:
     for length in parts:
         views.append(content[at : at + length])
         at += length
-    return Sections(tensors, ops, outputs, classes, arena, *views)
+    return Sections(tensors, ops, outputs, classes, arena, 1 + more_inputs, *views)
 
 
 def _program(content: memoryview) -> Program:
@@ -318,6 +320,10 @@ def _program(content: memoryview) -> Program:
 
 def _compare(program: Program, parts: Sections) -> None:
     """Refuse tables that `encode` would not have written for `program`."""
+    if parts.input_count != len(program.inputs):
+        raise FileFormatError(
+            f"its header has {parts.input_count} inputs, and {len(program.inputs)} of its tensors are u8"
+        )
     records, places, end = _lay_out(program.ops, program.tensors)
     for number, record in enumerate(records):
         if RECORD.pack(*record) != parts.ops[number * RECORD.size : (number + 1) * RECORD.size]:

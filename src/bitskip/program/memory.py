@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bitskip import memory
-from bitskip.program.ops import Op, Tensor, op_inputs, op_outputs, op_residual
+from bitskip.program.ops import Op, Tensor, input_count, op_inputs, op_outputs, op_residual
 
 __all__ = ["program_schedule"]
 
@@ -15,7 +15,7 @@ def program_schedule(
     ops: Iterable[Op],
     outputs: Iterable[int],
     *,
-    external: Collection[int] = (0,),
+    external: Collection[int] | None = None,
     sizes: Mapping[int, int] | None = None,
 ) -> memory.Schedule[int]:
     """Return the schedule of a program's ops; its tensors are called by their numbers.
@@ -24,7 +24,7 @@ def program_schedule(
         tensors: offsets are ignored.
         ops: in the order they run.
         outputs: numbers of the tensors that stay to the end.
-        external: numbers of the tensors that lie in the caller's memory, as the picture does.
+        external: numbers of the tensors that lie in the caller's memory; the inputs, if not given.
         sizes: bytes of each tensor where they are not `Tensor.size`.
 
     Raises:
@@ -40,4 +40,6 @@ def program_schedule(
         number: memory.Held(tensor.size if sizes is None else sizes[number], tensor.dtype)
         for number, tensor in enumerate(tensors)
     }
-    return memory.Schedule(tuple(map(schedule_op, ops)), held, (0,), tuple(outputs), frozenset(external))
+    inputs = tuple(range(input_count(tensors)))
+    theirs = frozenset(inputs if external is None else external)
+    return memory.Schedule(tuple(map(schedule_op, ops)), held, inputs, tuple(outputs), theirs)

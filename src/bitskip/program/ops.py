@@ -8,6 +8,7 @@ uint64 words (O, KH, KW, ceil(I / 64)) in the packing of `bitskip.bits`. Channel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ __all__ = [
     "Epilogue",
     "FloatEpilogue",
     "GlobalAvgPool",
+    "Input",
     "IntegerEpilogue",
     "Lookup",
     "MaxPool",
@@ -44,6 +46,7 @@ __all__ = [
     "Tensor",
     "ThresholdEpilogue",
     "conv_precision",
+    "input_count",
     "inverse_scale",
     "op_inputs",
     "op_outputs",
@@ -72,7 +75,8 @@ class Buffer:
 class Tensor:
     """One value: (height, width, channels) of one image, and its place in the arena.
 
-    The program's input (tensor 0, `u8`) belongs to the caller: its offset is -1 and it takes no arena.
+    The program's inputs (the first tensors, `u8`) belong to the caller: their offset is -1, and they take no
+    arena.
     """
 
     dtype: str  # u8, f32, i8, i32 or bits
@@ -94,6 +98,14 @@ class Tensor:
     def buffer(self) -> Buffer:
         """Its place in the arena."""
         return Buffer(self.offset, self.size)
+
+
+class Input(NamedTuple):
+    """A u8 tensor that a program takes, under a name that tells it from the others."""
+
+    name: str
+    tensor: int
+    shape: tuple[int, int, int]  # H, W, C
 
 
 class Output(NamedTuple):
@@ -366,6 +378,11 @@ Op = (
     | Mul
     | Lookup
 )
+
+
+def input_count(tensors: Sequence[Tensor]) -> int:
+    """Return how many inputs a program with `tensors` has: the `u8` ones, which come first."""
+    return next((at for at, tensor in enumerate(tensors) if tensor.dtype != "u8"), len(tensors))
 
 
 def op_residual(op: Op) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bitskip.errors import FileFormatError
 from bitskip.program.check import check_program
-from bitskip.program.ops import Array, Op, Output, Tensor
+from bitskip.program.ops import Array, Input, Op, Output, Tensor, input_count
 
 __all__ = ["Program"]
 
@@ -22,8 +22,8 @@ __all__ = ["Program"]
 class Program:
     """An inference plan, validated at construction.
 
-    `ops` run in order; tensor 0 is the u8 picture. `outputs` are f32 tensors, read when all ops have run. A
-    classifier has one, its logits, of shape (1, 1, classes).
+    `ops` run in order; the first tensors, the u8 ones, are its inputs, most often one picture. `outputs` are
+    f32 tensors, read when all ops have run. A classifier has one, its logits, of shape (1, 1, classes).
 
     Raises:
         FileFormatError: if anything in it does not hold together.
@@ -34,7 +34,8 @@ class Program:
     ops: tuple[Op, ...]
     outputs: tuple[Output, ...]  # what it gives, named; a classifier's only one is its logits
     arena_bytes: int  # of one image, without input and weights
-    mean: tuple[float, ...] = ()  # what the pictures were normalised with, per channel, of x / 255
+    # what the pictures were normalised with, of x / 255: per channel of the first input, of the second, ...
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()  # of a classifier one a class, or none
     spec: Mapping[str, Any] | None = None  # the NetworkSpec's to_dict()
@@ -47,8 +48,14 @@ class Program:
         check_program(self)
 
     @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it takes, named; most programs take one `picture`."""
+        first = self.tensors[: input_count(self.tensors)]
+        return tuple(Input(t.name or "picture", number, t.shape) for number, t in enumerate(first))
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the picture."""
+        """(H, W, C) of the picture: of the first input."""
         return self.tensors[0].shape
 
     @property

@@ -58,6 +58,7 @@ LIMITS = {
     "MAX_OPS": 4096,
     "MAX_TENSORS": 8192,
     "MAX_OUTPUTS": 16,
+    "MAX_PICTURES": 16,  # inputs of a program
     "MAX_INPUTS": 4,  # that one op reads
     "MAX_SIDE": 1 << 16,  # height, width, stride
     "MAX_CHANNELS": 1 << 20,

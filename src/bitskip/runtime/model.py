@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bitskip.backends import BACKENDS, Run, backend
-from bitskip.errors import DataError, RunError
-from bitskip.pictures import fit_picture, read_picture
+from bitskip.errors import DataError, RunError, nearest
 from bitskip.program import Program
-
-if TYPE_CHECKING:
-    from PIL import Image
+from bitskip.runtime.inputs import PictureInput, picture_inputs
 
 __all__ = ["Model", "Prediction", "load"]
-
-_TOLERANCE = 1e-4  # how far a normalised value may lie from that of a whole pixel level
 
 Logits = npt.NDArray[np.float32]
 
@@ -64,10 +59,17 @@ class Model:
         self._asked = {"threads": threads, "engine": engine}
         self._run, self.engine = _choose(program, threads, engine)
         self._reference: Run | None = None
+        self._inputs = picture_inputs(program)
+        self._names = ", ".join(self.input_shapes)
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """(height, width, channels) of each input by its name; most models take one `picture`."""
+        return {source.name: source.shape for source in self._inputs}
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of a picture."""
+        """(height, width, channels) of a picture: of the first input."""
         return self.program.input_shape
 
     @property
@@ -100,22 +102,7 @@ class Model:
         Raises:
             DataError: if it cannot be read.
         """
-        height, width, channels = self.input_shape
-        if isinstance(picture, str | Path):
-            return read_picture(picture, (height, width), channels)
-        if not _is_pillow(picture):
-            array = np.asarray(picture)
-            if array.ndim == 3 and array.shape[2] == 1:
-                array = array[..., 0]
-            if array.dtype != np.uint8 or not (array.ndim == 2 or array.shape[2:] == (3,)):
-                raise DataError(
-                    f"got a picture of {array.dtype} and shape {array.shape}, expected a path, a Pillow "
-                    "picture or uint8 pixels of shape (H, W, 3) or (H, W)"
-                )
-            from PIL import Image
-
-            picture = Image.fromarray(array)
-        return fit_picture(picture, (height, width), channels)
+        return self._inputs[0].preprocess(picture)
 
     def predict(self, images: Any) -> Logits:
         """Return the logits of a batch.
@@ -126,7 +113,8 @@ class Model:
                 - uint8 pictures (N, height, width, channels), or one (height, width, channels);
                 - a path, a Pillow picture, or a list of them: each goes through `preprocess`;
                 - float pictures that are normalised as in training, (x / 255 - mean) / std. Floats that are
-                  not whole pixel levels run on the numpy reference, since the engines start from pixels.
+                  not whole pixel levels run on the numpy reference, since the engines start from pixels;
+                - of a model with several inputs a dict of these by name, as `run` takes it.
 
         Returns:
             float32 (N, classes); one picture is a batch of one.
@@ -148,26 +136,60 @@ class Model:
         Raises:
             DataError: as in `predict`.
         """
-        if _is_picture(images):
-            images = self.preprocess(images)[None]
-        elif isinstance(images, list | tuple) and images and all(map(_is_picture, images)):
-            images = np.stack([self.preprocess(picture) for picture in images])
-        found = self._ran(self._checked(images))
+        if isinstance(images, Mapping):
+            return self.run(images)
+        if len(self._inputs) > 1:
+            raise DataError(f"{self.program.name} takes {self._names}; give them by name, in a dict")
+        return self.run({self._inputs[0].name: images})
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
+        """Return every output of a batch by its name, float32 (N, H, W, C).
+
+        Args:
+            inputs: what `predict` takes, for each of `input_shapes` by its name; as many pictures of each.
+
+        Raises:
+            DataError: for an input that is missing or unknown, numbers of pictures that differ, or as in
+                `predict`.
+        """
+        for name in inputs:
+            if name not in self.input_shapes:
+                known = nearest(str(name), self.input_shapes)
+                raise DataError(f"got an input '{name}', but {self.program.name} takes {self._names}{known}")
+        missing = [name for name in self.input_shapes if name not in inputs]
+        if missing:
+            raise DataError(f"input '{missing[0]}' is missing; {self.program.name} takes {self._names}")
+        batches = [self._batch(source, inputs[source.name]) for source in self._inputs]
+        if len({len(batch) for batch in batches}) > 1:
+            counts = ", ".join(f"{len(b)} of {s.name}" for b, s in zip(batches, self._inputs, strict=True))
+            raise DataError(f"got {counts}, expected as many pictures of each")
+        found = self._ran(batches)
         return {output.name: values for output, values in zip(self.program.outputs, found, strict=True)}
 
-    def _ran(self, array: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
-        if len(array) == 0:
+    def _batch(self, source: PictureInput, images: Any) -> npt.NDArray[Any]:
+        try:
+            return source.batch(images)
+        except DataError as error:
+            where = f"input '{source.name}': " if len(self._inputs) > 1 else ""
+            raise DataError(f"{where}{error}") from None
+
+    def _ran(self, batches: list[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], ...]:
+        if len(batches[0]) == 0:
             shapes = (self.program.tensors[output.tensor].shape for output in self.program.outputs)
             return tuple(np.empty((0, *shape), np.float32) for shape in shapes)
-        if array.dtype == np.uint8:
-            return self._run(array)
-        pixels = self._pixels(array)
-        if pixels is not None:
-            return self._run(pixels)
-        self._check_floats(array)
+        pixels = [
+            batch if batch.dtype == np.uint8 else source.pixels(batch)
+            for batch, source in zip(batches, self._inputs, strict=True)
+        ]
+        whole = tuple(array for array in pixels if array is not None)
+        if len(whole) == len(pixels):
+            return self._run(whole)
+        for batch, source, found in zip(batches, self._inputs, pixels, strict=True):
+            if found is None:
+                source.check_floats(batch, self.engine)
         if self._reference is None:
             self._reference = backend("reference").build(self.program)
-        return self._reference(array)
+        return self._reference(tuple(batches))
 
     def top(self, images: Any, k: int = 1) -> list[list[Prediction]]:
         """Return the `k` likeliest classes of each picture, likeliest first; arguments as in `predict`."""
@@ -184,86 +206,9 @@ class Model:
             found.append([Prediction(int(i), names[i], float(share[i])) for i in best])
         return found
 
-    def _checked(self, images: Any) -> npt.NDArray[Any]:
-        array = np.asarray(images)
-        height, width, channels = self.input_shape
-        if array.shape == self.input_shape:
-            array = array[None]
-        if array.ndim != 4 or array.shape[1:] != self.input_shape:
-            expected = f"expected (N, {height}, {width}, {channels}), channels last"
-            if array.shape[-3:] == (channels, height, width):
-                expected += "; move the channels with np.moveaxis(images, -3, -1)"
-            elif array.dtype == np.uint8 and array.ndim >= 3 and array.shape[-1] == channels:
-                expected += "; Model.preprocess brings a picture to that size"
-            raise DataError(f"got images of shape {array.shape}, {expected}")
-        if array.dtype == np.uint8:
-            return np.ascontiguousarray(array)
-        if not np.issubdtype(array.dtype, np.floating):
-            raise DataError(
-                f"got images of dtype {array.dtype}, expected uint8 pixels or normalised floats "
-                "((x / 255 - mean) / std)"
-            )
-        if not np.isfinite(array).all():
-            raise DataError("got images with values that are not finite, expected normalised floats")
-        return np.ascontiguousarray(array, dtype=np.float32)
-
-    def _normalisation(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        channels = self.input_shape[2]
-        return np.array(self.mean or (0.0,) * channels), np.array(self.std or (1.0,) * channels)
-
-    def _pixels(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8] | None:
-        """Return the pixels that were normalised to `array`; None if it does not come from pixels so."""
-        mean, std = self._normalisation()
-        levels = (array.astype(np.float64) * std + mean) * 255
-        pixels = np.rint(levels)
-        if pixels.min() < 0 or pixels.max() > 255:
-            return None
-        again = (pixels / 255 - mean) / std
-        return pixels.astype(np.uint8) if np.abs(again - array).max() <= _TOLERANCE else None
-
-    def _check_floats(self, array: npt.NDArray[np.float32]) -> None:
-        """Refuse floats that were scaled otherwise than the model expects, and warn where that is likely.
-
-        Raises:
-            DataError: for pixels scaled to 0..255, 0..1 or -1..1, or values far beyond normalised pixels.
-        """
-        mean, std = self._normalisation()
-        lowest, highest = float((-mean / std).min()), float(((1 - mean) / std).max())
-        low, high = float(array.min()), float(array.max())
-        expected = (
-            f"expected (x / 255 - mean) / std with mean {tuple(mean.tolist())} and std "
-            f"{tuple(std.tolist())}, which lies in {lowest:.2f} .. {highest:.2f}; pass the uint8 pictures "
-            "themselves, which the model normalises"
-        )
-        if low < high:
-            for bottom, top in ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)):
-                levels = (array.astype(np.float64) - bottom) * (255 / (top - bottom))
-                if bottom <= low and high <= top and np.abs(levels - np.rint(levels)).max() < 1e-3:
-                    raise DataError(f"got pixels scaled to {bottom:g}..{top:g}, {expected}")
-        margin = (highest - lowest) / 2
-        if low < lowest - margin or high > highest + margin:
-            raise DataError(f"got floats from {low:g} to {high:g}, {expected}")
-        if 0 <= low < high <= 1 and not (lowest > -0.5 and highest < 1.5):
-            warnings.warn(f"these floats lie in 0..1, as if not normalised: {expected}", stacklevel=5)
-        elif self.engine != "reference":
-            warnings.warn(
-                "these floats are not whole pixel levels, so they run on the numpy reference, which is slow; "
-                "pass uint8 pictures for the native engine",
-                stacklevel=5,
-            )
-
 
 def _restored(content: bytes, asked: dict[str, Any]) -> Model:
     return Model(Program.from_bytes(content), **asked)
-
-
-def _is_pillow(value: Any) -> TypeGuard[Image.Image]:
-    return hasattr(value, "getexif") and hasattr(value, "convert")
-
-
-def _is_picture(value: Any) -> bool:
-    """Whether it is a path or a Pillow picture: what `preprocess` takes besides arrays."""
-    return isinstance(value, str | Path) or _is_pillow(value)
 
 
 def _choose(program: Program, threads: int, engine: str) -> tuple[Run, str]:

@@ -43,6 +43,7 @@ def summarise(program: Program, file_bytes: int) -> dict[str, Any]:
     return {
         "name": program.name,
         "input_shape": list(program.input_shape),
+        "inputs": {source.name: list(source.shape) for source in program.inputs},
         "classes": program.classes,
         "class_names": list(program.class_names),
         "activations": program.activations,

@@ -96,6 +96,9 @@ class C99Target:
         """Return which layers are beyond the kernels."""
         if not program.is_classifier:
             return ("it does not give logits alone, expected a classifier; pack the part that classifies",)
+        if len(program.inputs) > 1:
+            names = ", ".join(source.name for source in program.inputs)
+            return (f"it takes {names}, expected one picture; join them into one picture's channels",)
         reasons = []
         for op in program.ops:
             reason = unsupported(op)

@@ -20,7 +20,7 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
-from bitskip.backends import Run
+from bitskip.backends import Images, Run, each_input
 from bitskip.errors import RunError
 from bitskip.program import Program
 
@@ -109,7 +109,7 @@ class NativeProgram:
     ) -> None:
         if not 1 <= threads <= MAX_THREADS:
             raise RunError(f"threads is {threads}, expected 1 to {MAX_THREADS}")
-        self.input_shape = program.input_shape
+        self.inputs = program.inputs
         self.classes = program.classes
         self.op_names = tuple(op.name for op in program.ops)
         self._outputs = tuple(program.tensors[output.tensor] for output in program.outputs)
@@ -147,16 +147,21 @@ class NativeProgram:
         """Bytes of scratch memory a thread, besides the arena."""
         return int(self._engine.scratch_bytes)
 
-    def _checked(self, images: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.input_shape:
-            height, width, channels = self.input_shape
-            raise RunError(
-                f"expected uint8 images of shape (N, {height}, {width}, {channels}), "
-                f"got {images.dtype} of shape {images.shape}"
-            )
-        return np.ascontiguousarray(images)
+    def _checked(self, images: Images) -> npt.NDArray[np.uint8]:
+        """Return the pictures, (N, H, W, C), or (N, 1, 1, bytes) where there are several inputs."""
+        given = each_input(images)
+        expected = ", ".join(str(("N", *source.shape)).replace("'", "") for source in self.inputs)
+        if [array.shape[1:] for array in given] != [source.shape for source in self.inputs] or any(
+            array.dtype != np.uint8 or len(array) != len(given[0]) for array in given
+        ):
+            got = ", ".join(f"{array.dtype} of shape {array.shape}" for array in given)
+            raise RunError(f"expected uint8 images of shape {expected}, got {got}")
+        if len(given) == 1:
+            return np.ascontiguousarray(given[0])
+        flat = np.concatenate([array.reshape(len(array), -1) for array in given], axis=1)
+        return np.ascontiguousarray(flat[:, None, None, :])
 
-    def run(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def run(self, images: Images) -> npt.NDArray[np.float32]:
         """Return the first output, flattened, of uint8 images (N, H, W, C): of a classifier the logits.
 
         float32 (N, classes).
@@ -164,18 +169,21 @@ class NativeProgram:
         first = self.run_all(images)[0]
         return first.reshape(len(first), math.prod(first.shape[1:]))
 
-    def run_all(self, images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
-        """Return every output, float32 (N, H, W, C) each, of uint8 images (N, H, W, C)."""
-        images = self._checked(images)
-        found = tuple(np.empty((len(images), *tensor.shape), np.float32) for tensor in self._outputs)
+    def run_all(self, images: Images) -> tuple[npt.NDArray[np.float32], ...]:
+        """Return every output, float32 (N, H, W, C) each, of uint8 images (N, H, W, C).
+
+        A program with several inputs takes a tuple of these, in their order.
+        """
+        pixels = self._checked(images)
+        found = tuple(np.empty((len(pixels), *tensor.shape), np.float32) for tensor in self._outputs)
         offsets = [tensor.offset for tensor in self._outputs]
         engine, at = self._engine, 0
         # In turns of a tenth of a second, since Python hears of Ctrl-C only between calls into C.
-        while at < len(images):
-            count = min(self._turn, len(images) - at)
+        while at < len(pixels):
+            count = min(self._turn, len(pixels) - at)
             with self._call():
                 started = time.perf_counter()
-                engine.run(images[at : at + count], [part[at : at + count] for part in found], offsets)
+                engine.run(pixels[at : at + count], [part[at : at + count] for part in found], offsets)
                 seconds = time.perf_counter() - started
             if count == self._turn:
                 pictures = count * _TURN_SECONDS / max(seconds, 1e-6)
@@ -183,11 +191,11 @@ class NativeProgram:
             at += count
         return found
 
-    def profile(self, image: npt.NDArray[Any], repeats: int = 100) -> npt.NDArray[np.float64]:
+    def profile(self, image: Images, repeats: int = 100) -> npt.NDArray[np.float64]:
         """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
-        image, engine = self._checked(image), self._engine
+        pixels, engine = self._checked(image), self._engine
         with self._call():
-            return np.asarray(engine.profile(image, repeats))
+            return np.asarray(engine.profile(pixels, repeats))
 
 
 _living: WeakSet[NativeProgram] = WeakSet()

@@ -32,12 +32,18 @@ def normalisation(program: Program) -> tuple[list[float], list[float]] | None:
     """Return (mean, std) of x / 255 that the program computes with, or None if nothing says it."""
     if program.mean:
         return list(program.mean), list(program.std)
-    for op in program.ops:
-        if isinstance(op, QuantizeInput) and op.scale is not None and op.bias is not None:
-            scale = op.scale.astype(np.float64)
-            if (scale > 0).all():
-                return (-op.bias / scale / 255).tolist(), (1 / (255 * scale)).tolist()
-    return None
+    scales = {op.input: op.scale for op in program.ops if isinstance(op, QuantizeInput)}
+    biases = {op.input: op.bias for op in program.ops if isinstance(op, QuantizeInput)}
+    mean: list[float] = []
+    std: list[float] = []
+    for source in program.inputs:
+        scale, bias = scales.get(source.tensor), biases.get(source.tensor)
+        if scale is None or bias is None or not (scale > 0).all():
+            return None
+        wide = scale.astype(np.float64)
+        mean += (-bias / wide / 255).tolist()
+        std += (1 / (255 * wide)).tolist()
+    return mean, std
 
 
 def strange_tables(program: Program) -> list[str]:
@@ -46,10 +52,12 @@ def strange_tables(program: Program) -> list[str]:
     if known is None:
         return ["the file does not say its mean and std; use --input pixels"]
     mean, std = (np.array(values)[:, None] for values in known)
-    real = (np.arange(256) / 255 - mean) / std  # (C, 256)
+    every = (np.arange(256) / 255 - mean) / std  # (C of all inputs, 256)
+    ends = np.cumsum([source.shape[2] for source in program.inputs])
     for op in program.ops:
         if not isinstance(op, QuantizeInput):
             continue
+        real = every[ends[op.input] - program.inputs[op.input].shape[2] : ends[op.input]]
         result = program.tensors[op.output]
         if op.table is not None:
             expected = np.clip(np.rint(real / result.scale) + result.zero_point, -128, 127)
@@ -70,6 +78,11 @@ def model_from(converter: Converter, batch: str | int = "N") -> Any:
         batch: the name of the free first dimension, or its size.
     """
     w, program = converter.w, converter.program
+    inputs: list[tuple[str, str, tuple[Any, ...]]] = []
+    for source in program.inputs:
+        height, width, channels = source.shape
+        shape = (height, width, channels) if converter.pixels else (channels, height, width)
+        inputs.append((w.name(source.name), "UINT8" if converter.pixels else "FLOAT", (batch, *shape)))
     made = converter.run()
     outputs: list[tuple[str, str, tuple[Any, ...]]] = []
     for output, value in zip(program.outputs, made, strict=True):
@@ -79,8 +92,6 @@ def model_from(converter: Converter, batch: str | int = "N") -> Any:
         else:
             name = w.node("Identity", [value], output.name)
             outputs.append((name, "FLOAT", (batch, channels, height, width)))
-    height, width, channels = program.input_shape
-    shape = (height, width, channels) if converter.pixels else (channels, height, width)
     described = normalisation(program)
     metadata: dict[str, Any] = {
         "bitskip.name": program.name,
@@ -95,7 +106,7 @@ def model_from(converter: Converter, batch: str | int = "N") -> Any:
         metadata["class_names"] = list(program.class_names)
     return w.finish(
         program.name,
-        [("picture", "UINT8" if converter.pixels else "FLOAT", (batch, *shape))],
+        inputs,
         outputs,
         opset=OPSET,
         ir_version=IR_VERSION,

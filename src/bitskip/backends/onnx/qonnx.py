@@ -218,10 +218,11 @@ class QonnxConverter(Converter):
 
     def quantize_input(self, op: QuantizeInput) -> None:
         w, result = self.w, self.tensors[op.output]
+        given = self.program.inputs[op.input].name
         if not self.pixels:
-            self.write("picture", (op.output,))
+            self.write(given, (op.output,))
             return
-        picture = w.node("Transpose", ["picture"], "channels_first", perm=[0, 3, 1, 2])
+        picture = w.node("Transpose", [given], "channels_first", perm=[0, 3, 1, 2])
         levels = w.node("Cast", [picture], "levels", to=w.onnx.TensorProto.FLOAT)
         if op.table is None:
             self.real[op.output] = self.affine_part(levels, op.scale, op.bias)

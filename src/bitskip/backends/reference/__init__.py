@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bitskip.backends import Run
+from bitskip.backends import Images, Run, each_input
 from bitskip.backends.reference.activation import activate
 from bitskip.bits import unpack_signs
 from bitskip.program import (
@@ -57,13 +57,14 @@ _EXACT_IN_FLOAT64 = 1 << 53
 
 
 def run_reference(
-    program: Program, images: npt.NDArray[Any], *, observe: Observer | None = None
+    program: Program, images: Images, *, observe: Observer | None = None
 ) -> npt.NDArray[np.float32]:
     """Run `program` on a batch.
 
     Args:
         program: the plan.
-        images: uint8 pictures (N, H, W, C), or float32 ones that are normalised already.
+        images: uint8 pictures (N, H, W, C), or float32 ones that are normalised already; of a program with
+            several inputs a tuple of these, in their order.
         observe: called with each tensor's number and its values (N, H, W, C) when they are written.
 
     Returns:
@@ -81,8 +82,12 @@ def build(program: Program, *, threads: int = 1) -> Run:
     """Return the reference's run of `program`, on pictures in small groups; `threads` is not used."""
     reference = Reference(program)
 
-    def run(images: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], ...]:
-        parts = [reference.run_all(images[at : at + _CHUNK]) for at in range(0, len(images), _CHUNK)]
+    def run(images: Images) -> tuple[npt.NDArray[np.float32], ...]:
+        given = each_input(images)
+        parts = [
+            reference.run_all(tuple(array[at : at + _CHUNK] for array in given))
+            for at in range(0, len(given[0]), _CHUNK)
+        ]
         return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
     return run
@@ -101,17 +106,15 @@ class Reference:
         self.last_read = {n: at for at, op in enumerate(program.ops) for n in op_inputs(op)}
         self.last_read |= {output.tensor: len(program.ops) for output in program.outputs}
 
-    def run(self, images: npt.NDArray[Any], observe: Observer | None = None) -> npt.NDArray[np.float32]:
+    def run(self, images: Images, observe: Observer | None = None) -> npt.NDArray[np.float32]:
         """Return the first output of a batch, flattened: of a classifier the float32 logits (N, classes)."""
         first = self.run_all(images, observe)[0]
         return first.reshape(len(first), math.prod(first.shape[1:]))
 
-    def run_all(
-        self, images: npt.NDArray[Any], observe: Observer | None = None
-    ) -> tuple[npt.NDArray[np.float32], ...]:
+    def run_all(self, images: Images, observe: Observer | None = None) -> tuple[npt.NDArray[np.float32], ...]:
         """Return every output of a batch, float32 (N, H, W, C) each; arguments as in `run_reference`."""
         program = self.program
-        values: dict[int, Array] = {0: images}
+        values: dict[int, Array] = dict(enumerate(each_input(images)))
         # A float may leave its range in a hostile file; what happens then is defined, so not worth a warning.
         with np.errstate(all="ignore"):
             for at, op in enumerate(program.ops):

@@ -281,7 +281,7 @@ def _quantize(reader: Reader, a: Attributes, x: Traced, scale: Any, zero: Any = 
     at = int(code.reshape(-1)[0]) - shift
     last = next((step for step in reader.record.steps if step.output == x.value), None)
     bent = isinstance(last, ActivationStep) and last.activation.kind == "relu"
-    if at == -128 and not bent and x.value != 0:
+    if at == -128 and not bent and last is not None:
         x = activate(reader.record, x, "relu")  # codes end where 0 is
     return Coded(x, at)
 

@@ -16,10 +16,10 @@ import numpy as np
 from bitskip.errors import LoweringError
 from bitskip.lower.assemble import Recipe, assemble, i8_values
 from bitskip.lower.from_onnx.operators import OPERATORS, Coded, Reader
-from bitskip.lower.from_onnx.read import picture_input, read_model
+from bitskip.lower.from_onnx.read import picture_inputs, read_model
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
-from bitskip.lower.steps import BATCH, Recorder, Traced
+from bitskip.lower.steps import Recorder, Traced
 from bitskip.program import Program
 
 __all__ = ["import_onnx"]
@@ -37,8 +37,9 @@ def import_onnx(
     """Return the Program of an ONNX file, and what a reader should know, a sentence each.
 
     Args:
-        path: of the file; float32 (N, C, H, W) is its one input.
-        mean: what pictures (0..1) were normalised with; the file's own if not given, 0 if it has none.
+        path: of the file; it takes float32 (N, C, H, W), once or several times.
+        mean: what pictures (0..1) were normalised with, per channel of every input; the file's own if not
+            given, 0 if it has none.
         std: likewise; 1 if the file has none.
         input_size: height = width, where the file leaves them free.
 
@@ -47,11 +48,9 @@ def import_onnx(
         LoweringError: if it does what a Program has no op for; each such node is named.
     """
     model = read_model(path)
-    name, pixels, shape = picture_input(model, path, input_size)
-    if pixels:
-        raise LoweringError(f"{path} takes uint8 pictures; export it with --input normalised")
-    reader = Reader(Recorder(shape), {})
-    values = _values(model, reader, name)
+    inputs = picture_inputs(model, path, input_size)
+    reader = Reader(Recorder(*inputs.values()), {})
+    values = _values(model, reader, tuple(inputs))
     outputs = {output.name: values.get(output.name) for output in model.graph.output}
     for key, value in outputs.items():
         if not isinstance(value, Traced) or not value.has_channels:
@@ -65,7 +64,8 @@ def import_onnx(
     single = len(outputs) == 1 and reader.record.shapes[numbers[0]][:2] == (1, 1)
     named = {"logits": numbers[0]} if single else dict(zip(outputs, numbers, strict=True))
     title = kept.get("bitskip.name") or path.stem
-    graph = Graph(title, None, fuse(reader.record, numbers), reader.record.shapes, named)
+    taken = tuple(inputs) if len(inputs) > 1 else ("picture",)
+    graph = Graph(title, None, fuse(reader.record, numbers), reader.record.shapes, named, taken)
     notes: list[str] = []
     known = {key: tuple(map(float, json.loads(kept[key]))) for key in ("mean", "std") if key in kept}
     if mean is None and std is None and not known:
@@ -74,7 +74,8 @@ def import_onnx(
         "name": title,
         "class_names": tuple(json.loads(kept["class_names"])) if "class_names" in kept and single else (),
     }
-    terms = (mean or known.get("mean") or (0.0,) * shape[0], std or known.get("std") or (1.0,) * shape[0])
+    channels = sum(shape[0] for shape in inputs.values())
+    terms = (mean or known.get("mean") or (0.0,) * channels, std or known.get("std") or (1.0,) * channels)
     recipe = Recipe("int8", "int8")
     missing = [value for value in i8_values(graph, recipe) if value not in reader.quantizations]
     if reader.quantizations and not missing:
@@ -87,14 +88,13 @@ def import_onnx(
     return assemble(graph, Recipe(), *terms, **labels)[0], tuple(notes)
 
 
-def _values(model: Any, reader: Reader, name: str) -> dict[str, Any]:
+def _values(model: Any, reader: Reader, inputs: tuple[str, ...]) -> dict[str, Any]:
     """Read every node; return all values by name."""
     import onnx
 
-    channels, height, width = reader.record.shapes[0][2], *reader.record.shapes[0][:2]
     values: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     values[""] = None
-    values[name] = Traced(0, reader.record.shapes[0], (BATCH, channels, height, width))
+    values |= {name: reader.record.input(number) for number, name in enumerate(inputs)}
     nodes, problems = _without_rounding(model, values), []
     unknown: set[str] = set()
     for at, node in enumerate(nodes):

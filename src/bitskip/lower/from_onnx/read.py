@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitskip.errors import FileFormatError
+from bitskip.errors import FileFormatError, LoweringError
 
-__all__ = ["OPSETS", "picture_input", "read_model"]
+__all__ = ["OPSETS", "picture_inputs", "read_model"]
 
 OPSETS = range(11, 29)
 
@@ -57,8 +57,8 @@ def read_model(path: Path) -> Any:
     return model
 
 
-def picture_input(model: Any, path: Path, size: int | None) -> tuple[str, bool, tuple[int, int, int]]:
-    """Return the input's name, whether it is uint8 (N, H, W, C), and (C, H, W).
+def picture_inputs(model: Any, path: Path, size: int | None) -> dict[str, tuple[int, int, int]]:
+    """Return (C, H, W) of each input by its name.
 
     Args:
         model: the file.
@@ -66,26 +66,32 @@ def picture_input(model: Any, path: Path, size: int | None) -> tuple[str, bool, 
         size: height = width where the file leaves them free.
 
     Raises:
-        FileFormatError: if the graph does not take one batch of pictures.
+        FileFormatError: if the graph does not take batches of pictures.
+        LoweringError: if it takes pixels.
     """
-    types = {1: "float32", 2: "uint8"}
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise FileFormatError(f"{path} has {len(inputs)} inputs ({names}), expected pictures alone")
-    tensor = inputs[0].type.tensor_type
+    if not inputs:
+        raise FileFormatError(f"{path} has no inputs, expected pictures")
+    return {value.name: _picture_shape(value, path, size) for value in inputs}
+
+
+def _picture_shape(value: Any, path: Path, size: int | None) -> tuple[int, int, int]:
+    types = {1: "float32", 2: "uint8"}
+    tensor = value.type.tensor_type
     dims = [dim.dim_value or None for dim in tensor.shape.dim]
     kind = types.get(tensor.elem_type)
     if kind is None or len(dims) != 4:
         raise FileFormatError(
-            f"{path} takes '{inputs[0].name}' of type {tensor.elem_type} and {len(dims)} dimensions, "
+            f"{path} takes '{value.name}' of type {tensor.elem_type} and {len(dims)} dimensions, "
             "expected float32 (N, C, H, W) or uint8 (N, H, W, C)"
         )
-    channels, height, width = dims[1:] if kind == "float32" else (dims[3], dims[1], dims[2])
+    if kind == "uint8":
+        raise LoweringError(f"{path} takes uint8 pictures; export it with --input normalised")
+    channels, height, width = dims[1:]
     height, width = height or size, width or size
     if channels is None or height is None or width is None:
         raise FileFormatError(
             f"{path} leaves the size of its pictures free ({dims[1:]}); say it with --input-size"
         )
-    return inputs[0].name, kind == "uint8", (channels, height, width)
+    return channels, height, width
