@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "hooks": (pruned_weights, r"'1' \(Conv2d\) has forward hooks"),
     "replaced forward": (replaced_forward, r"'1' \(Conv2d\) has had its forward replaced"),
     "nothing": (nn.Identity, "gives its picture as it is"),
-    "two inputs": (TwoInputs, "takes a second input 'other'"),
+    "two inputs": (TwoInputs, "takes an input 'other' that input_shape does not name"),
     "control flow": (Branching, "torch.fx cannot trace its forward"),
     "its picture twice": (Pair, "gives its picture as it is"),
     "the same twice": (lambda: Giving(lambda x: (x, x)), "outputs 0, 1 are the same"),
