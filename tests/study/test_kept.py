@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from bitskip.bench.baselines import measure_baselines
 from bitskip.data import load_images
+from bitskip.files import read_json
+from bitskip.nn.baselines import Baseline, baseline_names
+from bitskip.report.baselines import baselines_table
 from bitskip.report.findings import findings
 from bitskip.results.study import DataSummary, Results, StudyInfo
 from bitskip.spec import PAPER_VARIANTS
-from bitskip.study.kept import kept_runs, summary_json
+from bitskip.study.baselines import baseline_results, with_baselines
+from bitskip.study.kept import kept_baseline, kept_runs, summary_json
 from bitskip.study.packed import measure_packed, packed_results, with_packed
 from bitskip.study.run import plan_study
 from bitskip.training import Recipe
@@ -24,8 +29,9 @@ def test_kept_runs_are_those_of_the_results_files():
     studies = [
         Results.load(root / "results" / name / "results.json") for name in ("paper", "paper-no-gradient")
     ]
+    baselines = [read_json(path) for path in (root / "results/baselines").glob("*/result.json")]
     kept = (root / "src/bitskip/study/kept.json").read_text(encoding="utf-8")
-    assert kept == summary_json(studies)
+    assert kept == summary_json(studies, baselines)
     for run in kept_runs():
         folder = root / "results" / ("paper-no-gradient" if run.estimator == "none" else "paper") / "runs"
         left = json.loads(
@@ -57,3 +63,24 @@ def test_packed_networks_are_measured_and_kept_with_the_results():
     results = with_packed(STUDY, found)
     assert packed_results(Results.from_dict(json.loads(results.to_json()))) == found
     assert "Trained longer and packed" in findings(results)[-1]
+
+
+def test_baselines_are_measured_and_stand_in_one_table():
+    found = measure_baselines(load_images("mini"))
+    assert [one.name for one in found] == [f"baseline:{name}" for name in baseline_names()]
+    for one in found:
+        cost = Baseline(one.name.removeprefix("baseline:")).cost()
+        assert (one.macs, one.effective_parameters) == (cost.macs, cost.effective_parameters)
+        assert one.file_bytes < 4 * cost.effective_parameters + 4096  # 1-bit and int8 weights, not float
+        assert one.milliseconds > 0
+    assert [one.published.printed_accuracy for one in found] == ["89.9", "86.28", "85"]
+    results = with_baselines(STUDY, found)
+    assert baseline_results(Results.from_dict(json.loads(results.to_json()))) == found
+    table = baselines_table(results)
+    assert table is not None
+    cells = {row[0]: row for row in table.rows}
+    for one in found:
+        run = kept_baseline(one.name)
+        assert cells[one.name][1] == ("not run" if run is None else f"{100 * run.test_accuracy:.2f}")
+    assert "target: 85" in cells["baseline:mlperf-resnet8"][2]
+    assert baselines_table(STUDY) is None

@@ -79,9 +79,11 @@ def study(
     - `bitskip study --preset paper --models resnet14-hybrid-none --epochs 10`
     - `bitskip study --preset puzzle`
     """
+    from bitskip.bench.baselines import measure_baselines
     from bitskip.errors import InterruptedRunError
     from bitskip.jobs import read_place
     from bitskip.report import print_tables, write_report
+    from bitskip.study.baselines import baseline_results, with_baselines
     from bitskip.study.packed import measure_packed, packed_results, with_packed
     from bitskip.study.run import plan_study, run_study
     from bitskip.training import Hardware, is_first_process
@@ -131,9 +133,11 @@ def study(
         raise InterruptedRunError(f"interrupted; the same command goes on: {again}") from None
     if not is_first_process():
         return
-    if plan.is_grid and not packed_results(results):
+    if plan.is_grid and not (packed_results(results) and baseline_results(results)):
+        # In one go, so that their times can be compared.
         packed = measure_packed(images, lambda name: say(f"packed: {name}"))
-        results = with_packed(results, packed)
+        baselines = measure_baselines(images, lambda name: say(f"packed: {name}"))
+        results = with_baselines(with_packed(results, packed), baselines)
         results.save(folder / "results.json")
     write_report(results, folder)
     print_tables(results)

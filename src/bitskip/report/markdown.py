@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitskip.report.baselines import baselines_table
 from bitskip.report.findings import beside_table, findings
 from bitskip.report.puzzle import puzzle_text
 from bitskip.report.runs import grid_rows, other_models, treatments
@@ -65,6 +66,9 @@ def tables_markdown(results: Results) -> str:
         parts += [markdown_table(table) for table in paper_tables(results)]
         parts.append(f"Effective parameters: {DEFINITION}. {DIFFERENCES_NOTE}\n")
         parts += [markdown_table(table3_check()), TABLE3_NOTE + "\n", markdown_table(claims_table(results))]
+    beside = baselines_table(results)
+    if beside is not None:
+        parts.append(markdown_table(beside))
     if other_models(results):
         parts.append(markdown_table(other_models_table(results)))
     parts += [

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
+from bitskip.report.baselines import baselines_table
 from bitskip.report.claims import FAILS, HOLDS, judge
 from bitskip.report.findings import beside_table, findings
 from bitskip.report.markdown import DIFFERENCES_NOTE, has_grid
@@ -60,6 +61,7 @@ def report_html(results: Results, svgs: Mapping[str, str], missing_losses: Seque
         ("losses", "Validation losses", page.losses, has_grid(results)),
         ("architectures", "The networks", page.architectures, True),
         ("cost", "What the nine variants cost", page.cost, True),
+        ("baselines", "The networks that the paper compares with", page.baselines, _has_baselines(results)),
         ("training", "Training details", page.training, True),
         ("settings", "Settings, machine and versions", page.settings, True),
         ("sources", "Sources", page.sources, True),
@@ -233,6 +235,10 @@ shortcuts. This page puts our runs beside the figures of the paper that asked th
         )
         return "\n".join(parts)
 
+    def baselines(self) -> str:
+        table = baselines_table(self.results)
+        return "" if table is None else _table(table, titled=False)
+
     def training(self) -> str:
         study = self.results.study
         text = (
@@ -251,6 +257,10 @@ shortcuts. This page puts our runs beside the figures of the paper that asked th
         svg = inline_svg(self.svgs[name], name, description)
         box = f'<div class="wide">{svg}</div>' if wide else svg
         return f"<figure>\n{box}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+
+
+def _has_baselines(results: Results) -> bool:
+    return baselines_table(results) is not None
 
 
 def _paragraphs(texts: Sequence[str]) -> str:
