@@ -1,6 +1,6 @@
 """Write `src/bitskip/study/kept.json` from full-length studies and runs of baselines.
 
-    python tools/kept_results.py
+python tools/kept_results.py
 """
 
 from pathlib import Path
