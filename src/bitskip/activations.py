@@ -3,13 +3,14 @@
 An activation is stored in the format that its readers need: `f32` (4 bytes an element) for fp32 and w1
 layers and for residual adds, `i8` (1 byte) for int8 layers, `bits` (1 bit, whole bytes a tensor) for the
 inputs of w1a1 layers. Two kinds of reader make the op that writes it write both formats. The picture
-counts in the format that the stem reads.
+counts in the format that the stem reads. The stem's pool and the last one read `i8` where that is all that is
+read of what they give, as when a network is lowered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bitskip.memory import Held, Op, Schedule, bits_to_bytes, peaks
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
@@ -37,7 +38,10 @@ def spec_schedule(spec: NetworkSpec) -> Schedule[str]:
     """
     steps = list(_steps(spec))
     formats: dict[str, set[str]] = {steps[-1].name: {"f32"}}
-    for step in steps:
+    for at, step in reversed(list(enumerate(steps))):
+        if step.name in ("stem.pool", "pool"):
+            form = "i8" if formats[step.name] == {"i8"} else "f32"
+            steps[at] = step = replace(step, reads=(step.reads[0], form))
         for tensor, form in (step.reads, *([step.shortcut] if step.shortcut else [])):
             formats.setdefault(tensor, set()).add(form)
     elements = {"input": spec.input_channels * spec.input_size**2} | {s.name: s.elements for s in steps}
@@ -69,18 +73,16 @@ def peak_activation_bytes(spec: NetworkSpec) -> dict[str, int]:
 
 def _steps(spec: NetworkSpec) -> Iterator[_Step]:
     stem = spec.stem_layer
-    stem_format = _READ_FORMAT[stem.precision]
-    yield _Step("stem", ("input", stem_format), _elements(stem))
+    yield _Step("stem", ("input", _READ_FORMAT[stem.precision]), _elements(stem))
     previous = "stem"
     if spec.stem == "imagenet":
-        yield _Step("stem.pool", ("stem", stem_format), spec.stem_width * spec.stem_output_size**2)
+        yield _Step("stem.pool", ("stem", "f32"), spec.stem_width * spec.stem_output_size**2)
         previous = "stem.pool"
     for block in spec.iter_blocks():
         yield from _block_steps(block, spec, previous)
         previous = block.convs[-1].name
-    head_format = _READ_FORMAT[spec.head_precision]
-    yield _Step("pool", (previous, head_format), spec.feature_channels)
-    yield _Step("head", ("pool", head_format), spec.classes)
+    yield _Step("pool", (previous, "f32"), spec.feature_channels)
+    yield _Step("head", ("pool", _READ_FORMAT[spec.head_precision]), spec.classes)
 
 
 def _block_steps(block: BlockSpec, spec: NetworkSpec, previous: str) -> Iterator[_Step]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import warnings
 
 import pytest
@@ -133,6 +134,42 @@ def test_every_kind_of_block_costs_what_its_spec_says(
     )  # fmt: skip
     _assert_agrees(spec)
     _assert_agrees(dataclasses.replace(spec, before_binary="no_relu", shortcuts=(False, True)))
+
+
+LAYERS = [f"stage{stage}.block{block}.{layer}" for stage in (1, 2) for block in (1, 2)
+          for layer in ("conv1", "conv2")] + ["stage2.block1.shortcut.conv"]  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ["paper", "standard", "per_conv"])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("seed", range(8))
+def test_layers_of_any_precision_cost_what_their_spec_says(style: str, stem: str, seed: int) -> None:
+    """fp32, int8, w1 and w1a1, mixed layer by layer."""
+    rng = random.Random(seed)
+    precisions = ("int8",) * 3 + ("fp32", "w1", "w1a1") * (seed > 0)
+    spec = NetworkSpec(
+        "mixed", (4, 8), (2, 2), ("int8", "int8"), (True, True), stem_width=4, input_size=16, style=style,
+        stem=stem, stem_precision=rng.choice(("fp32", "int8")), head_precision=rng.choice(("fp32", "int8")),
+        projection=rng.choice(("conv", "pool_conv")), before_binary="threshold",
+        layer_precision={name: rng.choice(precisions) for name in LAYERS},
+        block_shortcuts={"stage1.block2": rng.random() < 0.7},
+    )  # fmt: skip
+    _assert_agrees(spec)
+
+
+def test_int8_layers_count_as_int8() -> None:
+    spec = dataclasses.replace(
+        named_spec("resnet14-full-all"), precision=("int8",) * 3, stem_precision="int8", head_precision="int8"
+    )
+    real, declared = (
+        count_module(build(named_spec("resnet14-full-all")), (3, 32, 32)),
+        count_module(build(spec), (3, 32, 32)),
+    )
+    weights = sum(layer.parameters or 0 for layer in real.layers if layer.kind in ("conv", "linear")) - 10
+    assert declared.weight_bytes == (real.weight_bytes or 0) - 3 * weights
+    assert declared.macs_by_precision == {"int8": real.macs}
+    peaks = real.peak_activation_bytes["naive"], declared.peak_activation_bytes["naive"]
+    assert peaks == (4 * (peaks[1] or 0), peaks[1])
 
 
 # -- other modules, by arithmetic -------------------------------------------------------------------------

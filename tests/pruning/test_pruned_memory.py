@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +88,26 @@ def test_what_is_promised_is_what_is_counted_afterwards(name: str, gone: list[st
     outputs = [output.tensor for output in program.outputs]
     counted = program_schedule(program.tensors, program.ops, outputs, sizes=plain)
     assert peak(counted, in_place=True).size == peaks_of(found)["in_place"]
+
+
+@pytest.mark.parametrize("head", ["fp32", "int8"])
+def test_int8_layers_take_a_byte_a_value_everywhere(head: str) -> None:
+    full = named_spec("resnet14-full-all-x0.25")
+    spec = dataclasses.replace(full, precision=("int8",) * 3, stem_precision="int8", head_precision=head)
+    torch.manual_seed(0)
+    model, example = build(spec).eval(), torch.zeros(1, 3, 32, 32)
+    counted = count_module(model, (3, 32, 32)).peak_activation_bytes
+    assert peaks_of(analyse(model, example)) == peak_activation_bytes(spec) == counted
+    assert counted["naive"] == 3 * 16 * 32 * 32  # a block's input, and a convolution's input and output
+    gone = ["stage1.block1", "stage3.block2"]
+    pruned = without(model, gone, example)
+    promised = peaks_of(analyse(model, example), tuple(gone))
+    assert promised == peaks_of(analyse(pruned, example))
+    assert promised == count_module(pruned, (3, 32, 32)).peak_activation_bytes
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    for network in (model, pruned):
+        program = lower(network, activations="int8", calibration=pictures)
+        assert program.arena_bytes == count_module(network, (3, 32, 32)).peak_activation_bytes["in_place"]
 
 
 def test_a_network_of_another_library_is_promised_what_is_counted() -> None:

@@ -3,7 +3,8 @@
 The same executor as for specs (`bitskip.activations`): every pointwise step is fused into the op that
 writes its operand, so an op may write a tensor both before and after it; a residual add is fused into the
 later of its two operands; a shortcut's projection runs before the main path; the input of a 1-bit layer
-is stored as bits. Tensors made from weights alone are constants, not activations.
+is stored as bits, that of an int8 one, and what is added to its output, in one byte a value. Tensors made
+from weights alone are constants, not activations.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from bitskip.memory import Held, Op, Schedule, bits_to_bytes, peaks
 __all__ = ["Fused", "fuse_trace", "schedule_of", "trace_peaks"]
 
 Read = tuple[int, str]  # a value, and the form it is read in
+
+_FORM_BITS = {"signs": 1, "codes": 8}
+# Pools that give int8 values of their input as they are, or sums of them.
+_KEEP_CODES = ("max_pool2d_with_indices", "max_pool2d", "mean", "_adaptive_avg_pool2d")
 
 
 @dataclass
@@ -45,7 +50,7 @@ def schedule_of(fused: Sequence[Fused], trace: Trace) -> Schedule[Read]:
         return tuple((value, form) for value in values for form in sorted(forms.get(value, ())))
 
     def held(value: int, form: str) -> Held:
-        bits = 1 if form == "signs" else trace.values[value].bits
+        bits = _FORM_BITS.get(form, trace.values[value].bits)
         return Held(bits_to_bytes(trace.values[value].elements, bits), f"{bits} bits")
 
     ops = tuple(
@@ -85,12 +90,25 @@ def fuse_trace(trace: Trace) -> list[Fused]:
                 op.operands.extend(step.reads)
         for value in others:
             if trace.values[value].elements == elements and op.shortcut is None:
-                op.shortcut = (value, "own")
+                integer = any(form == "codes" for _, form in op.operands)
+                op.shortcut = (value, "codes" if integer else "own")
             elif (value, "own") not in (*op.operands, op.shortcut):
                 op.operands.append((value, "own"))
         op.writes.extend(step.writes)
         written_by.update(dict.fromkeys(step.writes, at))
+    _pool_codes(fused, trace.results)
     return fused
+
+
+def _pool_codes(fused: Sequence[Fused], results: Collection[int]) -> None:
+    """Let pools whose readers all take int8 values work in those, as they do when a network is lowered."""
+    forms: dict[int, set[str]] = {value: {"own"} for value in results}
+    for op in reversed(fused):
+        asked = set().union(*(forms.get(value, set()) for value in op.writes))
+        if op.steps[0].name.rpartition("/")[2] in _KEEP_CODES and asked == {"codes"}:
+            op.operands = [(value, "codes") for value, _ in op.operands]
+        for value, form in (*op.operands, *([op.shortcut] if op.shortcut else [])):
+            forms.setdefault(value, set()).add(form)
 
 
 def _projections_first(steps: Sequence[Step]) -> list[Step]:

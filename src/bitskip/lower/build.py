@@ -11,7 +11,7 @@ from bitskip.errors import LoweringError
 from bitskip.graph.working import undisturbed, unwrap, working_copy
 from bitskip.lower.fx_graph import fx_graph
 from bitskip.lower.graph import Graph
-from bitskip.nn import ResNet, follows_its_spec
+from bitskip.nn import Int8Conv2d, Int8Linear, ResNet, follows_its_spec
 
 __all__ = ["InputShape", "build_graph"]
 
@@ -51,9 +51,8 @@ def build_graph(model: nn.Module, input_shape: InputShape | None = None, name: s
     for key, values in model.state_dict().items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise LoweringError(f"'{key}' holds values that are not finite; the network cannot be packed")
-    # Where it was rewired, what its spec says of the layers' precisions still holds.
-    layers = () if spec is None else spec.iter_layers()
-    precisions = {layer.name: layer.precision for layer in layers if layer.precision == "int8"}
+    declared = (Int8Conv2d, Int8Linear)
+    precisions = {path: "int8" for path, layer in model.named_modules() if isinstance(layer, declared)}
     if spec is None:
         default = type(model).__name__
     elif follows_its_spec(model):

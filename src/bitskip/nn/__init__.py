@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from bitskip.nn.layers import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU, binary_layers
+from bitskip.nn.layers import (
+    BinaryConv2d,
+    BinaryLayer,
+    BinaryLinear,
+    Int8Conv2d,
+    Int8Linear,
+    LearnedThreshold,
+    RPReLU,
+    binary_layers,
+)
 from bitskip.nn.quantizers import (
     QUANTIZERS,
     NoGradientSign,
@@ -18,6 +27,8 @@ __all__ = [
     "BinaryConv2d",
     "BinaryLayer",
     "BinaryLinear",
+    "Int8Conv2d",
+    "Int8Linear",
     "LearnedThreshold",
     "NoGradientSign",
     "RPReLU",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitskip.nn.layers import BinaryConv2d, Dropout, LearnedThreshold, RPReLU
+from bitskip.nn.layers import BinaryConv2d, Dropout, Int8Conv2d, LearnedThreshold, RPReLU
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
 __all__ = ["ResidualBlock", "Shortcut", "make_activation", "make_conv"]
@@ -21,10 +21,7 @@ _THRESHOLD_AFTER_RELU = 0.4
 
 
 def make_conv(layer: LayerSpec, spec: NetworkSpec) -> nn.Module:
-    """Return the convolution that `layer` describes, without bias.
-
-    An `int8` layer is a real one here; it becomes int8 when the trained network is lowered.
-    """
+    """Return the convolution that `layer` describes, without bias."""
     if layer.precision in ("w1", "w1a1"):
         binary_input = layer.precision == "w1a1"
         return BinaryConv2d(
@@ -38,7 +35,8 @@ def make_conv(layer: LayerSpec, spec: NetworkSpec) -> nn.Module:
             weight_scale=spec.weight_scale,
             pad_value=spec.pad_value if binary_input else 0,
         )
-    conv = nn.Conv2d(
+    kind = Int8Conv2d if layer.precision == "int8" else nn.Conv2d
+    conv = kind(
         layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding, bias=False
     )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -13,7 +13,7 @@ from bitskip.cost import Cost, LayerCost
 from bitskip.graph.fuse import trace_peaks
 from bitskip.graph.record import LayerTrace, record_module
 from bitskip.graph.working import unwrap
-from bitskip.nn.layers import BinaryLayer, LearnedThreshold, RPReLU
+from bitskip.nn.layers import BinaryLayer, Int8Conv2d, Int8Linear, LearnedThreshold, RPReLU
 
 __all__ = ["count_module"]
 
@@ -25,6 +25,7 @@ _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (LearnedThreshold, "threshold"),
     (RPReLU, "activation"),
 )
+_WEIGHT_BITS = {"w1": 1, "w1a1": 1, "int8": 8}  # of declared layers; others count as they are held
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
 
@@ -32,7 +33,8 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     """Return the cost of `model` for one input.
 
     A row is a module that holds parameters itself or multiplies and accumulates, in the order they run. A
-    parameter that several modules share counts once. bitskip's 1-bit layers count their weights as 1 bit.
+    parameter that several modules share counts once. Weights of bitskip's 1-bit and int8 layers count as 1
+    and 8 bits.
 
     Args:
         model: any module that takes one tensor; on any device, the meta device included. A copy of it is run
@@ -85,29 +87,28 @@ def _parameters_by_bits(module: nn.Module, seen: set[int]) -> dict[int, int] | N
     if type(module).__module__.startswith("torch.ao.nn") and hasattr(module, "_packed_params"):
         return None
     by_bits: dict[int, int] = {}
+    declared = _WEIGHT_BITS.get(getattr(module, "precision", ""))
     for name, parameter in module.named_parameters(recurse=False):
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        binary = isinstance(module, BinaryLayer) and name == "weight"
-        bits = 1 if binary else 8 * parameter.element_size()
+        bits = declared if declared and name == "weight" else 8 * parameter.element_size()
         by_bits[bits] = by_bits.get(bits, 0) + parameter.numel()
     return by_bits
 
 
 def _row(name: str, module: nn.Module, layer: LayerTrace, by_bits: dict[int, int] | None) -> LayerCost:
     macs = None if layer.not_counted else layer.macs
-    if isinstance(module, BinaryLayer):
-        binary_input = module.input_quantizer is not None
+    if isinstance(module, BinaryLayer | Int8Conv2d | Int8Linear):
         return LayerCost(
             name=name,
             kind="conv" if module.weight.dim() == 4 else "linear",
             precision=module.precision,
-            input_bits=1 if binary_input else layer.input_bits,
+            input_bits={"signs": 1, "codes": 8}.get(module.input_form, layer.input_bits),
             output_shape=layer.output_shape,
             parameters_by_bits=by_bits,
             macs=macs,
-            mac_precision="w1a1" if binary_input else "fp32",
+            mac_precision="fp32" if module.precision == "w1" else module.precision,
         )
     kind = next((kind for base, kind in _KINDS if isinstance(module, base)), type(module).__name__)
     dtype = next((p.dtype for p in module.parameters()), torch.float32)

@@ -19,10 +19,26 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Dropout",
+    "Int8Conv2d",
+    "Int8Linear",
     "LearnedThreshold",
     "RPReLU",
     "binary_layers",
 ]
+
+
+class Int8Conv2d(nn.Conv2d):
+    """A convolution that is declared int8: real while it trains, int8 when the network is lowered."""
+
+    precision = "int8"
+    input_form = "codes"  # its input is stored as int8
+
+
+class Int8Linear(nn.Linear):
+    """A linear layer that is declared int8; see `Int8Conv2d`."""
+
+    precision = "int8"
+    input_form = "codes"
 
 
 class BinaryLayer(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.nn.blocks import ResidualBlock, make_activation, make_conv
+from bitskip.nn.layers import Int8Linear
 from bitskip.spec import BlockSpec, NetworkSpec
 
 __all__ = ["ResNet", "build", "follows_its_spec"]
@@ -52,7 +53,8 @@ class ResNet(nn.Module):
             self.add_module(f"stage{number}", stage)
         self.stage_count = len(stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(spec.feature_channels, spec.classes)
+        head = Int8Linear if spec.head_precision == "int8" else nn.Linear
+        self.head = head(spec.feature_channels, spec.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of a batch of normalised pictures."""
