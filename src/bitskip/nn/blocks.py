@@ -36,9 +36,7 @@ def make_conv(layer: LayerSpec, spec: NetworkSpec) -> nn.Module:
             pad_value=spec.pad_value if binary_input else 0,
         )
     kind = Int8Conv2d if layer.precision == "int8" else nn.Conv2d
-    conv = kind(
-        layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding, bias=False
-    )
+    conv = kind(layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
