@@ -95,15 +95,19 @@ static int can_run(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
          (special->winograd->is_float || s->largest < BSK_WINOGRAD_INT_LIMIT(special->winograd->m));
 }
 
+static int64_t tiles_of(const bsk_conv_shape *s, int m) { return (int64_t)((s->height + m - 1) / m) * ((s->width + m - 1) / m); }
+
 /* Whether it pays where it can run. */
 static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
   const bsk_special *special = kernel->special;
   if (!special) return 1;
   if (special->winograd) {
-    const int m = special->winograd->m;
-    const int64_t tiles = (int64_t)((s->height + m - 1) / m) * ((s->width + m - 1) / m);
     if (!special->winograd->is_float && kernel->isa == BSK_ISA_AVX512) return 0; /* not yet measured against vpdpbusd on bytes */
-    return s->inputs >= 32 && s->outputs >= 32 && tiles >= (m == 4 ? 12 : 4);
+    if (s->inputs < 32 || s->outputs < 32) return 0;
+    if (special->winograd->is_float) return tiles_of(s, special->winograd->m) >= (special->winograd->m == 4 ? 12 : 4);
+    /* In products a pair of channels; making U takes as long as about 30 for each 16 points. */
+    const int64_t two = 16 * tiles_of(s, 2) + 30, four = 36 * tiles_of(s, 4) + 60, all = 9 * (int64_t)s->height * s->width;
+    return special->winograd->m == 2 ? two < all : four < two && four < all;
   }
   return s->inputs >= special->least_inputs && s->width >= special->least_width;
 }

@@ -17,6 +17,7 @@ typedef struct {
   size_t line_bytes;    /* all taps of a pixel side by side, or 0 where tiles read rows */
   size_t sums_bytes;    /* of the channel sums of the rows in scratch (BSK_ROWS_TABLES), or 0 */
   int32_t band;         /* output rows whose input rows are in scratch at once */
+  int32_t by_groups;    /* Winograd: threads share the groups of output channels, not the rows */
   int32_t direct;       /* the input tensor already has the kernel's form: no copy */
   int32_t pad_is_zero;  /* every byte of pad_pixel is 0 */
 } bsk_conv_plan;
@@ -36,7 +37,7 @@ typedef struct {
   const struct bsk_simple_op *simple; /* for kinds from BSK_OP_SIMPLE */
   const uint8_t *table;
   const int8_t *fc_weights; /* (O, I) as int8, also for w1 */
-  int32_t rows;             /* output rows, the unit of splitting */
+  int32_t rows;             /* output rows, or what else threads share: Winograd's rows of tiles or groups of channels */
   const char *name;
 } bsk_plan_op;
 

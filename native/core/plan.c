@@ -363,45 +363,48 @@ static int64_t largest_here(const bsk_op *op, const weights_view *v) {
   const size_t n = (size_t)v->kh * (size_t)v->kw * (size_t)v->i;
   int64_t most = 0;
   for (int32_t o = 0; o < v->o; ++o) {
-    int64_t sum = 0;
-    for (size_t i = 0; i < n; ++i) sum += w[(size_t)o * n + i] < 0 ? -(int64_t)w[(size_t)o * n + i] : w[(size_t)o * n + i];
-    if (sum > most) most = sum;
+    int64_t positive = 0, negative = 0;
+    for (size_t i = 0; i < n; ++i) {
+      const int8_t one = w[(size_t)o * n + i];
+      positive += one > 0 ? one : 0, negative -= one < 0 ? one : 0;
+    }
+    const int64_t up = positive * above + negative * below, down = positive * below + negative * above;
+    if (up > most) most = up;
+    if (down > most) most = down;
   }
-  return most * side;
+  return most;
 }
 
-/* Weights in Winograd's form: [point][group][step][lane][inputs of a step], int16 or float. */
-static void pack_winograd(const bsk_op *op, const weights_view *v, const struct bsk_winograd *how, int32_t groups, char *to) {
-  static const double whole4[6][3] = {{1, 0, 0}, {1, 1, 1}, {1, -1, 1}, {1, 2, 4}, {1, -2, 4}, {0, 0, 1}};
-  static const double real4[6][3] = {{1 / 4.0, 0, 0},           {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
-                                     {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
-  static const double whole2[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};
-  static const double real2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
-  const int n = how->m + 2;
-  const double(*transform)[3] = how->m == 4 ? (how->is_float ? real4 : whole4) : (how->is_float ? real2 : whole2);
-  const size_t element = how->is_float ? 4 : 2, per_step = how->is_float ? 1 : 2;
-  const size_t point_bytes = (size_t)groups * (size_t)v->i * BSK_GROUP * element;
+/* Taps as int8: [group][step][tap][lane][2 inputs], from which U is made when it is needed. */
+static void pack_taps(const bsk_op *op, const weights_view *v, int8_t *to) {
+  for (int32_t o = 0; o < v->o; ++o)
+    for (int32_t tap = 0; tap < 9; ++tap)
+      for (int32_t i = 0; i < v->i; ++i) {
+        const size_t step = (size_t)(o / BSK_GROUP) * (size_t)(v->i / 2) + (size_t)(i / 2);
+        to[((step * 9 + (size_t)tap) * BSK_GROUP + (size_t)(o % BSK_GROUP)) * 2 + (size_t)(i % 2)] =
+            op->weight_dtype == BSK_BITS ? (int8_t)(1 - 2 * weight_negative(v, o, tap / 3, tap % 3, i)) : ((const int8_t *)v->data)[weight_at(v, o, tap / 3, tap % 3, i)];
+      }
+}
+
+/* U of floats: [group][point][input][lane]. */
+static void pack_points(const weights_view *v, int m, float *to) {
+  static const double four[6][3] = {{1 / 4.0, 0, 0},           {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
+                                    {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
+  static const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  const int n = m + 2;
+  const double(*transform)[3] = m == 4 ? four : two;
   for (int32_t o = 0; o < v->o; ++o)
     for (int32_t i = 0; i < v->i; ++i) {
-      double g[3][3], half[6][3];
-      for (int r = 0; r < 3; ++r)
+      double half[6][3];
+      for (int a = 0; a < n; ++a)
         for (int s = 0; s < 3; ++s) {
-          const size_t at = weight_at(v, o, r, s, i);
-          g[r][s] = op->weight_dtype == BSK_BITS  ? 1 - 2 * weight_negative(v, o, r, s, i)
-                    : op->weight_dtype == BSK_I8 ? (double)((const int8_t *)v->data)[at]
-                                                 : (double)((const float *)v->data)[at];
+          half[a][s] = 0.0;
+          for (int r = 0; r < 3; ++r) half[a][s] += transform[a][r] * (double)((const float *)v->data)[weight_at(v, o, r, s, i)];
         }
+      float *place = to + ((size_t)(o / BSK_GROUP) * (size_t)(n * n) * (size_t)v->i + (size_t)i) * BSK_GROUP + (size_t)(o % BSK_GROUP);
       for (int a = 0; a < n; ++a)
-        for (int s = 0; s < 3; ++s) half[a][s] = transform[a][0] * g[0][s] + transform[a][1] * g[1][s] + transform[a][2] * g[2][s];
-      const size_t lane = (size_t)o % BSK_GROUP, step = (size_t)i / per_step;
-      char *place = to + (size_t)(o / BSK_GROUP) * (size_t)v->i * BSK_GROUP * element + ((step * BSK_GROUP + lane) * per_step + (size_t)i % per_step) * element;
-      for (int a = 0; a < n; ++a)
-        for (int e = 0; e < n; ++e, place += point_bytes) {
-          const double u = transform[e][0] * half[a][0] + transform[e][1] * half[a][1] + transform[e][2] * half[a][2];
-          const float real = (float)u;
-          const int16_t whole = (int16_t)u;
-          memcpy(place, how->is_float ? (const void *)&real : (const void *)&whole, element);
-        }
+        for (int e = 0; e < n; ++e, place += (size_t)v->i * BSK_GROUP)
+          *place = (float)(transform[e][0] * half[a][0] + transform[e][1] * half[a][1] + transform[e][2] * half[a][2]);
     }
 }
 
@@ -409,29 +412,38 @@ static bsk_status plan_winograd(block *b, const bsk_op *op, const weights_view *
   bsk_conv_plan *c = &p->conv;
   const struct bsk_winograd *how = c->kernel->special->winograd;
   const size_t element = how->is_float ? 4 : 2, points = (size_t)(how->m + 2) * (size_t)(how->m + 2), channels = (size_t)v->i;
-  const int32_t across = (shape->w + how->m - 1) / how->m, tiles = across * ((shape->h + how->m - 1) / how->m);
+  const int32_t across = (shape->w + how->m - 1) / how->m, down = (shape->h + how->m - 1) / how->m, tiles = across * down;
   c->groups = bsk_groups(shape->c);
   c->band = tiles < BSK_WINOGRAD_TILES ? tiles : BSK_WINOGRAD_TILES;
   c->run = (int32_t)(how->is_float ? channels : channels / 2);
-  c->group_bytes = channels * BSK_GROUP * element;
+  c->ready_bytes = channels * BSK_GROUP * element; /* a point of a group */
+  c->group_bytes = how->is_float ? points * c->ready_bytes : 9 * channels * BSK_GROUP;
   c->pixel_bytes = channels * (how->is_float ? 4 : 1);
-  c->rows_bytes = points * (size_t)c->band * channels * element;
+  c->rows_bytes = points * BSK_WINOGRAD_APART((size_t)c->band * channels * element);
+  /* Every thread makes U of the groups, or V of the tiles, that it works on: the dearer ones are shared. */
+  c->by_groups = !how->is_float && 3 * tiles <= shape->c;
+  p->rows = c->by_groups ? c->groups : down;
   const size_t padded = bsk_round_up((size_t)c->band, (size_t)c->kernel->pixels);
-  c->line_bytes = points * padded * BSK_GROUP * 4;
+  c->line_bytes = points * BSK_WINOGRAD_APART(padded * BSK_GROUP * 4);
   const int32_t segment = across < c->band ? across : c->band;
-  const size_t need = bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->line_bytes, BSK_ALIGN) + (size_t)how->m * (size_t)how->m * (size_t)segment * BSK_GROUP * 4;
+  size_t need = bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->line_bytes, BSK_ALIGN);
+  if (how->expand) need += 2 * (size_t)(how->m + 2) * BSK_WINOGRAD_APART(c->ready_bytes);
+  need += (size_t)how->m * (size_t)how->m * (size_t)segment * BSK_GROUP * 4;
   if (need > *scratch) *scratch = bsk_round_up(need, BSK_ALIGN);
-  char *weights = (char *)take(b, points * (size_t)c->groups * c->group_bytes);
+  char *weights = (char *)take(b, (size_t)c->groups * c->group_bytes);
   uint8_t *pad_pixel = (uint8_t *)take(b, c->pixel_bytes);
   int32_t *base = (int32_t *)take(b, BSK_GROUP * sizeof(int32_t));
   c->weights = weights;
   c->pad_pixel = pad_pixel;
   c->base = base;
   if (!b->memory) return BSK_OK;
-  memset(weights, 0, points * (size_t)c->groups * c->group_bytes);
+  memset(weights, 0, (size_t)c->groups * c->group_bytes);
   memset(pad_pixel, how->is_float ? 0 : (uint8_t)(int8_t)op->in.zero_point, c->pixel_bytes);
   memset(base, 0, BSK_GROUP * sizeof(int32_t));
-  pack_winograd(op, v, how, c->groups, weights);
+  if (how->is_float)
+    pack_points(v, how->m, (float *)(void *)weights);
+  else
+    pack_taps(op, v, (int8_t *)weights);
   return BSK_OK;
 }
 

@@ -21,37 +21,50 @@ static void transform_input(const bsk_plan_op *p, const char *in, char *v, size_
   }
 }
 
-void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+/* M of one point of one group for `count` tiles. */
+static void multiply(const bsk_conv_kernel *kernel, bsk_tile *tile, const char *v, size_t tile_bytes, int32_t count, int32_t *mm) {
+  const int32_t calls = (count + kernel->pixels - 1) / kernel->pixels, most = (count + calls - 1) / calls; /* even ones */
+  for (int32_t t = 0; t < count; t += tile->n, mm += (size_t)tile->n * BSK_GROUP) {
+    tile->n = count - t < most ? count - t : most;
+    for (int i = 0; i < kernel->pixels; ++i) tile->px[i] = v + (size_t)(t + (i < tile->n ? i : tile->n - 1)) * tile_bytes;
+    kernel->run(tile, mm);
+  }
+}
+
+void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t begin, int32_t end, const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
   const struct bsk_winograd *how = c->kernel->special->winograd;
-  const int32_t m = how->m, across = (out->w + m - 1) / m, tiles = across * ((y1 - y0 + m - 1) / m);
-  const int pixels = c->kernel->pixels, points = (m + 2) * (m + 2);
-  const size_t tile_bytes = (size_t)p->op.in.c * (how->is_float ? 4 : 2);
-  const size_t padded = bsk_round_up((size_t)c->band, (size_t)pixels);
+  const int32_t m = how->m, n = m + 2, across = (out->w + m - 1) / m;
+  const int32_t y0 = c->by_groups ? 0 : begin * m, y1 = c->by_groups || end * m > out->h ? out->h : end * m;
+  const int32_t g0 = c->by_groups ? begin : 0, g1 = c->by_groups ? end : c->groups;
+  const int32_t tiles = across * ((y1 - y0 + m - 1) / m), bands = (tiles + c->band - 1) / c->band, band = (tiles + bands - 1) / bands;
+  const size_t tile_bytes = (size_t)p->op.in.c * (how->is_float ? 4 : 2), v_apart = BSK_WINOGRAD_APART((size_t)band * tile_bytes);
+  const size_t u_apart = how->expand ? BSK_WINOGRAD_APART(c->ready_bytes) : c->ready_bytes;
+  const size_t m_apart = BSK_WINOGRAD_APART(bsk_round_up((size_t)band, (size_t)c->kernel->pixels) * BSK_GROUP * 4) / 4;
   char *v = at->scratch;
   int32_t *mm = (int32_t *)(void *)(v + bsk_round_up(c->rows_bytes, BSK_ALIGN));
-  int32_t *acc = (int32_t *)(void *)((char *)mm + bsk_round_up(c->line_bytes, BSK_ALIGN));
+  char *u = (char *)mm + bsk_round_up(c->line_bytes, BSK_ALIGN);
+  int32_t *acc = (int32_t *)(void *)(u + (how->expand ? 2 * (size_t)n * u_apart : 0));
   bsk_tile tile = {.kh = 1, .run = c->run, .groups = 1};
-  for (int i = 0; i < pixels; ++i) tile.base[i] = c->base;
-  for (int32_t first = 0; first < tiles; first += c->band) {
-    const int32_t last = tiles - first < c->band ? tiles : first + c->band;
-    transform_input(p, (const char *)read_at(at, &p->op.in), v, (size_t)c->band * (size_t)p->op.in.c, first, last, across, y0);
-    for (int32_t g = 0; g < c->groups; ++g) {
-      for (int point = 0; point < points; ++point) {
-        tile.weights = (const char *)c->weights + ((size_t)point * (size_t)c->groups + (size_t)g) * c->group_bytes;
-        const char *from = v + (size_t)point * (size_t)c->band * tile_bytes;
-        for (int32_t t = 0; t < last - first; t += pixels) {
-          tile.n = last - first - t < pixels ? last - first - t : pixels;
-          for (int i = 0; i < pixels; ++i) tile.px[i] = from + (size_t)(t + (i < tile.n ? i : tile.n - 1)) * tile_bytes;
-          c->kernel->run(&tile, mm + ((size_t)point * padded + (size_t)t) * BSK_GROUP);
+  for (int i = 0; i < c->kernel->pixels; ++i) tile.base[i] = c->base;
+  for (int32_t first = 0; first < tiles; first += band) {
+    const int32_t last = tiles - first < band ? tiles : first + band, count = last - first;
+    transform_input(p, (const char *)read_at(at, &p->op.in), v, v_apart / (how->is_float ? 4 : 2), first, last, across, y0);
+    for (int32_t g = g0; g < g1; ++g) {
+      const char *weights = (const char *)c->weights + (size_t)g * c->group_bytes;
+      for (int part = 0; part < n / 2; ++part) { /* two rows of points */
+        if (how->expand) how->expand(u, u_apart, weights, (size_t)c->run, part);
+        for (int i = 0; i < 2 * n; ++i) {
+          const int row = part == 0 ? i / n * (n - 1) : 2 * part - 1 + i / n, point = row * n + i % n;
+          tile.weights = how->expand ? u + (size_t)i * u_apart : weights + (size_t)point * u_apart;
+          multiply(c->kernel, &tile, v + (size_t)point * v_apart, tile_bytes, count, mm + (size_t)point * m_apart);
         }
       }
       for (int32_t t = first; t < last;) { /* the tiles that stand side by side */
-        const int32_t left = across - t % across, count = last - t < left ? last - t : left;
-        const size_t row = (size_t)count * (size_t)m * BSK_GROUP;
-        for (int32_t i = 0; i < count; ++i)
-          how->output(acc + (size_t)i * (size_t)m * BSK_GROUP, row, mm + (size_t)(t - first + i) * BSK_GROUP, padded * BSK_GROUP);
-        const int32_t y = y0 + t / across * m, x = t % across * m, width = out->w - x < count * m ? out->w - x : count * m;
+        const int32_t left = across - t % across, beside = last - t < left ? last - t : left;
+        const size_t row = (size_t)beside * (size_t)m * BSK_GROUP;
+        for (int32_t i = 0; i < beside; ++i) how->output(acc + (size_t)i * (size_t)m * BSK_GROUP, row, mm + (size_t)(t - first + i) * BSK_GROUP, m_apart);
+        const int32_t y = y0 + t / across * m, x = t % across * m, width = out->w - x < beside * m ? out->w - x : beside * m;
         for (int32_t i = 0; i < m && y + i < y1; ++i) {
           bsk_epi_call call;
           aim(&call, p, at, out->c, g, (size_t)(y + i) * (size_t)out->w + (size_t)x, width);
@@ -59,7 +72,7 @@ void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t y0, int32_t
           call.acc_stride = BSK_GROUP;
           finish(p, &call, !how->is_float);
         }
-        t += count;
+        t += beside;
       }
     }
   }

@@ -1,6 +1,9 @@
 /* The transforms of winograd.h, one source for every instruction set: vectors of BSK_WINOGRAD_BYTES (32 or
  * 64), which compilers split where they are shorter. The including file defines that and BSK_WINOGRAD_ISA. */
 #include "winograd.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #define NAME2(a, b) a##b
 #define NAME(a, b) NAME2(a, b)
@@ -12,16 +15,25 @@ typedef int32_t i32v __attribute__((vector_size(W), may_alias));
 typedef uint32_t u32v __attribute__((vector_size(W), may_alias));
 typedef float f32v __attribute__((vector_size(W), may_alias));
 
+/* Anywhere in memory: memcpy of a vector makes gcc go through the stack in halves. */
+typedef i16v i16u __attribute__((aligned(1)));
+typedef i8v i8u __attribute__((aligned(1)));
+typedef u32v u32u __attribute__((aligned(1)));
+typedef f32v f32u __attribute__((aligned(1)));
+
 BSK_INLINE i16v load_i8(const void *at, int16_t zero_point) {
-  i8v x;
-  memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, i16v) - zero_point;
+#if BSK_WINOGRAD_BYTES == 32 && defined(__AVX2__) /* one instruction, which compilers do not find */
+  const i16v x = (i16v)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)at));
+#elif BSK_WINOGRAD_BYTES == 64 && defined(__AVX512BW__)
+  const i16v x = (i16v)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)at));
+#else
+  const i16v x = __builtin_convertvector(*(const i8u *)at, i16v);
+#endif
+  return x - zero_point;
 }
-BSK_INLINE f32v load_f32(const void *at) {
-  f32v x;
-  memcpy(&x, at, sizeof x);
-  return x;
-}
+BSK_INLINE f32v load_f32(const void *at) { return *(const f32u *)at; }
+
+#define UNROLL _Pragma("GCC unroll 36") /* the arrays below are registers, or spilled one by one */
 
 /* d := B' d along one axis, in place; `s` elements apart. */
 #define B2(d, s)                                                      \
@@ -39,27 +51,78 @@ BSK_INLINE f32v load_f32(const void *at) {
   }
 
 /* `bytes` of an element in, `wide` of one out. */
-#define INPUT(name, m, vector, bytes, wide, LOAD_ONE)                                                     \
+#define INPUT(name, m, vector, anywhere, bytes, wide, LOAD_ONE)                                                     \
   static void name(void *v, size_t stride, const void *const *px, int c, int zero_point) {                \
     enum { n = m + 2, lanes = W / wide };                                                                 \
     typedef vector vec;                                                                                   \
     (void)zero_point;                                                                                     \
     for (int at = 0; at < c; at += lanes) {                                                               \
       vec d[n * n];                                                                                       \
-      for (int i = 0; i < n * n; ++i) d[i] = LOAD_ONE((const char *)px[i] + (size_t)at * bytes);          \
-      for (int i = 0; i < n; ++i) B##m((d + i), n)                                                        \
-      for (int i = 0; i < n; ++i) {                                                                       \
+      UNROLL for (int i = 0; i < n * n; ++i) d[i] = LOAD_ONE((const char *)px[i] + (size_t)at * bytes);          \
+      UNROLL for (int i = 0; i < n; ++i) B##m((d + i), n)                                                        \
+      UNROLL for (int i = 0; i < n; ++i) {                                                                \
         B##m((d + n * i), 1)                                                                              \
-        for (int j = 0; j < n; ++j) memcpy((char *)v + (((size_t)(n * i + j)) * stride + (size_t)at) * wide, &d[n * i + j], W); \
+        UNROLL for (int j = 0; j < n; ++j) *(anywhere *)(void *)((char *)v + ((size_t)(n * i + j) * stride + (size_t)at) * wide) = d[n * i + j]; \
       }                                                                                                   \
     }                                                                                                     \
   }
 #define LOAD_I8(at) load_i8(at, (int16_t)zero_point)
 #define LOAD_F32(at) load_f32(at)
-INPUT(input2_i8, 2, i16v, 1, 2, LOAD_I8)
-INPUT(input4_i8, 4, i16v, 1, 2, LOAD_I8)
-INPUT(input2_f32, 2, f32v, 4, 4, LOAD_F32)
-INPUT(input4_f32, 4, f32v, 4, 4, LOAD_F32)
+INPUT(input2_i8, 2, i16v, i16u, 1, 2, LOAD_I8)
+INPUT(input4_i8, 4, i16v, i16u, 1, 2, LOAD_I8)
+INPUT(input2_f32, 2, f32v, f32u, 4, 4, LOAD_F32)
+INPUT(input4_f32, 4, f32v, f32u, 4, 4, LOAD_F32)
+
+/* y := G x along one axis for three taps, whole numbers: x[0], x[1], x[2] to y[0], ... */
+#define G2(y, x)                                                          \
+  {                                                                       \
+    const vec sum = x[0] + x[2];                                          \
+    y[0] = x[0] + x[0], y[1] = sum + x[1], y[2] = sum - x[1], y[3] = x[2] + x[2]; \
+  }
+#define G4(y, x)                                                          \
+  {                                                                       \
+    const vec sum = x[0] + x[2], more = x[0] + (x[2] << 2), twice = x[1] + x[1]; \
+    y[0] = x[0], y[1] = sum + x[1], y[2] = sum - x[1];                    \
+    y[3] = more + twice, y[4] = more - twice, y[5] = x[2];                \
+  }
+
+/* Two rows of U: the rows of G that need the same sums of taps, or none, go together. */
+#define EXPAND(name, m)                                                                                          \
+  BSK_INLINE void name##_part(char *u, size_t apart, const char *packed, size_t steps, const int part) {         \
+    enum { n = m + 2, tap = 2 * BSK_GROUP };                                                                     \
+    typedef i16v vec;                                                                                            \
+    for (size_t step = 0; step < steps; ++step, packed += 9 * tap, u += 2 * (size_t)tap)                         \
+      for (size_t at = 0; at < tap; at += W / 2) {                                                               \
+        vec g[3][3], rows[2][3], points[n];                                                                      \
+        UNROLL for (int r = 0; r < 3; ++r)                                                                       \
+          UNROLL for (int s = 0; s < 3; ++s) g[s][r] = load_i8(packed + (size_t)(3 * r + s) * tap + at, 0);             \
+        UNROLL for (int s = 0; s < 3; ++s) {                                                                      \
+          G##m(points, g[s])                                                                                     \
+          rows[0][s] = points[part == 0 ? 0 : 2 * part - 1], rows[1][s] = points[part == 0 ? n - 1 : 2 * part];  \
+        }                                                                                                        \
+        UNROLL for (int which = 0; which < 2; ++which) {                                                         \
+          G##m(points, rows[which])                                                                              \
+          UNROLL for (int j = 0; j < n; ++j) *(i16u *)(void *)(u + (size_t)(which * n + j) * apart + 2 * at) = points[j]; \
+        }                                                                                                        \
+      }                                                                                                          \
+  }
+EXPAND(expand2, 2)
+EXPAND(expand4, 4)
+
+static void expand2_i8(void *u, size_t apart, const void *packed, size_t steps, int part) {
+  if (part == 0)
+    expand2_part((char *)u, apart, (const char *)packed, steps, 0);
+  else
+    expand2_part((char *)u, apart, (const char *)packed, steps, 1);
+}
+static void expand4_i8(void *u, size_t apart, const void *packed, size_t steps, int part) {
+  if (part == 0)
+    expand4_part((char *)u, apart, (const char *)packed, steps, 0);
+  else if (part == 1)
+    expand4_part((char *)u, apart, (const char *)packed, steps, 1);
+  else
+    expand4_part((char *)u, apart, (const char *)packed, steps, 2);
+}
 
 /* y := A' x along one axis: x[0], x[s], ... to y[0], y[t], ... */
 #define A2(y, t, x, s)                                                   \
@@ -88,30 +151,30 @@ BSK_INLINE u32v by_4(u32v x) { return (u32v)((i32v)x >> 2); }
 BSK_INLINE u32v by_576(u32v x) { return (u32v)((i32v)(x * 0x38e38e39u) >> 6); } /* 9 * 0x38e38e39 = 1 modulo 2^32 */
 BSK_INLINE f32v by_1(f32v x) { return x; }
 
-#define OUTPUT(name, m, vector, type, LAST)                                                                  \
+#define OUTPUT(name, m, vector, anywhere, type, LAST)                                                                  \
   static void name(void *y, size_t row, const void *mm, size_t stride) {                                     \
     enum { n = m + 2 };                                                                                      \
     typedef vector vec;                                                                                      \
     for (size_t at = 0; at < BSK_GROUP; at += W / 4) {                                                           \
       vec x[n * n], half[m * n], out[m];                                                                     \
-      for (int i = 0; i < n * n; ++i) memcpy(&x[i], (const char *)mm + 4 * ((size_t)i * stride + at), W);   \
-      for (int i = 0; i < n; ++i) A##m##_##type((half + i), n, (x + i), n)                                   \
-      for (int i = 0; i < m; ++i) {                                                                          \
+      UNROLL for (int i = 0; i < n * n; ++i) x[i] = *(const anywhere *)(const void *)((const char *)mm + 4 * ((size_t)i * stride + at)); \
+      UNROLL for (int i = 0; i < n; ++i) A##m##_##type((half + i), n, (x + i), n)                                   \
+      UNROLL for (int i = 0; i < m; ++i) {                                                                       \
         A##m##_##type(out, 1, (half + n * i), 1)                                                             \
-        for (int j = 0; j < m; ++j) {                                                                        \
+        UNROLL for (int j = 0; j < m; ++j) {                                                                    \
           const vec last = LAST(out[j]);                                                                     \
-          memcpy((char *)y + 4 * ((size_t)i * row + (size_t)j * BSK_GROUP + at), &last, W);                 \
+          *(anywhere *)(void *)((char *)y + 4 * ((size_t)i * row + (size_t)j * BSK_GROUP + at)) = last;     \
         }                                                                                                    \
       }                                                                                                      \
     }                                                                                                        \
   }
-OUTPUT(output2_i32, 2, u32v, u32, by_4)
-OUTPUT(output4_i32, 4, u32v, u32, by_576)
-OUTPUT(output2_f32, 2, f32v, f32, by_1)
-OUTPUT(output4_f32, 4, f32v, f32, by_1)
+OUTPUT(output2_i32, 2, u32v, u32u, u32, by_4)
+OUTPUT(output4_i32, 4, u32v, u32u, u32, by_576)
+OUTPUT(output2_f32, 2, f32v, f32u, f32, by_1)
+OUTPUT(output4_f32, 4, f32v, f32u, f32, by_1)
 
-static const struct bsk_winograd winograd2_i8 = {2, 0, W / 2, input2_i8, output2_i32}, winograd4_i8 = {4, 0, W / 2, input4_i8, output4_i32};
-static const struct bsk_winograd winograd2_f32 = {2, 1, W / 4, input2_f32, output2_f32}, winograd4_f32 = {4, 1, W / 4, input4_f32, output4_f32};
+static const struct bsk_winograd winograd2_i8 = {2, 0, W / 2, input2_i8, output2_i32, expand2_i8}, winograd4_i8 = {4, 0, W / 2, input4_i8, output4_i32, expand4_i8};
+static const struct bsk_winograd winograd2_f32 = {2, 1, W / 4, input2_f32, output2_f32, NULL}, winograd4_f32 = {4, 1, W / 4, input4_f32, output4_f32, NULL};
 
 #define SPECIAL(name) {.step_align = 1, .line = 1, .winograd = &name}
 const bsk_special NAME(bsk_winograd2_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_i8), NAME(bsk_winograd4_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_i8);

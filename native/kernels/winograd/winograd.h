@@ -11,15 +11,21 @@
  * 4. Sums of int32 may wrap, for all of it is arithmetic modulo 2^32. 4 Y is exact where |Y| < 2^29. 576 Y times the inverse of 9
  *    modulo 2^32 is 64 Y, exact where |Y| < 2^25. Which |Y| can occur is computed from the weights when constants are packed; where
  *    it is too large another kernel runs.
- * 5. Floats: G as it is; benchmarks/winograd_error.py measures the error.
+ * 5. Weights rest as the int8 of the file, [group][step][tap][lane][2], and U is made from them when a band of tiles needs it, two rows
+ *    of points at a time: 9 bytes a weight come from memory instead of 32 or 72, for 3 to 4 operations a vector of U that at least
+ *    4 tiles then use.
+ * 6. Floats: G as it is, made when constants are packed; benchmarks/winograd_error.py measures the error.
  */
 #ifndef BSK_WINOGRAD_H
 #define BSK_WINOGRAD_H
 #include "../kernel.h"
 
 #define BSK_WINOGRAD_POINTS 36
-#define BSK_WINOGRAD_TILES 24 /* of a band: what they take stays in a small second-level cache */
+#define BSK_WINOGRAD_TILES 32 /* of a band, at most: what they take stays in a second-level cache of 512 KiB */
 #define BSK_WINOGRAD_INT_LIMIT(m) ((m) == 2 ? (int64_t)1 << 29 : (int64_t)1 << 25) /* |Y| below it */
+
+/* From point to point, in bytes: an odd number of cache lines, so that streams of all points do not meet in one set of a cache. */
+#define BSK_WINOGRAD_APART(bytes) (((bytes) + 127) / 128 * 128 + 64)
 
 /* V of one tile: px[(m + 2)^2] are its pixels (int8 or float), `c` channels; v[point] is at v + point * stride
  * elements. */
@@ -27,10 +33,15 @@ typedef void (*bsk_winograd_input_fn)(void *v, size_t stride, const void *const 
 /* Y of one tile and one group from M, whose points are `stride` elements apart: m rows of m pixels, `row` and BSK_GROUP elements apart. */
 typedef void (*bsk_winograd_output_fn)(void *y, size_t row, const void *mm, size_t stride);
 
+/* The points of two rows of U from packed int8 taps, each as the tile reads it and `apart` bytes from the last: row 0 and the last row
+ * where `part` is 0, else rows 2 part - 1 and 2 part. */
+typedef void (*bsk_winograd_expand_fn)(void *u, size_t apart, const void *packed, size_t steps, int part);
+
 struct bsk_winograd {
   int m, is_float;
   int align; /* the channels must be a multiple of it */
   bsk_winograd_input_fn input;
   bsk_winograd_output_fn output;
+  bsk_winograd_expand_fn expand; /* NULL: floats */
 };
 #endif
