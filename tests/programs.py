@@ -13,6 +13,7 @@ from bitskip.program import (
     Add,
     Affine,
     AvgPool,
+    Bilinear,
     Binarize,
     Concat,
     Conv2d,
@@ -163,6 +164,12 @@ def every_op() -> Program:
         Conv2d("depthwise", total, (depthwise,), "i8", m.int8(9, 3, 3, 1), (1, 1), (1, 1),
                IntegerEpilogue(np.full(9, 1 << 16, np.int32), np.zeros(9, np.int64), 24), groups=9)
     )  # fmt: skip
+    dilated = m.tensor("i8", (3, 3, 9), **I8)
+    m.ops.append(
+        Conv2d("dilated", total, (dilated,), "i8", m.int8(9, 3, 2, 9), (1, 1), (2, 2),
+               IntegerEpilogue(np.full(9, 1 << 14, np.int32), np.zeros(9, np.int64), 24), dilation=(2, 4))
+    )  # fmt: skip
+    m.ops.append(Bilinear("bilinear", both, m.tensor("f32", (5, 7, 9))))
     looked_up, doubled = m.tensor("i8", (3, 3, 9), **I8), m.tensor("i8", (6, 6, 9), **I8)
     m.ops.append(Lookup("lookup", depthwise, looked_up, m.int8(256)))
     m.ops.append(Resize("resize", looked_up, doubled))

@@ -85,6 +85,8 @@ bsk_op operation(Constants &k, const nb::dict &d) {
   op.sw = integer(d, "sw", 1);
   op.ph = integer(d, "ph", 0);
   op.pw = integer(d, "pw", 0);
+  op.gap_h = integer(d, "gap_h", 0);
+  op.gap_w = integer(d, "gap_w", 0);
   op.pad_value = integer(d, "pad_value", 0);
   op.weight_dtype = integer(d, "weight_dtype", BSK_NO_DTYPE);
   op.in_scale = static_cast<float>(real(d, "in_scale", 1.0));

@@ -91,7 +91,7 @@ void bsk_conv_prefer(const char *name) {
 static int can_run(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
   const bsk_special *special = kernel->special;
   if (!special || !special->winograd) return 1;
-  return s->kh == 3 && s->kw == 3 && s->sh == 1 && s->sw == 1 && s->inputs % special->winograd->align == 0 &&
+  return !s->dilated && s->kh == 3 && s->kw == 3 && s->sh == 1 && s->sw == 1 && s->inputs % special->winograd->align == 0 &&
          (special->winograd->is_float || s->largest < BSK_WINOGRAD_INT_LIMIT(special->winograd->m));
 }
 

@@ -47,6 +47,8 @@ struct bsk_engine {
   bsk_plan_op *ops;
 };
 
+/* Pixels from the first tap of a kernel to its last, both included. */
+BSK_INLINE int32_t bsk_reach(int32_t kernel, int32_t gap) { return (gap + 1) * (kernel - 1) + 1; }
 BSK_INLINE int32_t bsk_groups(int32_t channels) { return (channels + BSK_GROUP - 1) / BSK_GROUP; }
 BSK_INLINE size_t bsk_words64(int32_t channels) { return ((size_t)channels + 63) / 64; }
 BSK_INLINE size_t bsk_round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }

@@ -235,8 +235,12 @@ static bsk_status check_window(bsk_program *p, uint32_t number, const view *v) {
       CHECK(v->row->shape == BSK_SHAPE_RESIZE || result == (v->row->shape == BSK_SHAPE_GLOBAL ? 1 : size), "an op's output has the wrong height or width");
       continue;
     }
-    const int64_t kernel = axis ? v->kw : v->kh, stride = u32(v->record + BSK_COL_STRIDE + 4 * axis), padding = v->record[BSK_COL_PADDING + axis];
-    CHECK(kernel >= 1 && kernel <= (pool ? BSK_MAX_SIDE : BSK_MAX_KERNEL) && stride >= 1 && stride <= BSK_MAX_SIDE, "a kernel or stride is out of range");
+    const uint8_t *steps = v->record + BSK_COL_STEPS + 4 * axis;
+    const int64_t side = axis ? v->kw : v->kh, stride = u16(steps), between = u16(steps + 2), padding = v->record[BSK_COL_PADDING + axis];
+    CHECK(side >= 1 && side <= (pool ? BSK_MAX_SIDE : BSK_MAX_KERNEL) && stride >= 1, "a kernel or stride is out of range");
+    CHECK(between == 0 || (!pool && side > 1 && between < BSK_MAX_DILATION), "a dilation is out of range");
+    const int64_t kernel = (between + 1) * (side - 1) + 1;
+    CHECK(kernel <= BSK_MAX_SIDE, "a dilated kernel reaches too far");
     CHECK(padding < kernel && padding < BSK_MAX_KERNEL && (!pool || 2 * padding <= kernel), "padding is too large for its kernel");
     const int64_t room = size + 2 * padding - kernel;
     int64_t more = room >= 0 ? (room + stride - 1) / stride + 1 : 1 - -room / stride;

@@ -269,19 +269,20 @@ static void pack_step(bsk_pack pack, const weights_view *v, char *step, int32_t 
 }
 
 /* Classes of output positions by which taps read padding: valid taps are [low, high). */
-static void valid_taps(int32_t at, int32_t stride, int32_t pad, int32_t kernel, int32_t side, int32_t *low, int32_t *high) {
-  const int32_t first = at * stride - pad;
-  *low = first < 0 ? -first : 0;
+static void valid_taps(int32_t at, int32_t stride, int32_t pad, int32_t gap, int32_t kernel, int32_t side, int32_t *low, int32_t *high) {
+  const int32_t first = at * stride - pad, step = gap + 1;
+  *low = first < 0 ? (step - 1 - first) / step : 0;
   if (*low > kernel) *low = kernel;
-  *high = first + kernel > side ? side - first : kernel;
+  *high = side > first ? (side - first + step - 1) / step : 0;
+  if (*high > kernel) *high = kernel;
   if (*high < *low) *high = *low;
 }
 
-static int32_t classify(uint16_t *classes, int32_t n, int32_t stride, int32_t pad, int32_t kernel, int32_t side, int by_padding) {
+static int32_t classify(uint16_t *classes, int32_t n, int32_t stride, int32_t pad, int32_t gap, int32_t kernel, int32_t side, int by_padding) {
   int32_t count = 0, last_low = -1, last_high = -1;
   for (int32_t at = 0; at < n; ++at) {
     int32_t low, high;
-    valid_taps(at, stride, pad, kernel, side, &low, &high);
+    valid_taps(at, stride, pad, gap, kernel, side, &low, &high);
     if (!by_padding) low = 0, high = kernel;
     if (low != last_low || high != last_high) ++count; /* neighbours share classes; that is all that is needed */
     last_low = low, last_high = high;
@@ -311,8 +312,8 @@ static void fill_base(const bsk_op *op, const weights_view *v, const bsk_conv_pl
           value = (int64_t)v->kh * v->kw * v->i;
           if (op->pad_value == 0) { /* padding is packed as +1: take its contribution back */
             int32_t r0, r1, s0, s1;
-            valid_taps(y, op->sh, op->ph, v->kh, op->in.h, &r0, &r1);
-            valid_taps(x, op->sw, op->pw, v->kw, op->in.w, &s0, &s1);
+            valid_taps(y, op->sh, op->ph, op->gap_h, v->kh, op->in.h, &r0, &r1);
+            valid_taps(x, op->sw, op->pw, op->gap_w, v->kw, op->in.w, &s0, &s1);
             for (int32_t r = 0; r < v->kh; ++r)
               for (int32_t s = 0; s < v->kw; ++s)
                 if (r < r0 || r >= r1 || s < s0 || s >= s1) value -= weight_sum(op, v, o, r, s);
@@ -485,9 +486,11 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   CHECK(op->weights, "a convolution without weights");
   CHECK(op->kh >= 1 && op->kw >= 1 && op->kh <= MAX_KERNEL && op->kw <= MAX_KERNEL, "a kernel side is not in 1..255");
   CHECK(op->sh >= 1 && op->sw >= 1 && op->sh <= MAX_SIDE && op->sw <= MAX_SIDE, "a stride is not in 1..65536");
+  CHECK(op->gap_h >= 0 && op->gap_w >= 0 && op->gap_h < BSK_MAX_DILATION && op->gap_w < BSK_MAX_DILATION, "a dilation is not in 1..32768");
+  const int32_t reach_h = bsk_reach(op->kh, op->gap_h), reach_w = bsk_reach(op->kw, op->gap_w);
   CHECK(op->ph >= 0 && op->pw >= 0 && op->ph < MAX_KERNEL && op->pw < MAX_KERNEL, "a padding is not in 0..254");
-  CHECK(op->kh <= in->h + 2 * op->ph && op->kw <= in->w + 2 * op->pw, "a kernel is larger than its padded picture");
-  CHECK(shape->h == (in->h + 2 * op->ph - op->kh) / op->sh + 1 && shape->w == (in->w + 2 * op->pw - op->kw) / op->sw + 1,
+  CHECK(reach_h <= in->h + 2 * op->ph && reach_w <= in->w + 2 * op->pw, "a kernel is larger than its padded picture");
+  CHECK(shape->h == (in->h + 2 * op->ph - reach_h) / op->sh + 1 && shape->w == (in->w + 2 * op->pw - reach_w) / op->sw + 1,
         "a convolution's output has the wrong height or width");
   if (op->groups > 1) return plan_grouped(b, op, isa, shape, p);
   const int64_t inputs = (int64_t)op->kh * op->kw * in->c;
@@ -510,7 +513,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
 
   bsk_conv_plan *c = &p->conv;
   const weights_view v = view_of(op, shape->c);
-  const bsk_conv_shape what = {in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, in->dtype == BSK_I8 ? largest_here(op, &v) : 0};
+  const bsk_conv_shape what = {in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, op->gap_h > 0 || op->gap_w > 0, in->dtype == BSK_I8 ? largest_here(op, &v) : 0};
   c->kernel = bsk_find_conv(types, isa, &what);
   if (!c->kernel) return fail(BSK_ERR_ISA, "no kernel for this instruction set");
   p->name = c->kernel->name;
@@ -521,20 +524,21 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   c->groups = bsk_groups(shape->c);
   c->channels_padded = c->kernel->rows == BSK_ROWS_BITS || c->kernel->rows == BSK_ROWS_NIBBLES ? steps : steps * per_step;
   c->pixel_bytes = (size_t)c->channels_padded * row_element[c->kernel->rows];
-  c->row_bytes = c->pixel_bytes * ((size_t)in->w + 2 * (size_t)op->pw);
+  const size_t across = (size_t)op->gap_w + 1;
+  c->row_bytes = c->pixel_bytes * (((size_t)in->w + 2 * (size_t)op->pw + across - 1) / across * across);
   c->band = shape->h;
   if (c->kernel->rows == BSK_ROWS_TABLES) { /* 8 times the bytes of the input: a band of rows that stays in cache */
-    const int64_t rows = TABLE_BYTES / (int64_t)c->row_bytes, most = (rows - op->kh) / op->sh + 1;
+    const int64_t rows = TABLE_BYTES / (int64_t)c->row_bytes, most = (rows - reach_h) / op->sh + 1;
     if (most < c->band) c->band = most < 1 ? 1 : (int32_t)most;
     c->band = (shape->h + (shape->h + c->band - 1) / c->band - 1) / ((shape->h + c->band - 1) / c->band); /* even bands */
   }
-  const size_t in_rows = c->band < shape->h ? (size_t)(c->band - 1) * (size_t)op->sh + (size_t)op->kh : (size_t)in->h + 2 * (size_t)op->ph;
+  const size_t in_rows = c->band < shape->h ? (size_t)(c->band - 1) * (size_t)op->sh + (size_t)reach_h : (size_t)in->h + 2 * (size_t)op->ph;
   c->rows_bytes = c->row_bytes * in_rows;
   c->sums_bytes = c->kernel->rows == BSK_ROWS_TABLES ? in_rows * ((size_t)in->w + 2 * (size_t)op->pw) * sizeof(int32_t) : 0;
   c->run = op->kw * steps;
   c->steps = (size_t)op->kh * (size_t)c->run;
   c->group_bytes = c->steps * packs[c->kernel->pack].packed;
-  c->direct = op->ph == 0 && op->pw == 0 &&
+  c->direct = op->ph == 0 && op->pw == 0 && op->gap_w == 0 &&
               ((c->kernel->rows == BSK_ROWS_F32) || (c->kernel->rows == BSK_ROWS_BITS && steps % 2 == 0) ||
                (c->kernel->rows == BSK_ROWS_I8 && in->c == c->channels_padded));
   size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->sums_bytes, BSK_ALIGN);
@@ -551,8 +555,8 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   uint16_t *row_class = (uint16_t *)take(b, (size_t)shape->h * sizeof(uint16_t));
   uint16_t *col_class = (uint16_t *)take(b, (size_t)shape->w * sizeof(uint16_t));
   const int by_padding = in->dtype == BSK_BITS && op->pad_value == 0 && c->kernel->rows != BSK_ROWS_SIGNS;
-  const int32_t row_classes = classify(row_class, shape->h, op->sh, op->ph, op->kh, in->h, by_padding);
-  c->col_classes = classify(col_class, shape->w, op->sw, op->pw, op->kw, in->w, by_padding);
+  const int32_t row_classes = classify(row_class, shape->h, op->sh, op->ph, op->gap_h, op->kh, in->h, by_padding);
+  c->col_classes = classify(col_class, shape->w, op->sw, op->pw, op->gap_w, op->kw, in->w, by_padding);
   int32_t *base = in->dtype == BSK_F32 ? NULL
                                        : (int32_t *)take(b, (size_t)row_classes * (size_t)c->col_classes * (size_t)c->groups * BSK_GROUP * sizeof(int32_t));
   c->weights = weights;

@@ -66,7 +66,8 @@ void bsk_program_op(const bsk_program *p, uint32_t number, bsk_op *op) {
   }
   static const int32_t weight_dtypes[] = {BSK_NO_DTYPE, BSK_F32, BSK_I8, BSK_BITS};
   op->kh = (int32_t)u32(r + BSK_COL_KERNEL), op->kw = (int32_t)u32(r + BSK_COL_KERNEL + 4);
-  op->sh = (int32_t)u32(r + BSK_COL_STRIDE), op->sw = (int32_t)u32(r + BSK_COL_STRIDE + 4);
+  op->sh = (int32_t)u16(r + BSK_COL_STEPS), op->sw = (int32_t)u16(r + BSK_COL_STEPS + 4);
+  op->gap_h = (int32_t)u16(r + BSK_COL_STEPS + 2), op->gap_w = (int32_t)u16(r + BSK_COL_STEPS + 6);
   op->ph = r[BSK_COL_PADDING], op->pw = r[BSK_COL_PADDING + 1];
   op->groups = (int32_t)u32(r + BSK_COL_GROUPS);
   op->pad_value = i8(r + BSK_COL_PAD_VALUE);

@@ -76,6 +76,10 @@ static void copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const ch
   }
 }
 
+static void fill_sums(const bsk_plan_op *p, int32_t *sums, size_t n) {
+  for (size_t i = 0; i < n; ++i) sums[i] = p->op.in.c * (128 + p->op.in.zero_point);
+}
+
 static void fill_padding(const bsk_plan_op *p, char *dst, int32_t *sums, size_t n) {
   const bsk_conv_plan *c = &p->conv;
   if (c->pad_is_zero) {
@@ -83,8 +87,14 @@ static void fill_padding(const bsk_plan_op *p, char *dst, int32_t *sums, size_t 
   } else {
     for (size_t i = 0; i < n; ++i) memcpy(dst + i * c->pixel_bytes, c->pad_pixel, c->pixel_bytes);
   }
-  if (sums)
-    for (size_t i = 0; i < n; ++i) sums[i] = p->op.in.c * (128 + p->op.in.zero_point);
+  if (sums) fill_sums(p, sums, n);
+}
+
+/* Where pixel x of a padded row lies: with a dilation, pixels of one remainder by it follow each other. */
+BSK_INLINE size_t place_of(const bsk_op *op, size_t x) {
+  if (op->gap_w == 0) return x;
+  const size_t step = (size_t)op->gap_w + 1, each = ((size_t)op->in.w + 2 * (size_t)op->pw + step - 1) / step;
+  return x % step * each + x / step;
 }
 
 /* Padded rows [first, last) of the picture, in the kernel's form, and the sums of their pixels where the kernel wants them.
@@ -94,14 +104,23 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
   const bsk_op *op = &p->op;
   const size_t in_pixel = op->in.dtype == BSK_BITS ? 8 * bsk_words64(op->in.c) : (size_t)op->in.c * (op->in.dtype == BSK_F32 ? 4 : 1);
   const size_t width = (size_t)op->in.w, left = (size_t)op->pw, whole = width + 2 * left;
+  const int32_t reach = bsk_reach(op->kh, op->gap_h);
   for (int32_t r = first; r < last; ++r, rows += c->row_bytes, sums = sums ? sums + whole : NULL) {
     const int32_t y = r - op->ph;
-    if (r % op->sh >= op->kh) continue;
+    if (r % op->sh >= reach) continue;
     if (y < 0 || y >= op->in.h) {
-      fill_padding(p, rows, sums, whole);
+      fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
+      if (sums) fill_sums(p, sums, whole);
       continue;
     }
     const char *from = in + (size_t)y * width * in_pixel;
+    if (op->gap_w > 0) { /* pixels that one kernel reads lie side by side: those of one remainder by the dilation together */
+      fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
+      if (sums) fill_sums(p, sums, whole);
+      for (size_t x = 0; x < width; ++x)
+        copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1);
+      continue;
+    }
     fill_padding(p, rows, sums, left);
     if (op->kw < op->sw) {
       for (size_t x = 0; x < width; ++x)
@@ -117,12 +136,12 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
 /* All taps of every output pixel of rows [y0, y1) side by side. */
 static void prepare_lines(const bsk_plan_op *p, const char *rows, char *lines, int32_t y0, int32_t y1, int32_t width) {
   const bsk_conv_plan *c = &p->conv;
-  const size_t row_step = (size_t)p->op.sh * c->row_bytes, col_step = (size_t)p->op.sw * c->pixel_bytes;
+  const size_t row_step = (size_t)p->op.sh * c->row_bytes, down = ((size_t)p->op.gap_h + 1) * c->row_bytes;
   const size_t bytes = c->line_bytes / (size_t)p->op.kh;
   for (int32_t y = y0; y < y1; ++y)
     for (int32_t x = 0; x < width; ++x)
       for (int32_t r = 0; r < p->op.kh; ++r, lines += bytes)
-        memcpy(lines, rows + (size_t)(y - y0) * row_step + (size_t)r * c->row_bytes + (size_t)x * col_step, bytes);
+        memcpy(lines, rows + (size_t)(y - y0) * row_step + (size_t)r * down + place_of(&p->op, (size_t)x * (size_t)p->op.sw) * c->pixel_bytes, bytes);
 }
 
 /* The sum of what output pixel (y, x) of a band reads; `sums` starts at the band's first row. */
@@ -131,7 +150,7 @@ BSK_INLINE int32_t total_of(const bsk_op *op, const int32_t *sums, int32_t y, in
   const int32_t *at = sums + (size_t)y * (size_t)op->sh * width + (size_t)x * (size_t)op->sw;
   int32_t total = 0;
   for (int32_t r = 0; r < op->kh; ++r)
-    for (int32_t s = 0; s < op->kw; ++s) total += at[(size_t)r * width + (size_t)s];
+    for (int32_t s = 0; s < op->kw; ++s) total += at[(size_t)(r * (op->gap_h + 1)) * width + (size_t)(s * (op->gap_w + 1))];
   return total;
 }
 
@@ -146,7 +165,7 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
   const int pixels = c->kernel->pixels;
   const size_t begin = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w;
   _Alignas(BSK_ALIGN) int32_t acc[BSK_MAX_PIXELS * BSK_GROUP];
-  bsk_tile tile = {.row_bytes = c->row_bytes, .group_bytes = c->group_bytes, .kh = op->kh, .run = c->run, .groups = 1};
+  bsk_tile tile = {.row_bytes = ((size_t)op->gap_h + 1) * c->row_bytes, .group_bytes = c->group_bytes, .kh = op->kh, .run = c->run, .groups = 1};
   char *lines = NULL;
   if (c->line_bytes) {
     lines = scratch;
@@ -176,11 +195,11 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
         const size_t first = pixel + (size_t)count;
         tile.n = (int)(end - first < (size_t)pixels ? end - first : (size_t)pixels);
         for (int i = 0; i < tile.n;) { /* the pixels of one row */
-          const char *from = rows + (size_t)(y - y0) * row_step + (size_t)x * col_step;
+          const char *row = rows + (size_t)(y - y0) * row_step, *from = row + (size_t)x * col_step;
           const int32_t *row_base = base ? base + (size_t)c->row_class[y] * (size_t)c->col_classes * padded : NULL;
           const int stop = tile.n - i < out->w - x ? tile.n : i + out->w - x;
           for (; i < stop; ++i, ++x, from += col_step) {
-            tile.px[i] = from;
+            tile.px[i] = op->gap_w == 0 ? from : row + place_of(op, (size_t)x * (size_t)op->sw) * c->pixel_bytes;
             if (row_base) tile.base[i] = row_base + c->col_class[x] * padded;
             if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
           }
@@ -221,13 +240,14 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
     int32_t *sums = c->sums_bytes ? (int32_t *)(void *)scratch : NULL;
     const size_t width = (size_t)op->in.w + 2 * (size_t)op->pw;
     scratch += bsk_round_up(c->sums_bytes, BSK_ALIGN);
+    const int32_t reach = bsk_reach(op->kh, op->gap_h);
     int32_t ready = 0; /* input rows of the band that the one before has left in place */
     for (int32_t y = y0; y < y1; y += c->band) {
       const int32_t end = y1 - y < c->band ? y1 : y + c->band;
-      const int32_t first = y * op->sh, last = (end - 1) * op->sh + op->kh;
+      const int32_t first = y * op->sh, last = (end - 1) * op->sh + reach;
       prepare_rows(p, in, rows + (size_t)ready * c->row_bytes, sums ? sums + (size_t)ready * width : NULL, first + ready, last);
       run_band(p, at, rows, sums, scratch, y, end, out);
-      ready = op->kh > op->sh ? op->kh - op->sh : 0;
+      ready = reach > op->sh ? reach - op->sh : 0;
       if (end < y1 && ready > 0) {
         const size_t from = (size_t)(end * op->sh - first);
         memmove(rows, rows + from * c->row_bytes, (size_t)ready * c->row_bytes);

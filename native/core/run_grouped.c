@@ -7,12 +7,13 @@ static void add_taps(const bsk_plan_op *p, bsk_grouped_call *call, const char *s
   const bsk_op *op = &p->op;
   const bsk_tensor *in = &op->in;
   const size_t element = in->dtype == BSK_F32 ? 4 : 1;
+  const int32_t step = op->gap_w + 1;
   call->taps = 0;
   for (int32_t r = 0; r < op->kh; ++r) {
-    const int32_t iy = y * op->sh - op->ph + r;
+    const int32_t iy = y * op->sh - op->ph + r * (op->gap_h + 1);
     if (iy < 0 || iy >= in->h) continue;
     for (int32_t s = s0; s < s1; ++s) {
-      const size_t pixel = (size_t)iy * (size_t)in->w + (size_t)(x * op->sw - op->pw + s);
+      const size_t pixel = (size_t)iy * (size_t)in->w + (size_t)(x * op->sw - op->pw + s * step);
       call->px[call->taps] = src + pixel * (size_t)in->c * element;
       call->tap[call->taps++] = r * op->kw + s;
       if (call->taps == BSK_MAX_TAPS) p->grouped.kernel->run(call, acc), call->taps = 0;
@@ -46,13 +47,14 @@ void bsk_run_grouped(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
         call.lanes = epilogue.lanes;
         memset(acc, 0, (size_t)n * BSK_GROUP * sizeof acc[0]); /* 0.0f too */
         for (int32_t i = 0; i < n; i += call.pixels) {
-          const int32_t left = (x + i) * op->sw - op->pw, whole = in->w - op->kw;
+          const int32_t left = (x + i) * op->sw - op->pw, whole = in->w - bsk_reach(op->kw, op->gap_w), step = op->gap_w + 1;
           call.pixels = 1;
           if (left >= 0 && left <= whole) { /* and as many as lie inside with all their taps */
             const int32_t more = (whole - left) / op->sw;
             call.pixels = more < n - i - 1 ? more + 1 : n - i;
           }
-          const int32_t s0 = left < 0 ? -left : 0, s1 = in->w - left < op->kw ? in->w - left : op->kw;
+          const int32_t s0 = left < 0 ? (step - 1 - left) / step : 0, room = (in->w - left + step - 1) / step;
+          const int32_t s1 = room < op->kw ? room : op->kw;
           add_taps(p, &call, src, y, x + i, s0, s1, acc + (size_t)i * BSK_GROUP);
         }
         epilogue.acc = acc;

@@ -45,6 +45,44 @@ static void run_resize(const bsk_plan_op *p, const place *at, int32_t y0, int32_
   }
 }
 
+static const char *check_bilinear(const bsk_op *op, const bsk_tensor *out) {
+  return out->c == op->in.c && op->in.dtype == BSK_F32 && present(&op->out_f32) ? NULL : "a bilinear resize takes and gives f32 of the same channels";
+}
+
+typedef struct { int32_t low, high; float of_low, of_high; } between;
+
+/* The two pixels of `size` that pixel `at` of `count` lies between, and their shares: torch's align_corners=False. */
+static between between_of(int32_t at, int32_t size, int32_t count) {
+  const float step = (float)size / (float)count, whole = ((float)at + 0.5f) * step, place = whole - 0.5f > 0.0f ? whole - 0.5f : 0.0f;
+  between b;
+  b.low = (int32_t)place < size - 1 ? (int32_t)place : size - 1;
+  b.high = b.low + 1 < size ? b.low + 1 : size - 1;
+  b.of_high = place - (float)b.low;
+  b.of_low = 1.0f - b.of_high;
+  return b;
+}
+
+/* Along the width first, then along the height. */
+static void run_bilinear(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out) {
+  const bsk_tensor *in = &p->op.in;
+  const size_t channels = (size_t)in->c, row = (size_t)in->w * channels;
+  const float *src = (const float *)read_at(at, in);
+  float *dst = (float *)write_at(at, out) + (size_t)y0 * (size_t)out->w * channels;
+  for (int32_t y = y0; y < y1; ++y) {
+    const between v = between_of(y, in->h, out->h);
+    for (int32_t x = 0; x < out->w; ++x, dst += channels) {
+      const between h = between_of(x, in->w, out->w);
+      const float *above = src + (size_t)v.low * row, *below = src + (size_t)v.high * row;
+      const size_t left = (size_t)h.low * channels, right = (size_t)h.high * channels;
+      for (size_t c = 0; c < channels; ++c) {
+        const float a = above[left + c] * h.of_low + above[right + c] * h.of_high;
+        const float b = below[left + c] * h.of_low + below[right + c] * h.of_high;
+        dst[c] = a * v.of_low + b * v.of_high;
+      }
+    }
+  }
+}
+
 static const char *check_lookup(const bsk_op *op, const bsk_tensor *out) {
   const int same = out->h == op->in.h && out->w == op->in.w && out->c == op->in.c;
   return same && op->in.dtype == BSK_I8 && present(&op->out_i8) && op->table ? NULL : "a lookup takes and gives i8 of one shape and has a table";
@@ -104,6 +142,7 @@ static void run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y
 static const struct bsk_simple_op simple_ops[] = {
     {BSK_FILE_CONCAT, "concat", 0, check_concat, run_concat},
     {BSK_FILE_RESIZE, "resize", 0, check_resize, run_resize},
+    {BSK_FILE_BILINEAR, "bilinear", 0, check_bilinear, run_bilinear},
     {BSK_FILE_MUL, "mul", 255 * 255, check_mul, run_mul},
     {BSK_FILE_LOOKUP, "lookup", 0, check_lookup, run_lookup},
 };

@@ -103,6 +103,7 @@ typedef struct {
   bsk_tensor in, residual, more[2];
   bsk_tensor out_f32, out_bits, out_i8; /* at least one present; out_i8 is the i32 output of BSK_OP_GLOBAL_POOL on i8 */
   int32_t kh, kw, sh, sw, ph, pw;
+  int32_t gap_h, gap_w;  /* conv: pixels that lie between two taps, dilation - 1 */
   int32_t pad_value;    /* conv on bits: 0, +1 or -1 */
   int32_t groups;       /* conv: 1, or more with f32 and i8 weights; 0 means 1 */
   int32_t weight_dtype; /* BSK_F32, BSK_I8 or BSK_BITS */

@@ -8,7 +8,7 @@ typedef enum { BSK_ACT_NONE = 0, BSK_ACT_RELU = 1, BSK_ACT_PRELU = 2, BSK_ACT_RP
 
 typedef enum { BSK_EPI_NONE = 0, BSK_EPI_FLOAT = 1, BSK_EPI_THRESHOLD = 2, BSK_EPI_INTEGER = 3 } bsk_epi_kind;
 
-typedef enum { BSK_FILE_QUANTIZE_INPUT = 1, BSK_FILE_CONV2D = 2, BSK_FILE_BINARIZE = 3, BSK_FILE_ADD = 4, BSK_FILE_AFFINE = 5, BSK_FILE_MAX_POOL = 6, BSK_FILE_AVG_POOL = 7, BSK_FILE_GLOBAL_AVG_POOL = 8, BSK_FILE_QUANTIZE = 9, BSK_FILE_DEQUANTIZE = 10, BSK_FILE_CONCAT = 11, BSK_FILE_RESIZE = 12, BSK_FILE_MUL = 13, BSK_FILE_LOOKUP = 14 } bsk_file_op;
+typedef enum { BSK_FILE_QUANTIZE_INPUT = 1, BSK_FILE_CONV2D = 2, BSK_FILE_BINARIZE = 3, BSK_FILE_ADD = 4, BSK_FILE_AFFINE = 5, BSK_FILE_MAX_POOL = 6, BSK_FILE_AVG_POOL = 7, BSK_FILE_GLOBAL_AVG_POOL = 8, BSK_FILE_QUANTIZE = 9, BSK_FILE_DEQUANTIZE = 10, BSK_FILE_CONCAT = 11, BSK_FILE_RESIZE = 12, BSK_FILE_MUL = 13, BSK_FILE_LOOKUP = 14, BSK_FILE_BILINEAR = 15 } bsk_file_op;
 
 typedef enum { BSK_SHAPE_SAME = 0, BSK_SHAPE_WINDOW = 1, BSK_SHAPE_CEIL = 2, BSK_SHAPE_GLOBAL = 3, BSK_SHAPE_CONCAT = 4, BSK_SHAPE_RESIZE = 5 } bsk_shape_rule;
 
@@ -21,6 +21,8 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
 #define BSK_MAX_PICTURES 16
 #define BSK_MAX_INPUTS 4
 #define BSK_MAX_SIDE 65536
+#define BSK_MAX_STRIDE 65535
+#define BSK_MAX_DILATION 32768
 #define BSK_MAX_CHANNELS 1048576
 #define BSK_MAX_KERNEL 255
 #define BSK_MAX_POOL_TAPS 16777216
@@ -49,7 +51,7 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
 #define BSK_COL_INPUTS 12
 #define BSK_COL_OUTPUTS 20
 #define BSK_COL_KERNEL 24
-#define BSK_COL_STRIDE 32
+#define BSK_COL_STEPS 32
 #define BSK_COL_GROUPS 40
 #define BSK_COL_RESIDUAL_MULTIPLIER 44
 #define BSK_COL_CONSTANTS 48 /* offsets, in the order of bsk_constant */
@@ -82,7 +84,8 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
   X(11, 4, 2, 4, 0, 1, 0, 0, 0) \
   X(12, 5, 1, 1, 0, 1, 0, 0, 0) \
   X(13, 0, 2, 2, 0, 0, 0, 0, 0) \
-  X(14, 0, 1, 1, 0, 0, 0, 0, 0)
+  X(14, 0, 1, 1, 0, 0, 0, 0, 0) \
+  X(15, 5, 1, 1, 0, 0, 0, 0, 0)
 
 /* Forms: X(op, dtype read, weights, epilogue, dtypes written, constants needed, constants taken,
  * may have groups); dtypes written and constants are masks of 1 << code. */
@@ -119,6 +122,7 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
   X(12, 2, 0, 0, 4, 0, 0, 0) \
   X(13, 1, 0, 1, 14, 0, 8108, 0) \
   X(13, 2, 0, 3, 4, 24, 24, 0) \
-  X(14, 2, 0, 0, 4, 2, 2, 0)
+  X(14, 2, 0, 0, 4, 2, 2, 0) \
+  X(15, 1, 0, 0, 2, 0, 0, 0)
 
 #endif

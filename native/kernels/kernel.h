@@ -87,6 +87,7 @@ typedef void (*bsk_unpack_fn)(const void *masks, void *weights, size_t steps);
 /* What a convolution is, for choosing its kernel. `largest`: no integer accumulator is larger in absolute value. */
 typedef struct {
   int32_t inputs, outputs, height, width, kh, kw, sh, sw; /* height, width: of the output */
+  int32_t dilated; /* whether taps lie apart */
   int64_t largest;
 } bsk_conv_shape;
 

@@ -69,11 +69,14 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
     const int co = grouping == 1 ? ci : other; /* a quarter depthwise, a quarter in two groups where the channels allow */
     op->groups = grouping == 1 ? ci : grouping == 2 && ci % 2 == 0 && co % 2 == 0 ? 2 : 1;
     op->kh = k0, op->kw = k1, op->sh = plain ? 1 : 1 + below(3), op->sw = plain ? 1 : 1 + below(3);
-    op->ph = below(k0), op->pw = below(k1);
+    const int spread = below(3) == 0; /* taps that lie apart */
+    op->gap_h = spread && k0 > 1 ? below(4) : 0, op->gap_w = spread && k1 > 1 ? below(4) : 0;
+    const int reach0 = (op->gap_h + 1) * (k0 - 1) + 1, reach1 = (op->gap_w + 1) * (k1 - 1) + 1;
+    op->ph = below(reach0), op->pw = below(reach1);
     op->weight_dtype = ws[types];
     const size_t taps = (size_t)co * (size_t)k0 * (size_t)k1;
     const size_t need = op->weight_dtype == BSK_BITS ? taps * (((size_t)ci + 63) / 64) * 8 : taps * (size_t)(ci / op->groups) * (op->weight_dtype == BSK_F32 ? 4 : 1);
-    if (h + 2 * op->ph < k0 || w + 2 * op->pw < k1 || need > weight_room) continue;
+    if (h + 2 * op->ph < reach0 || w + 2 * op->pw < reach1 || need > weight_room) continue;
     *arena = 0;
     const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
     op->residual = op->more[0] = op->more[1] = op->out_f32 = op->out_bits = op->out_i8 = none;
@@ -88,7 +91,7 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
       const size_t n = ((size_t)ci + 63) / 64;
       for (size_t i = 1; i <= taps; ++i) ((uint64_t *)(void *)weights)[i * n - 1] &= (1ull << (ci % 64)) - 1;
     }
-    const int oh = (h + 2 * op->ph - k0) / op->sh + 1, ow = (w + 2 * op->pw - k1) / op->sw + 1;
+    const int oh = (h + 2 * op->ph - reach0) / op->sh + 1, ow = (w + 2 * op->pw - reach1) / op->sw + 1;
     for (int v = 0; v < 9; ++v)
       for (int i = 0; i < MAX_C; ++i) vectors[v][i] = real();
     for (int i = 0; i < MAX_C; ++i) {

@@ -149,6 +149,7 @@ def op_graph(
 
 FLOOR = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 TWICE = {"scales": np.array([1, 1, 2, 2], np.float32)}
+FILTERS = {"w": np.ones((3, 1, 3, 3), np.float32)}
 HALF_MORE = {"scales": np.array([1, 1, 1.5, 1.5], np.float32)}
 OPERATORS: dict[str, Callable[[], Any]] = {
     "sigmoid": lambda: op_graph("Sigmoid", (3, 8, 8)),
@@ -159,6 +160,8 @@ OPERATORS: dict[str, Callable[[], Any]] = {
     "twice by half pixels": lambda: op_graph("Resize", inputs=TWICE),
     "half more": lambda: op_graph("Resize", (3, 12, 12), HALF_MORE, **FLOOR),
     "pair": lambda: op_graph("Concat", (6, 8, 8), {"again": None}, axis=1),
+    "linear": lambda: op_graph("Resize", (3, 12, 12), HALF_MORE, mode="linear"),
+    "dilation": lambda: op_graph("Conv", (3, 4, 4), FILTERS, group=3, dilations=[2, 2]),
 }
 
 
@@ -175,13 +178,16 @@ def test_operators(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected.transpose(0, 2, 3, 1), atol=1e-5)
 
 
-FILTERS = {"w": np.ones((3, 1, 3, 3), np.float32)}
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "another slope": (
         lambda: op_graph("HardSigmoid", (3, 8, 8)),
         r"'op' \(HardSigmoid\) has alpha=0.2 and beta=0.5, expected 1/6 and",
     ),
-    "linear": (lambda: op_graph("Resize", inputs=TWICE, mode="linear"), "mode=linear, expected the nearest"),
+    "linear": (
+        lambda: op_graph("Resize", inputs=TWICE, mode="linear", coordinate_transformation_mode="align_corners"),
+        "is linear by align_corners, expected half_pixel without antialias",
+    ),
+    "cubic": (lambda: op_graph("Resize", inputs=TWICE, mode="cubic"), "mode=cubic, expected the nearest"),
     "half more by half pixels": (
         lambda: op_graph("Resize", (3, 12, 12), HALF_MORE),
         "by half_pixel and round_prefer_floor, expected asymmetric and floor",
@@ -189,10 +195,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "rows joined": (
         lambda: op_graph("Concat", (3, 16, 8), {"again": None}, axis=2),
         "joins along dimension 2, expected 1, the channels",
-    ),
-    "dilation": (
-        lambda: op_graph("Conv", (3, 4, 4), FILTERS, group=3, dilations=[2, 2]),
-        r"has dilation=\(2, 2\), expected 1",
     ),
 }
 

@@ -64,7 +64,7 @@ def replaced_forward() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "dilation": (lambda: layer(nn.Conv2d(4, 4, 3, dilation=2)), "has dilation=.*, expected 1"),
+    "padding": (lambda: layer(nn.Conv2d(4, 4, 3, padding=5, dilation=2)), r"padding \(5, 5\), expected"),
     "reflection": (
         lambda: layer(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
         "has padding_mode='reflect', expected 'zeros'",

@@ -15,6 +15,8 @@ from bitskip.backends.reference import run_reference
 from bitskip.program import (
     Activation,
     Affine,
+    Bilinear,
+    Binarize,
     Concat,
     Conv2d,
     Dequantize,
@@ -123,6 +125,79 @@ def test_convolutions_with_groups(case: Any, dtype: str, isa: str) -> None:
     engine = NativeProgram(program, 1, isa)
     depthwise = groups == inputs == outputs
     assert engine.kernels[1].startswith("conv_depthwise_" if depthwise else "conv_grouped_")
+
+
+DILATED = [
+    # dtype of the input, weights, channels in, channels out, groups, kernel, stride, padding, dilation
+    ("f32", "f32", 5, 33, 1, (3, 3), (1, 1), (2, 2), (2, 2)),
+    ("f32", "w1", 40, 9, 1, (3, 2), (2, 1), (0, 3), (3, 5)),
+    ("i8", "i8", 37, 34, 1, (3, 3), (1, 2), (4, 4), (4, 4)),
+    ("i8", "w1", 64, 32, 1, (3, 3), (1, 1), (6, 2), (6, 2)),
+    ("bits", "w1", 70, 40, 1, (3, 3), (1, 1), (2, 12), (2, 12)),
+    ("f32", "f32", 64, 64, 64, (3, 3), (1, 1), (12, 12), (12, 12)),
+    ("i8", "i8", 37, 37, 37, (5, 3), (2, 1), (4, 3), (2, 3)),
+    ("f32", "f32", 24, 36, 4, (3, 3), (1, 2), (1, 1), (1, 2)),
+]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("case", DILATED, ids=str)
+def test_dilated_convolutions(case: Any, isa: str) -> None:
+    dtype, weights, inputs, outputs, groups, kernel, stride, padding, dilation = case
+    m, x = start((17, 29, inputs), "i8" if dtype == "i8" else "f32")
+    if dtype == "bits":
+        signs = m.tensor("bits", (17, 29, inputs))
+        m.ops.append(Binarize("signs", x, signs, m.floats(inputs) * 6))
+        x = signs
+    reach = [dilation[a] * (kernel[a] - 1) + 1 for a in range(2)]
+    height, width = (((17, 29)[a] + 2 * padding[a] - reach[a]) // stride[a] + 1 for a in range(2))
+    made = {"f32": m.floats, "i8": m.int8, "w1": m.signs}[weights]
+    weight = made(outputs, *kernel, inputs // groups)
+    y = m.tensor("f32", (height, width, outputs))
+    epilogue = FloatEpilogue(m.floats(outputs), m.floats(outputs), Activation("relu"))
+    for pad_value in (0, 1, -1) if dtype == "bits" else (0,):
+        m.ops.append(
+            Conv2d("conv", x, (y,), weights, weight, stride, padding, epilogue, pad_value,
+                   groups=groups, dilation=dilation)
+        )  # fmt: skip
+        agree(finish(m, y), isa, exact=dtype != "f32")
+        m.ops.pop()
+
+
+def test_a_dilated_kernel_is_a_larger_one_with_zeros_between_its_taps() -> None:
+    """The reference, against the same weights spread over the kernel's whole reach."""
+    images = np.random.default_rng(2).integers(0, 256, (2, 9, 8, 4), dtype=np.uint8)
+    results = []
+    for spread in (False, True):
+        m, x = start((9, 8, 4), "i8")
+        weight, dilation = m.int8(6, 3, 2, 4), (2, 3)
+        if spread:
+            dense = np.zeros((6, 5, 4, 4), np.int8)
+            dense[:, ::2, ::3] = weight
+            weight, dilation = dense, (1, 1)
+        y = m.tensor("f32", (9, 5, 6))
+        m.ops.append(Conv2d("conv", x, (y,), "i8", weight, (1, 1), (2, 0), FloatEpilogue(), dilation=dilation))
+        results.append(run_reference(finish(m, y), images))
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("size", [(5, 7, 11, 20), (8, 8, 3, 5), (1, 1, 4, 4), (3, 65, 33, 520)], ids=str)
+def test_a_bilinear_resize_is_torchs(size: tuple[int, int, int, int], isa: str) -> None:
+    torch = pytest.importorskip("torch")
+    height, width, rows, columns = size
+    m, x = start((height, width, 19), "f32")
+    y = m.tensor("f32", (rows, columns, 19))
+    m.ops.append(Bilinear("bilinear", x, y))
+    program = finish(m, y)
+    agree(program, isa)
+    images = np.random.default_rng(3).integers(0, 256, (2, height, width, 19), dtype=np.uint8)
+    given = run_reference(finish(*start((height, width, 19), "f32")), images).reshape(2, height, width, 19)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(given).permute(0, 3, 1, 2), (rows, columns), mode="bilinear", align_corners=False
+    )
+    got = run_reference(program, images).reshape(2, rows, columns, 19)
+    np.testing.assert_allclose(got, expected.permute(0, 2, 3, 1).numpy(), rtol=1e-5, atol=2e-4)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "i8"])

@@ -42,6 +42,7 @@ from bitskip.program import (
     Add,
     Affine,
     AvgPool,
+    Bilinear,
     Binarize,
     Concat,
     Conv2d,
@@ -359,6 +360,7 @@ class _Writer:
             padding=node.padding,
             pad_value=node.pad_value if source.dtype == "bits" else 0,
             groups=node.groups,
+            dilation=node.dilation,
         )
         epilogue, written = self.epilogue(node, forms, source, scale)
         outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
@@ -561,6 +563,8 @@ class _Writer:
                 self.done.ops.append(MaxPool(node.name, read, made, *window))
             elif node.kind == "nearest":
                 self.done.ops.append(Resize(node.name, read, made))
+            elif node.kind == "bilinear":
+                self.done.ops.append(Bilinear(node.name, read, made))
             else:
                 self.done.ops.append(AvgPool(node.name, read, made, *window, node.count_padding))
         self.convert(node.output, forms, node.name)

@@ -204,6 +204,7 @@ class _Fuser:
                 post=node.post,
                 threshold=self.thresholds.get(step.output),
                 groups=step.groups,
+                dilation=step.dilation,
             )
         elif isinstance(step, AddStep):
             made = AddNode(step.name, step.input, step.other, node.output, node.post)

@@ -153,7 +153,7 @@ class _Reader:
     def output(self, node: fx.Node) -> dict[str, Traced]:
         value = self.resolve(node.args[0])
         if isinstance(value, Traced):
-            return {"logits" if value.picture[:2] == (1, 1) else "map": value}
+            return {"logits" if value.picture[:2] == (1, 1) else "out": value}
         named = dict(enumerate(value)) if isinstance(value, tuple | list) else value
         if isinstance(named, Mapping) and named and all(isinstance(part, Traced) for part in named.values()):
             return {str(name): part for name, part in named.items()}

@@ -57,6 +57,7 @@ class ConvNode:
     post: Activation = field(default_factory=Activation)
     threshold: Floats | None = None  # of the 1-bit input
     groups: int = 1
+    dilation: Pair = (1, 1)
     tail: tuple[Callable[[Tensor], Tensor], ...] = ()  # what training computes after it, for thresholds
 
     def run_tail(self, acc: Tensor, threshold: Tensor | None) -> Tensor:
@@ -91,7 +92,7 @@ class AddNode:
 
 @dataclass(eq=False)
 class PoolNode:
-    """`max`, `avg` or `global` average, or `nearest` for another size by the nearest pixel.
+    """`max`, `avg` or `global` average, or another size by the `nearest` pixel or `bilinear`ly.
 
     Windows are cut off at the edge, so torch's ceil_mode is a size.
     """

@@ -34,9 +34,9 @@ __all__ = [
 # Pictures that shapes are followed with: more than one, so that what mixes pictures is seen.
 BATCH = 2
 _PACKABLE = (
-    "convolutions (grouped too, without dilation) and linear layers, batch norms, ReLU, ReLU6, PReLU, "
+    "convolutions (grouped and dilated too) and linear layers, batch norms, ReLU, ReLU6, PReLU, "
     "RPReLU, sigmoid, SiLU and their hard forms, additions, products with one value a channel, "
-    "concatenations of channels, max and average pools, the nearest pixel, and constants added or "
+    "concatenations of channels, max and average pools, nearest and bilinear resizes, and constants added or "
     "multiplied per channel"
 )
 
@@ -80,6 +80,7 @@ class ConvStep(Step):
     padding: Pair = (0, 0)
     pad_value: int = 0
     groups: int = 1
+    dilation: Pair = (1, 1)
 
 
 @dataclass(eq=False)
@@ -185,12 +186,15 @@ class Recorder:
         padding: Pair = (0, 0),
         pad_value: int = 0,
         groups: int = 1,
+        dilation: Pair = (1, 1),
     ) -> Traced:
         """Record a convolution with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, result[1]), result)
         self.steps.append(
-            ConvStep(self.name, x.value, y.value, precision, weight, stride, padding, pad_value, groups)
+            ConvStep(
+                self.name, x.value, y.value, precision, weight, stride, padding, pad_value, groups, dilation
+            )
         )
         return y
 

@@ -57,6 +57,7 @@ def _binary_conv(record: Recorder, layer: BinaryConv2d, x: Traced) -> Traced:
         None,
         layer.stride,
         layer.padding,
+        layer.dilation,
         precision=layer.precision,
         pad_value=layer.pad_value,
     )

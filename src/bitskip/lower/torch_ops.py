@@ -65,20 +65,21 @@ def convolve(
     kernel = (int(weight.shape[2]), int(weight.shape[3]))
     if groups != 1 and precision in ("w1", "w1a1"):
         record.refuse_kind(f"has groups={groups} and 1-bit weights, expected groups=1")
-    if _pair(dilation) != (1, 1):
-        record.refuse_kind(f"has dilation={dilation}, expected 1")
+    between = tuple(d if k > 1 else 1 for d, k in zip(_pair(dilation), kernel, strict=True))
+    dilation = _pair(between)
+    reach = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
     if isinstance(padding, str):
-        if padding == "same" and any(size % 2 == 0 for size in kernel):
+        if padding == "same" and any(size % 2 == 0 for size in reach):
             record.refuse(f"has padding='same' with an even kernel {kernel}, which pads one side more")
-        padding = tuple(size // 2 for size in kernel) if padding == "same" else 0
+        padding = tuple(size // 2 for size in reach) if padding == "same" else 0
     stride, padding = _pair(stride), _pair(padding)
-    if max(kernel) > MAX_KERNEL or any(p >= k for p, k in zip(padding, kernel, strict=True)):
+    if max(kernel) > MAX_KERNEL or any(p >= min(r, MAX_KERNEL) for p, r in zip(padding, reach, strict=True)):
         record.refuse(
-            f"has kernel {kernel} with padding {padding}, expected padding below the kernel and the kernel "
-            f"at most {MAX_KERNEL}"
+            f"has kernel {kernel} with dilation {dilation} and padding {padding}, expected padding below "
+            f"dilation * (kernel - 1) + 1 and below {MAX_KERNEL}, and the kernel at most {MAX_KERNEL}"
         )
-    result = _shape_after(F.conv2d, x, weight.to("meta"), None, stride, padding, 1, groups)
-    y = record.convolve(x, weight, result, precision, stride, padding, pad_value, groups)
+    result = _shape_after(F.conv2d, x, weight.to("meta"), None, stride, padding, dilation, groups)
+    y = record.convolve(x, weight, result, precision, stride, padding, pad_value, groups, dilation)
     return y if bias is None else shift(record, y, bias)
 
 
@@ -210,8 +211,13 @@ def _interpolate(
 ) -> Traced:
     _need_picture(record, x)
     named = {"size": size, "scale_factor": scale_factor, "recompute_scale_factor": recompute_scale_factor}
+    if mode == "bilinear" and not antialias and not align_corners:
+        return _bilinear(record, x, named)
     if mode != "nearest" or antialias:
-        record.refuse(f"has mode='{mode}', expected the nearest pixel")
+        record.refuse(
+            f"has mode='{mode}', align_corners={align_corners}, antialias={antialias}, expected the nearest "
+            "pixel, or bilinear with both False"
+        )
     result = _shape_after(F.interpolate, x, **named)
     for side, (old, new) in enumerate(zip(x.shape[2:], result[2:], strict=True)):
         line = torch.arange(old, dtype=torch.float32).view((1, 1, old, 1) if side == 0 else (1, 1, 1, old))
@@ -220,6 +226,21 @@ def _interpolate(
         if not torch.equal(taken, (torch.arange(new) * old // new).float()):
             record.refuse(f"goes from {old} to {new} pixels by another rule than the nearest pixel's")
     return record.pool(x, "nearest", result)
+
+
+def _bilinear(record: Recorder, x: Traced, named: dict[str, Any]) -> Traced:
+    """Another size between the four nearest pixels; torch may take its steps from `scale_factor`."""
+    result = _shape_after(F.interpolate, x, mode="bilinear", **named)
+    factors = named["scale_factor"]
+    if factors is not None and not named["recompute_scale_factor"]:
+        pairs = factors if isinstance(factors, Sequence) else (factors,) * 2
+        for old, new, factor in zip(x.shape[2:], result[2:], pairs, strict=True):
+            if old * factor != new:
+                record.refuse(f"goes from {old} to {new} pixels in steps of 1 / {factor}; give it a size")
+    if x.shape[2:] == result[2:]:
+        return x
+    # of one pixel every mean is that pixel
+    return record.pool(x, "nearest" if tuple(x.shape[2:]) == (1, 1) else "bilinear", result)
 
 
 def _adaptive_max_pool(record: Recorder, x: Traced, output_size: Any, return_indices: bool = False) -> Traced:

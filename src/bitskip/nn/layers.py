@@ -131,6 +131,7 @@ class BinaryConv2d(BinaryLayer):
         kernel_size: height = width of the kernel, in pixels.
         stride: step, in pixels.
         padding: pixels on each side.
+        dilation: pixels from tap to tap.
         weight_quantizer: name of the weights' gradient estimator.
         input_quantizer: name of the activations' estimator, or None for real activations.
         weight_scale: `none`, `channel` (mean |latent|, XNOR-Net) or `learned`.
@@ -148,6 +149,7 @@ class BinaryConv2d(BinaryLayer):
         stride: int = 1,
         padding: int = 0,
         *,
+        dilation: int = 1,
         weight_quantizer: str = "ste_sign",
         input_quantizer: str | None = None,
         weight_scale: str = "none",
@@ -160,7 +162,7 @@ class BinaryConv2d(BinaryLayer):
             raise SpecError(f"pad_value is {pad_value}, but real activations are padded with 0")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.pad_value = pad_value
+        self.dilation, self.pad_value = dilation, pad_value
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         self._init_binary(weight_quantizer, input_quantizer, weight_scale)
@@ -173,7 +175,7 @@ class BinaryConv2d(BinaryLayer):
         if self.pad_value != 0 and padding > 0:
             x = F.pad(x, (padding,) * 4, value=float(self.pad_value))
             padding = 0
-        y = F.conv2d(x, self._binary_weight(), stride=self.stride, padding=padding)
+        y = F.conv2d(x, self._binary_weight(), None, self.stride, padding, self.dilation)
         scale = self.output_scale()
         return y if scale is None else y * scale.view(1, -1, 1, 1)
 
@@ -181,7 +183,8 @@ class BinaryConv2d(BinaryLayer):
         """Describe the layer in `print(model)`."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, precision={self.precision}, pad_value={self.pad_value}"
+            f"padding={self.padding}, dilation={self.dilation}, precision={self.precision}, "
+            f"pad_value={self.pad_value}"
         )
 
 

@@ -425,13 +425,19 @@ class _Checker:
         """Check that the output's height and width are those of the windows."""
         op: Any = self.op
         kernel = self.pair(op.kernel, 1, MAX_SIDE if ceil else MAX_KERNEL, "kernel")
-        stride = self.pair(op.stride, 1, MAX_SIDE, "stride")
+        stride = self.pair(op.stride, 1, LIMITS["MAX_STRIDE"], "stride")
         padding = self.pair(op.padding, 0, MAX_KERNEL - 1, "padding")
         if isinstance(op, MaxPool | AvgPool):
             if kernel[0] * kernel[1] > LIMITS["MAX_POOL_TAPS"]:
                 self.fail(f"its kernel {kernel} covers more than {LIMITS['MAX_POOL_TAPS']} pixels")
             if any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
                 self.fail("padding is more than half of the kernel")
+        if isinstance(op, Conv2d):
+            self.pair(op.dilation, 1, LIMITS["MAX_DILATION"], "dilation")
+            self.pair(op.reach, 1, MAX_SIDE, "dilation * (kernel - 1) + 1")
+            if any(step > 1 and side == 1 for step, side in zip(op.dilation, kernel, strict=True)):
+                self.fail(f"its kernel {kernel} has dilation {op.dilation}, expected 1 where the kernel is 1")
+            kernel = op.reach
         for axis in range(2):
             size, result = self.source.shape[axis], self.results[0].shape[axis]
             if padding[axis] >= kernel[axis]:

@@ -24,6 +24,7 @@ __all__ = [
     "Affine",
     "Array",
     "AvgPool",
+    "Bilinear",
     "Binarize",
     "Buffer",
     "Concat",
@@ -200,12 +201,19 @@ class Conv2d:
     pad_value: int = 0  # what a padded tap of a bits input reads: 0, +1 or -1
     in_place: bool = False
     groups: int = 1  # other than 1 with f32 or i8 weights only
+    dilation: tuple[int, int] = (1, 1)  # pixels from tap to tap
     kind: Literal["conv2d"] = "conv2d"
 
     @property
     def kernel(self) -> tuple[int, int]:
         """(KH, KW)."""
         return int(self.weight.shape[1]), int(self.weight.shape[2])
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Pixels from the first tap to the last, both included: height, width."""
+        (height, width), (down, across) = self.kernel, self.dilation
+        return down * (height - 1) + 1, across * (width - 1) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +345,16 @@ class Resize:
 
 
 @dataclass(frozen=True, eq=False)
+class Bilinear:
+    """f32 to another height and width, between the four nearest pixels (torch's align_corners=False)."""
+
+    name: str
+    input: int
+    output: int
+    kind: Literal["bilinear"] = "bilinear"
+
+
+@dataclass(frozen=True, eq=False)
 class Mul:
     """A tensor times one value a channel (squeeze and excitation), then an epilogue without a residual.
 
@@ -375,6 +393,7 @@ Op = (
     | Dequantize
     | Concat
     | Resize
+    | Bilinear
     | Mul
     | Lookup
 )

@@ -92,6 +92,9 @@ def to_columns(flat: Flat, kind: str) -> dict[str, Any]:
             found[at] = ACTIVATIONS[found[at]][0]
     if "weight_dtype" in found:
         found["weight_dtype"] = WEIGHT_DTYPES[found["weight_dtype"]]
+    if "stride" in found:
+        between = [value - 1 for value in found.get("dilation", (1, 1))]
+        found["steps"] = (found["stride"][0], between[0], found["stride"][1], between[1])
     for column in COLUMNS:
         if column.count > 1 and column.name in found:
             values = tuple(found[column.name])
@@ -113,6 +116,10 @@ def from_columns(columns: dict[str, Any], where: str) -> tuple[str, Flat]:
 
     row = known(_BY_CODE, "kind")
     values = {name: columns[name] for name in row.attributes if name in columns and name not in CONSTANTS}
+    if "stride" in row.attributes:
+        values["stride"] = columns["steps"][0::2]
+    if "dilation" in row.attributes:
+        values["dilation"] = tuple(between + 1 for between in columns["steps"][1::2])
     for name in ("inputs", "outputs"):
         column = next(c for c in COLUMNS if c.name == name)
         values[name] = tuple(number for number in columns[name] if number != column.unused)

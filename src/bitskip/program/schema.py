@@ -60,7 +60,9 @@ LIMITS = {
     "MAX_OUTPUTS": 16,
     "MAX_PICTURES": 16,  # inputs of a program
     "MAX_INPUTS": 4,  # that one op reads
-    "MAX_SIDE": 1 << 16,  # height, width, stride
+    "MAX_SIDE": 1 << 16,  # height, width, and what a window reaches over
+    "MAX_STRIDE": (1 << 16) - 1,
+    "MAX_DILATION": 1 << 15,
     "MAX_CHANNELS": 1 << 20,
     "MAX_KERNEL": 255,  # of a convolution; padding stays below, of pools too
     "MAX_POOL_TAPS": 1 << 24,  # pixels under a pool's kernel
@@ -124,7 +126,7 @@ COLUMNS = (
     Column("inputs", "H", 4, NONE),
     Column("outputs", "H", 2, NONE),
     Column("kernel", "I", 2),
-    Column("stride", "I", 2),
+    Column("steps", "H", 4),  # stride and dilation - 1, of the height and then of the width
     Column("groups", "I"),
     Column("residual_multiplier", "i"),
     *(Column(name, "I") for name in CONSTANTS),
@@ -203,7 +205,10 @@ def _epilogues(source: str, weight: str, kinds: tuple[str, ...], groups: bool = 
 
 SHAPES = {
     "same": (0, "the input's"),
-    "window": (1, "(size + 2 * padding - kernel) // stride + 1, any number of channels"),
+    "window": (
+        1,
+        "(size + 2 * padding - (dilation * (kernel - 1) + 1)) // stride + 1, any number of channels",
+    ),
     "ceil": (2, "as a window's, or torch's ceil_mode one; the input's channels"),
     "global": (3, "(1, 1, C)"),
     "concat": (4, "the inputs' height and width, the sum of their channels"),
@@ -268,7 +273,7 @@ _ROWS = (
             *_epilogues("i32", "i8", ("float",)),
         ),
         "window",
-        (*_WINDOW, "weight_dtype", "weight", "pad_value", "in_place", "groups"),
+        (*_WINDOW, "dilation", "weight_dtype", "weight", "pad_value", "in_place", "groups"),
         "may",
     ),
     Row(
@@ -314,6 +319,7 @@ _ROWS = (
         inputs=(2, 2),
     ),
     Row(14, ops.Lookup, (Form("i8", ("i8",), needs=("table",)),), attributes=("table",)),
+    Row(15, ops.Bilinear, (Form("f32", ("f32",)),), "resize"),
 )
 OPS: dict[str, Row] = {row.kind: row for row in _ROWS}
 

@@ -20,7 +20,7 @@ from bitskip.backends.c99.kernels import ACTIVATIONS, Core, scratch_bytes
 from bitskip.backends.c99.plan import Plan, plan_device
 from bitskip.backends.c99.render import render
 from bitskip.errors import LoweringError, RunError, nearest
-from bitskip.program import Concat, Conv2d, FloatEpilogue, GlobalAvgPool, Mul, Op, Program, Resize
+from bitskip.program import Bilinear, Concat, Conv2d, FloatEpilogue, GlobalAvgPool, Mul, Op, Program, Resize
 
 __all__ = ["TARGET", "C99Target", "choose_plan"]
 
@@ -76,6 +76,10 @@ def unsupported(op: Op) -> str:
     """Return why there is no C for `op`, and what to do; an empty string if there is."""
     if isinstance(op, Conv2d) and op.groups != 1 and op.weight_dtype != "i8":
         return f"has {op.groups} groups in float, expected int8; pack with --activations int8 --dense int8"
+    if isinstance(op, Conv2d) and op.dilation != (1, 1):
+        return f"has dilation {op.dilation}, expected 1; run it with the native runtime, or train it without"
+    if isinstance(op, Bilinear):
+        return "is a bilinear resize, for which there is no C; resize to the nearest pixel, or after the network"
     epilogue = getattr(op, "epilogue", None)
     if isinstance(epilogue, FloatEpilogue):
         for activation in (epilogue.pre, epilogue.post):

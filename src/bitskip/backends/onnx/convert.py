@@ -18,6 +18,7 @@ from bitskip.program import (
     Add,
     Affine,
     AvgPool,
+    Bilinear,
     Binarize,
     Concat,
     Conv2d,
@@ -218,6 +219,7 @@ class Converter(ABC):
             "strides": list(op.stride),
             "pads": [*pads, *pads],
             **({} if op.groups == 1 else {"group": op.groups}),
+            **({} if op.dilation == (1, 1) else {"dilations": list(op.dilation)}),
         }
 
     def signed_weight(self, op: Conv2d) -> Array:
@@ -302,3 +304,9 @@ class Converter(ABC):
                 index = self.w.constant(np.arange(count) * size // count, "pixels")
                 y = self.w.node("Gather", [y, index], "resized", axis=axis)
         self.put_moved(op.output, y)
+
+    def bilinear(self, op: Bilinear) -> None:
+        rows, columns, _ = self.tensors[op.output].shape
+        sizes = self.w.constant(np.array([rows, columns]), "sizes")
+        how = {"coordinate_transformation_mode": "half_pixel", "mode": "linear", "axes": [2, 3]}
+        self.real[op.output] = self.w.node("Resize", [self.value(op.input), "", "", sizes], **how)

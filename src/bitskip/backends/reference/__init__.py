@@ -23,6 +23,7 @@ from bitskip.program import (
     Affine,
     Array,
     AvgPool,
+    Bilinear,
     Binarize,
     Concat,
     Conv2d,
@@ -155,6 +156,8 @@ class Reference:
                 return [np.concatenate([values[number] for number in op.inputs], axis=-1)]
             case Resize():
                 return [_resize(x, results[0].shape)]
+            case Bilinear():
+                return [_bilinear(x, results[0].shape)]
             case Mul():
                 return _finish(op.epilogue, _product(op, values, tensors), values, tensors, results)
             case Lookup():
@@ -201,8 +204,9 @@ def _convolve(x: Array, weight: Array, op: Conv2d, shape: tuple[int, int, int]) 
     acc = np.zeros((len(x) * height * width, out_channels), x.dtype)
     for ky in range(weight.shape[0]):
         for kx in range(weight.shape[1]):
-            rows = slice(ky, ky + (height - 1) * step_y + 1, step_y)
-            columns = slice(kx, kx + (width - 1) * step_x + 1, step_x)
+            top, left = ky * op.dilation[0], kx * op.dilation[1]
+            rows = slice(top, top + (height - 1) * step_y + 1, step_y)
+            columns = slice(left, left + (width - 1) * step_x + 1, step_x)
             tap = x[:, rows, columns]
             if op.groups == 1:
                 acc += tap.reshape(-1, tap.shape[-1]) @ weight[ky, kx]
@@ -231,6 +235,23 @@ def _product(op: Mul, values: dict[int, Array], tensors: tuple[Tensor, ...]) -> 
 def _resize(x: Array, shape: tuple[int, int, int]) -> Array:
     (height, width), (rows, columns, _) = x.shape[1:3], shape
     return x[:, np.arange(rows) * height // rows][:, :, np.arange(columns) * width // columns]
+
+
+def _bilinear(x: Array, shape: tuple[int, int, int]) -> Array:
+    """Along the width first, then along the height; every operation is one rounded float32 operation."""
+
+    def between(size: int, count: int) -> tuple[Array, Array, Array, Array]:
+        step = np.float32(size) / np.float32(count)
+        at = np.fmax((np.arange(count, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
+        low = np.minimum(at.astype(np.int64), size - 1)
+        share = at - low.astype(np.float32)
+        return low, np.minimum(low + 1, size - 1), np.float32(1) - share, share
+
+    left, right, of_left, of_right = between(x.shape[2], shape[1])
+    x = x[:, :, left] * of_left[:, None] + x[:, :, right] * of_right[:, None]
+    above, below, of_above, of_below = between(x.shape[1], shape[0])
+    made: Array = x[:, above] * of_above[:, None, None] + x[:, below] * of_below[:, None, None]
+    return made
 
 
 # -- epilogues ----------------------------------------------------------------------------------------

@@ -161,14 +161,19 @@ def _resize(
     mode = a.get("mode", b"nearest").decode()
     how = a.get("coordinate_transformation_mode", b"half_pixel").decode()
     rounding = a.get("nearest_mode", b"round_prefer_floor").decode()
-    if mode != "nearest" or a.get("axes") or not x.is_picture:
-        record.refuse(f"has mode={mode}, expected the nearest pixel of a picture")
+    axes = list(a.get("axes", [0, 1, 2, 3]))
+    if mode not in ("nearest", "linear") or axes not in ([0, 1, 2, 3], [2, 3]) or not x.is_picture:
+        record.refuse(f"has mode={mode}, expected the nearest pixel or linear, of a picture's height and width")
     if sizes is not None:
-        result = [int(size) for size in np.asarray(sizes)[2:]]
+        result = [int(size) for size in np.asarray(sizes)[-2:]]
         factors = [new / old for new, old in zip(result, x.picture, strict=False)]
     else:
-        factors = [float(scale) for scale in np.asarray(scales)[2:]]
+        factors = [float(scale) for scale in np.asarray(scales)[-2:]]
         result = [int(old * scale) for old, scale in zip(x.picture, factors, strict=False)]
+    if mode == "linear":
+        if how not in ("half_pixel", "pytorch_half_pixel") or a.get("antialias", 0):
+            record.refuse(f"is linear by {how}, expected half_pixel without antialias")
+        return FUNCTIONS[F.interpolate](record, x, tuple(result), mode="bilinear")  # type: ignore[no-any-return]
     whole = all(factor == int(factor) for factor in factors)
     # Whole factors: a pixel's middle lies in the same pixel, by either rule.
     if (how, rounding) not in _NEAREST or (how != "asymmetric" and not whole):
