@@ -184,7 +184,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"'op' \(HardSigmoid\) has alpha=0.2 and beta=0.5, expected 1/6 and",
     ),
     "linear": (
-        lambda: op_graph("Resize", inputs=TWICE, mode="linear", coordinate_transformation_mode="align_corners"),
+        lambda: op_graph(
+            "Resize", inputs=TWICE, mode="linear", coordinate_transformation_mode="align_corners"
+        ),
         "is linear by align_corners, expected half_pixel without antialias",
     ),
     "cubic": (lambda: op_graph("Resize", inputs=TWICE, mode="cubic"), "mode=cubic, expected the nearest"),

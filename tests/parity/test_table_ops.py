@@ -176,7 +176,9 @@ def test_a_dilated_kernel_is_a_larger_one_with_zeros_between_its_taps() -> None:
             dense[:, ::2, ::3] = weight
             weight, dilation = dense, (1, 1)
         y = m.tensor("f32", (9, 5, 6))
-        m.ops.append(Conv2d("conv", x, (y,), "i8", weight, (1, 1), (2, 0), FloatEpilogue(), dilation=dilation))
+        m.ops.append(
+            Conv2d("conv", x, (y,), "i8", weight, (1, 1), (2, 0), FloatEpilogue(), dilation=dilation)
+        )
         results.append(run_reference(finish(m, y), images))
     np.testing.assert_array_equal(*results)
 

@@ -79,7 +79,9 @@ def unsupported(op: Op) -> str:
     if isinstance(op, Conv2d) and op.dilation != (1, 1):
         return f"has dilation {op.dilation}, expected 1; run it with the native runtime, or train it without"
     if isinstance(op, Bilinear):
-        return "is a bilinear resize, for which there is no C; resize to the nearest pixel, or after the network"
+        return (
+            "is a bilinear resize, for which there is no C; resize to the nearest pixel, or after the network"
+        )
     epilogue = getattr(op, "epilogue", None)
     if isinstance(epilogue, FloatEpilogue):
         for activation in (epilogue.pre, epilogue.post):

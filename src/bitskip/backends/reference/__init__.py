@@ -242,7 +242,9 @@ def _bilinear(x: Array, shape: tuple[int, int, int]) -> Array:
 
     def between(size: int, count: int) -> tuple[Array, Array, Array, Array]:
         step = np.float32(size) / np.float32(count)
-        at = np.fmax((np.arange(count, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
+        at = np.fmax(
+            (np.arange(count, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5), np.float32(0)
+        )
         low = np.minimum(at.astype(np.int64), size - 1)
         share = at - low.astype(np.float32)
         return low, np.minimum(low + 1, size - 1), np.float32(1) - share, share

@@ -163,7 +163,9 @@ def _resize(
     rounding = a.get("nearest_mode", b"round_prefer_floor").decode()
     axes = list(a.get("axes", [0, 1, 2, 3]))
     if mode not in ("nearest", "linear") or axes not in ([0, 1, 2, 3], [2, 3]) or not x.is_picture:
-        record.refuse(f"has mode={mode}, expected the nearest pixel or linear, of a picture's height and width")
+        record.refuse(
+            f"has mode={mode}, expected the nearest pixel or linear, of a picture's height and width"
+        )
     if sizes is not None:
         result = [int(size) for size in np.asarray(sizes)[-2:]]
         factors = [new / old for new, old in zip(result, x.picture, strict=False)]
