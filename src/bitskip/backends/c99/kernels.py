@@ -20,6 +20,7 @@ from bitskip.program import (
     Affine,
     Array,
     AvgPool,
+    Bilinear,
     Binarize,
     Concat,
     Conv2d,
@@ -144,6 +145,8 @@ class Writer:
                 return self.concat(op)
             case Resize():
                 return self.resize(op)
+            case Bilinear():
+                raise AssertionError("refused by `target.unsupported`")
 
     # -- rows ---------------------------------------------------------------------------------------------
 

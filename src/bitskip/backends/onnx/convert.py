@@ -308,5 +308,9 @@ class Converter(ABC):
     def bilinear(self, op: Bilinear) -> None:
         rows, columns, _ = self.tensors[op.output].shape
         sizes = self.w.constant(np.array([rows, columns]), "sizes")
-        how = {"coordinate_transformation_mode": "half_pixel", "mode": "linear", "axes": [2, 3]}
+        how: dict[str, Any] = {
+            "coordinate_transformation_mode": "half_pixel",
+            "mode": "linear",
+            "axes": [2, 3],
+        }
         self.real[op.output] = self.w.node("Resize", [self.value(op.input), "", "", sizes], **how)
