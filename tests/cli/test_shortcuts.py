@@ -45,6 +45,7 @@ def test_from_a_run_to_a_pruned_run(run: Path, tmp_path: Path, bitskip: Callable
 
     scores, plan = str(tmp_path / "scores.json"), str(tmp_path / "plan.json")
     words = ("--data", "mini", "--batches", "1", "--batch-size", "50")
+    words += ("--accelerator", "cpu")
     scored = bitskip("shortcuts", "score", str(run), "--out", scores, *words, "--json")
     assert {row["id"] for row in json.loads(scored.out)} == {s["id"] for s in listed["shortcuts"]}
     assert all(row["loss_ci"] is not None for row in json.loads(scored.out))  # of 100 pictures in ten batches
@@ -188,6 +189,33 @@ def test_bad_input_is_one_sentence(
     assert message in ran.err
     assert len([line for line in ran.err.splitlines() if line.startswith("bitskip: error:")]) == 1
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("score", "NET"), ("prune", "NET", "p.json", "--out", "x"), ("recover", "NET", "p.json", "--out", "x")],
+)
+@pytest.mark.parametrize(
+    ("accelerator", "said"),
+    [
+        ("gpu", "sees no GPU here; use --accelerator cpu"),
+        ("cpuu", "--accelerator is 'cpuu', expected auto, cpu or gpu; did you mean 'cpu'?"),
+    ],
+)
+def test_where_to_compute(
+    words: tuple[str, ...],
+    accelerator: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bitskip: Callable[..., Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    given = [word.replace("NET", "resnet14-full-all-x0.0625") for word in words]
+    ran = bitskip("shortcuts", *given, "--accelerator", accelerator)
+    assert (ran.code, said in ran.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_for_another_model_is_refused(tmp_path: Path, bitskip: Callable[..., Any]) -> None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
     from bitskip.data import ImageSet
     from bitskip.data.batches import Normalisation
 
@@ -22,6 +24,9 @@ DataOption = Annotated[
     ),
 ]
 AcceleratorOption = Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, ...")]
+DeviceOption = Annotated[
+    str, typer.Option("--accelerator", help="Where to compute: auto (a GPU where there is one), cpu or gpu.")
+]
 DevicesOption = Annotated[str, typer.Option(help="Number of devices, or auto.")]
 NodesOption = Annotated[int, typer.Option(help="Number of machines.")]
 StrategyOption = Annotated[str, typer.Option(help="Lightning's strategy: auto, ddp, ...")]
@@ -108,6 +113,24 @@ def gpus_of(accelerator: str) -> int:
             "--accelerator cpu, or install a torch that knows your GPU"
         )
     return count
+
+
+def device_of(accelerator: str) -> torch.device:
+    """Return the device that `--accelerator` means on this machine.
+
+    Raises:
+        RunError: if it is none of auto, cpu and gpu, or a GPU is asked for and there is none.
+    """
+    import torch
+
+    from bitskip.errors import RunError, nearest
+
+    known = ("auto", "cpu", "gpu", "cuda")
+    if accelerator not in known:
+        raise RunError(
+            f"--accelerator is '{accelerator}', expected auto, cpu or gpu{nearest(accelerator, known)}"
+        )
+    return torch.device("cuda" if gpus_of(accelerator) else "cpu")
 
 
 def say(text: str) -> None:

@@ -264,6 +264,8 @@ class _Run:
     def save(self, folder: Path) -> None:
         tensors = self._tensors() | {f"snapshot.{name}": value for name, value in self.snapshot.items()}
         tensors["random"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
         metadata = {
             "asked": json.dumps(self._asked()),
             "epoch": str(self.epoch),
@@ -295,6 +297,9 @@ class _Run:
         self.schedule.kept = set(json.loads(metadata["kept"]))
         self.history = json.loads(metadata["history"])
         torch.set_rng_state(tensors.pop("random"))
+        on_gpu = tensors.pop("random.cuda", None)
+        if on_gpu is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(on_gpu)
         self.snapshot = {k[len("snapshot.") :]: v for k, v in tensors.items() if k.startswith("snapshot.")}
         self._load_tensors({k: v for k, v in tensors.items() if not k.startswith("snapshot.")})
         self.gates.load_state(self.schedule.values(self.epoch))

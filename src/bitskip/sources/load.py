@@ -63,13 +63,19 @@ class LoadedModel:
         """Its name without the library or the file."""
         return self.name.rpartition(":")[2]
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
+
     def held_out_of(self, images: ImageSet) -> int:
         """Return how many training pictures of `images` to judge on."""
         return held_out_count(self.held_out, len(images.train_images))
 
     def example(self, batch: int = 1) -> Tensor:
-        """Return a batch of random pictures that the model takes, the same every time."""
-        return torch.randn(batch, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        """Return a batch of random pictures that the model takes, the same every time, on its device."""
+        pictures = torch.randn(batch, *self.input_shape, generator=torch.Generator().manual_seed(0))
+        return pictures.to(self.device)
 
 
 def load_model(

@@ -39,7 +39,8 @@ __all__ = ["batches_for", "check_source", "prune_loaded", "recover_loaded", "wri
 def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple[Batches, Batches]:
     """Return training batches (random flips and crops) and batches of held-out training pictures.
 
-    Held out are pictures that the model's run held out too, and all are normalised as the model expects.
+    They are made on the model's device. Held out are pictures that the model's run held out too, and all are
+    normalised as the model expects.
 
     Raises:
         DataError: if the pictures do not fit the model, or its run held none out.
@@ -66,11 +67,11 @@ def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple
         )
     train, validation = split_validation(images.train_images, images.train_labels, held_out)
     normalisation = loaded.normalisation or Normalisation.of(images.train_images)
+    pictures, labels = images.train_images, images.train_labels
+    augmented = Augmentation()
     return (
-        Batches(
-            images.train_images[train], images.train_labels[train], normalisation, batch_size, Augmentation()
-        ),
-        Batches(images.train_images[validation], images.train_labels[validation], normalisation, batch_size),
+        Batches(pictures[train], labels[train], normalisation, batch_size, augmented, device=loaded.device),
+        Batches(pictures[validation], labels[validation], normalisation, batch_size, device=loaded.device),
     )
 
 

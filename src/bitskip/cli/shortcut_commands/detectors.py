@@ -31,7 +31,7 @@ class DetectorData:
         from bitskip.detection.shortcuts import check_classes
         from bitskip.detection.standard import EPOCH, held_out_of, standard_composites
 
-        size = loaded.input_shape[1]
+        size, device = loaded.input_shape[1], loaded.device
         self.batch_size = min(batch_size, _LARGEST_BATCH)
         if self.batch_size < batch_size:
             say(f"note: batches of {self.batch_size} pictures, for they are a detector's")
@@ -39,15 +39,15 @@ class DetectorData:
             images = read_images(None, 32)
             check_classes(loaded.model, images.classes)
             self.name, self.epoch, self.judged = f"composites of {images.name}", EPOCH, EPOCH
-            self.training: Any = standard_composites(images, "train", size)
-            self._held_out: Any = standard_composites(images, "held_out", size, seed=1)
+            self.training: Any = standard_composites(images, "train", size, device=device)
+            self._held_out: Any = standard_composites(images, "held_out", size, seed=1, device=device)
         else:
             found = load_detection_set(Path(data))
             for note in found.notes:
                 say(f"note: {found.name}: {note}")
             check_classes(loaded.model, len(found.class_names))
             self.name = found.name
-            self.training, self._held_out = held_out_of(found, size)
+            self.training, self._held_out = held_out_of(found, size, device=device)
             self.epoch, self.judged = len(self.training), len(self._held_out)
 
     def held_out(self, batches: int) -> list[Any]:
