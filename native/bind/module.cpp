@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <vector>
@@ -202,11 +203,15 @@ class Engine {
  private:
   void made() {
     for (const bsk_op &op : described_)
-      if (op.in.offset <= BSK_AT_INPUT) image_bytes_ = static_cast<std::size_t>(op.in.h) * static_cast<std::size_t>(op.in.w) * static_cast<std::size_t>(op.in.c);
-    if (program_.n_inputs) image_bytes_ = bsk_program_image_bytes(&program_);
+      if (op.in.offset <= BSK_AT_INPUT) image_bytes_ = std::max(image_bytes_, read_bytes(op.in));
+    if (program_.n_inputs) image_bytes_ = bsk_program_image_bytes(&program_); /* those that no op reads too */
     constants_ = Constants(); /* repacked: not needed any more */
     described_.clear();
     content_.clear();
+  }
+  // Bytes from the start of an image to the end of the input `t`.
+  static std::size_t read_bytes(const bsk_tensor &t) {
+    return static_cast<std::size_t>(BSK_AT_INPUT - t.offset) + static_cast<std::size_t>(t.h) * static_cast<std::size_t>(t.w) * static_cast<std::size_t>(t.c);
   }
   const std::vector<bsk_op> &opened(const nb::bytes &content, bool guarded) {
     const char *at = open(content, guarded, content_, program_);
