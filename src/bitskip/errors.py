@@ -63,5 +63,6 @@ class InterruptedRunError(RunError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, else an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    folded = {word.casefold().strip(): word for word in known}  # who types CAT means cat
+    matches = difflib.get_close_matches(name.casefold().strip(), list(folded), n=1, cutoff=0.4)
+    return f"; did you mean '{folded[matches[0]]}'?" if matches else ""

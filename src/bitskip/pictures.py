@@ -45,7 +45,8 @@ _HEIF_SUFFIXES = frozenset({".heic", ".heif"})
 
 _MOST_PIXELS = 178_956_970  # Pillow's own limit: above it a small file may unfold to gigabytes
 _WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF and EXIF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _ORIENTATION, _PLANES, _SAMPLE_FORMAT = 258, 262, 274, 284, 339  # tags
+_SEPARATE_PLANES, _SIGNED = 2, 2  # values of the last two
 
 # What a file is that is no picture, by its first bytes.
 _OTHER_KINDS = (
@@ -212,7 +213,14 @@ def _upright(pixels: Image.Image, picture: Image.Image) -> Image.Image:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     """Return a picture of any mode as 8-bit RGB."""
     image = _pillow()
+    if picture.format == "TIFF":
+        _refuse_misread_tiff(picture)
     picture.load()
+    if picture.mode in ("La", "P", "PA"):  # which some conversions below do not take
+        clear_too = picture.mode != "P" or "transparency" in picture.info
+        info = picture.info
+        picture = picture.convert({"La": "LA"}.get(picture.mode, "RGBA" if clear_too else "RGB"))
+        picture.info = {key: value for key, value in info.items() if key != "transparency"}
     if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
         grey = image.fromarray(_grey_levels(picture))
         return grey.convert("RGB")  # type: ignore[no-any-return]
@@ -223,6 +231,24 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         ground.paste(opaque, mask=clear.getchannel("A"))
         return ground  # type: ignore[no-any-return]
     return _in_srgb(picture, picture.info.get("icc_profile"))
+
+
+def _refuse_misread_tiff(picture: Image.Image) -> None:
+    """Raise DataError for the kinds of TIFF that Pillow decodes to other numbers than stand there."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    compressed = picture.info.get("compression", "raw") != "raw"
+    bits = tags.get(_BITS_PER_SAMPLE, (1,))
+    if bits[0] > 8 and tags.get(_PLANES) == _SEPARATE_PLANES and len(bits) > 1 and not compressed:
+        raise DataError(
+            f"a TIFF of {bits[0]}-bit channels in separate planes cannot be read; save it with interleaved "
+            "channels, or as PNG"
+        )
+    if bits[0] == 8 and tags.get(_SAMPLE_FORMAT, (1,))[0] == _SIGNED:
+        raise DataError("a TIFF of signed 8-bit numbers has no range that is known; save it as unsigned ones")
+    if picture.mode == "F" and compressed and getattr(tags, "prefix", b"") == b"MM":
+        raise DataError(
+            "a compressed TIFF of big-endian floats cannot be read; save it uncompressed, or little-endian"
+        )
 
 
 def _grey_levels(picture: Image.Image) -> npt.NDArray[np.uint8]:

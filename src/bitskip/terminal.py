@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["byte_size", "number", "print_table", "table_lines", "terminal_width", "wrapped"]
+__all__ = ["byte_size", "number", "print_table", "shown_width", "table_lines", "terminal_width", "wrapped"]
 
 UNKNOWN = "?"
 
@@ -128,8 +129,23 @@ _GAP = 2  # spaces between columns; one before the first
 _PROSE = 24  # a column of sentences is not narrower
 
 
+def shown_width(text: str) -> int:
+    """Return how many columns of a terminal a line takes: two a Chinese letter, none a combining accent."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in text
+    )
+
+
+def _padded(text: str, size: int, left: bool) -> str:
+    spaces = " " * (size - shown_width(text))
+    return text + spaces if left else spaces + text
+
+
 def _longest(text: str) -> int:
-    return max(map(len, text.split("\n")))
+    return max(map(shown_width, text.split("\n")))
 
 
 def _fitting(shown: list[int], narrow: list[int], width: int) -> list[int]:
@@ -171,7 +187,7 @@ def _block(
             " "
             + (" " * _GAP)
             .join(
-                text.ljust(size) if at in left_columns else text.rjust(size)
+                _padded(text, size, at in left_columns)
                 for at, size, text in zip(shown, sizes, texts, strict=True)
             )
             .rstrip()
@@ -189,7 +205,7 @@ def _cell(text: str, size: int) -> list[str]:
     for line in text.split("\n"):
         parts += (
             [line]
-            if len(line) <= size
+            if shown_width(line) <= size
             else textwrap.wrap(line, size, break_long_words=False, break_on_hyphens=False)
         )
     return parts

@@ -180,7 +180,7 @@ def test_a_part_of_the_classes_is_tested_and_said(images: ImageSet) -> None:
     said: list[str] = []
     found = images.for_classes(("ant", "fox", "cat", "dog", "owl"), 5, "m", said.append)
     assert found.test_labels.tolist() == [2, 3, 1]
-    assert said == ["note: photos has no pictures of ant, owl: only 3 of 5 classes are tested"]
+    assert said == ["note: photos has no test pictures of ant, owl: only 3 of 5 classes are tested"]
 
 
 def test_an_unknown_class_is_refused(images: ImageSet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import sys
@@ -22,6 +23,9 @@ def check_streams() -> str | None:
     """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: PTH123 (open until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is shown as \\u...
+            stream.reconfigure(errors="backslashreplace")
     if sys.stdout is None:
         silence_stdout()
         return "stdout is closed, so there is nowhere to print to; send it to a file or to /dev/null"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bitskip.data.image_set import ImageSet
+from bitskip.data.image_set import ImageSet, composed
 from bitskip.errors import DataError
 from bitskip.pictures import PICTURE_SUFFIXES, decode_picture, is_picture_name, reading_pictures
 
@@ -27,6 +27,7 @@ _TRAIN_NAMES, _TEST_NAMES = ("train", "training"), ("test", "testing", "val", "v
 # What systems leave beside pictures; nobody means them.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
+_BLACK = 16  # of 255: 12 bits read as 16 stay below
 _NAMED = 5  # so many broken pictures are named in an error, the others counted
 
 Notice = Callable[[str], None]
@@ -148,6 +149,7 @@ def read_image_folder(folder: Path, size: int, notice: Notice = lambda text: Non
     if not test_paths:
         raise DataError(f"{folder} leaves no test pictures; give each class at least {HELD_OUT} pictures")
     pixels = read_pictures([*train_paths, *test_paths], size)
+    _say_dark_pictures(pixels, [*train_paths, *test_paths], notice)
     at = len(train_paths)
     return ImageSet(
         f"image folder {folder.resolve().name}",
@@ -167,7 +169,7 @@ def _folders(root: Path) -> dict[str, Path]:
     except OSError as error:
         raise DataError(f"cannot list {root}: {error.strerror or error}") from None
     return {
-        entry.name: entry
+        composed(entry.name): entry
         for entry in entries
         if entry.is_dir() and not entry.name.startswith(".") and entry.name.lower() not in _SYSTEM_FOLDERS
     }
@@ -187,7 +189,11 @@ def _layout(folder: Path) -> tuple[Path, Path | None]:
 
 
 def _split(root: Path) -> _Split:
-    classes = {name: find_pictures(path) for name, path in _folders(root).items()}
+    folders = _folders(root)
+    for name in folders:
+        if not name.isprintable():  # nor can it be written into files: bytes of no text, a line's end
+            raise DataError(f"{root} has a folder with the name {name!a}, which is not text; rename it")
+    classes = {name: find_pictures(path) for name, path in folders.items()}
     loose = sum(path.is_file() and _is_loose_picture(path.name) for path in root.iterdir())
     return _Split(root, classes, loose)
 
@@ -199,17 +205,26 @@ def _is_loose_picture(name: str) -> bool:
 def _class_names(train: _Split) -> tuple[str, ...]:
     names = tuple(train.classes)
     if len(names) < 2:
+        count = "no class folder" if not names else f"one class folder ('{names[0]}')"
         loose = f" and {train.loose} pictures of no class" if train.loose else ""
         raise DataError(
-            f"{train.root} is not a data set that bitskip knows: it holds {len(names)} class folders{loose}"
+            f"{train.root} is not a data set that bitskip knows: it holds {count}{loose}"
             ", expected at least 2 (one folder a class), or CIFAR-10 or CIFAR-100 in the binary or "
-            "torchvision's layout"
+            f"torchvision's layout{_hint(train.root)}"
         )
     for name, found in train.classes.items():
         if not found.pictures:
             left = found.say_skipped() or f"expected files such as {', '.join(sorted(PICTURE_SUFFIXES)[:6])}"
             raise DataError(f"{train.root / name} holds no pictures ({left})")
     return names
+
+
+def _hint(root: Path) -> str:
+    """Name the folder one level down that somebody may have meant."""
+    for below in _folders(root).values():
+        if len(_folders(below)) > 1:
+            return f"; did you mean {below}?"
+    return ""
 
 
 def _listed(split: _Split, names: tuple[str, ...]) -> tuple[list[Path], npt.NDArray[np.int64]]:
@@ -273,6 +288,17 @@ def _say_classes_of_one_split(names: tuple[str, ...], train: _Split, test: _Spli
         notice(
             f"note: {_some(strange)} is in {test.root.name} but not in {train.root.name}: its {left_out} "
             "pictures are not read"
+        )
+
+
+def _say_dark_pictures(pixels: npt.NDArray[np.uint8], paths: Sequence[Path], notice: Notice) -> None:
+    """Say where pictures are black to the eye: 12 bits of a microscope in a file of 16 look so."""
+    dark = np.flatnonzero([picture.max(initial=0) < _BLACK for picture in pixels])
+    if len(dark):
+        what = "1 picture is" if len(dark) == 1 else f"{len(dark)} pictures are"
+        notice(
+            f"note: {what} all but black (no value above {_BLACK - 1} of 255), such as {paths[dark[0]]}; if "
+            "they hold 12 bits in files of 16, stretch them first"
         )
 
 

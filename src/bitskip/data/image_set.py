@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from bitskip.errors import DataError, nearest
 
-__all__ = ["ImageSet", "Labels", "Pictures"]
+__all__ = ["ImageSet", "Labels", "Pictures", "are_numbers", "composed", "some_names"]
 
 Pictures = npt.NDArray[np.uint8]  # (N, H, W, C)
 Labels = npt.NDArray[np.int64]  # (N,)
@@ -72,6 +73,7 @@ class ImageSet:
                 unnamed = self.name if known and not are_numbers(known) else model
                 notice(f"note: {unnamed} does not name its classes, so they are taken in the order they have")
             return self
+        known = [composed(name) for name in known]
         strange = [name for name in self.class_names if name not in known]
         if strange:
             raise DataError(
@@ -79,10 +81,11 @@ class ImageSet:
                 f"{nearest(strange[0], known)}; it was trained on {some_names(known)}; name the data set "
                 "that it was trained on with --data, or the folders as its classes"
             )
-        untested = [name for name in known if name not in self.class_names]
+        tested = {self.class_names[label] for label in np.unique(self.test_labels)}
+        untested = [name for name in known if name not in tested]
         if untested:
             notice(
-                f"note: {self.name} has no pictures of {some_names(untested)}: only {self.classes} of "
+                f"note: {self.name} has no test pictures of {some_names(untested)}: only {len(tested)} of "
                 f"{outputs} classes are tested"
             )
         place = np.array([list(known).index(name) for name in self.class_names])
@@ -92,6 +95,11 @@ class ImageSet:
             test_labels=place[self.test_labels],
             class_names=tuple(known),
         )
+
+
+def composed(name: str) -> str:
+    """Return a name with its accents composed: a Mac's disk and Linux write the same name differently."""
+    return unicodedata.normalize("NFC", name)
 
 
 def are_numbers(names: Sequence[str]) -> bool:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bitskip.graph.surroundings import kept_clean
+
 __all__ = ["as_it_was", "opened_copy", "undisturbed", "unwrap", "working_copy"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -47,15 +49,16 @@ def working_copy(model: nn.Module, *, on_meta: bool = False) -> Iterator[nn.Modu
         TypeError: if it is wanted on the meta device and cannot be copied.
     """
     model = unwrap(model)
-    try:
-        twin = opened_copy(model, on_meta=on_meta)
-    except Exception as error:  # whatever a stranger's attribute raises
-        if on_meta:
-            raise TypeError(f"{type(model).__name__} cannot be copied: {error}") from error
-        with as_it_was(model):
-            yield model.eval()
-        return
-    yield twin.eval()
+    with kept_clean(model):
+        try:
+            twin = opened_copy(model, on_meta=on_meta)
+        except Exception as error:  # whatever a stranger's attribute raises
+            if on_meta:
+                raise TypeError(f"{type(model).__name__} cannot be copied: {error}") from error
+            with as_it_was(model):
+                yield model.eval()
+            return
+        yield twin.eval()
 
 
 def opened_copy(model: nn.Module, *, on_meta: bool = False) -> nn.Module:
