@@ -121,6 +121,29 @@ def test_16_bit_colour_png(tmp_path: Path, mode: str) -> None:
     assert np.array_equal(shown(tmp_path / "a.png"), COLOUR)
 
 
+def _planes(picture: npt.NDArray[np.uint8], bits: int) -> bytes:
+    """Return a TIFF of three channels, each in a strip of its own."""
+    levels = picture.transpose(2, 0, 1).astype(np.int64) * (257 if bits == 16 else 1)
+    strips = [channel.astype(f"<u{bits // 8}").tobytes() for channel in levels]
+    at = 8 + 2 + 12 * 10 + 4  # after head and tags: three depths, three offsets, three sizes, then the strips
+    offsets = [at + 30 + number * len(strips[0]) for number in range(3)]
+    extra = struct.pack("<3H3I3I", bits, bits, bits, *offsets, *map(len, strips))
+    tags = [(256, 3, 1, SIDE), (257, 3, 1, SIDE), (258, 3, 3, at), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, at + 6), (277, 3, 1, 3), (278, 3, 1, SIDE), (279, 4, 3, at + 18), (284, 3, 1, 2)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II" + struct.pack("<HIH", 42, 8, len(tags))
+    return head + entries + struct.pack("<I", 0) + extra + b"".join(strips)
+
+
+def test_tiffs_that_pillow_decodes_to_other_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(_planes(COLOUR, 8))
+    assert np.array_equal(shown(path), COLOUR)
+    path.write_bytes(_planes(COLOUR, 16))
+    with pytest.raises(DataError, match=r"a\.tif: a TIFF of 16-bit channels in separate planes"):
+        shown(path)
+
+
 # -- modes and formats --------------------------------------------------------------------------------
 
 LOSSLESS = {
@@ -295,6 +318,20 @@ def test_other_sizes_and_channels(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "a.png", (12, 24)).shape == (12, 24, 3)
     grey = read_picture(tmp_path / "a.png", SIDE, channels=1)
     assert np.array_equal(grey[..., 0], np.asarray(Image.fromarray(COLOUR).convert("L")))
+
+
+@pytest.mark.parametrize("mode", ["P", "PA", "La", "RGBa", "HSV", "YCbCr", "I;16", "F", "1"])
+def test_pillow_pictures_of_any_mode(mode: str) -> None:
+    side, red = (SIDE, SIDE), (255, 0, 0)
+    given = {
+        "PA": lambda: Image.new("P", side, 0).convert("PA"),
+        "La": lambda: Image.new("LA", side, (0, 255)).convert("La"),
+        "RGBa": lambda: Image.new("RGBA", side, (*red, 255)).convert("RGBa"),
+        "HSV": lambda: Image.new("RGB", side, red).convert("HSV"),
+        "YCbCr": lambda: Image.new("RGB", side, red).convert("YCbCr"),
+    }.get(mode, lambda: Image.new(mode, side, 0))()
+    expected = red if mode in ("RGBa", "HSV", "YCbCr") else (0, 0, 0)
+    assert np.abs(fit_picture(given, SIDE).astype(int) - expected).max() <= 2
 
 
 def test_a_picture_that_is_given_stays_as_it_was() -> None:

@@ -280,4 +280,5 @@ def test_resolve_reads_names_and_files(tmp_path: Path) -> None:
 
 def test_nearest() -> None:
     assert nearest("pth", ["path", "file"]) == "; did you mean 'path'?"
+    assert nearest("CAT ", ["dog", "cat"]) == "; did you mean 'cat'?"
     assert nearest("zzz", ["path", "file"]) == ""

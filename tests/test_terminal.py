@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitskip.terminal import byte_size, number, print_table, table_lines, wrapped
+from bitskip.terminal import byte_size, number, print_table, shown_width, table_lines, wrapped
 
 COLUMNS = ["name", "accuracy", "file size", "a long heading of words", "remark"]
 ROWS = [
@@ -67,3 +67,13 @@ def test_numbers_and_texts() -> None:
         wrapped("one two-three four", 9) == ["one", "  two-three", "  four"]
         or max(map(len, wrapped("one two-three four", 11))) <= 11
     )
+
+
+def test_wide_letters_and_accents_take_the_columns_that_they_take() -> None:
+    rows = [["\u72ac", "1"], ["cafe\u0301", "22"], ["dog", "3"]]
+    assert table_lines("T", ["name", "n"], rows)[3:] == [
+        " \u72ac     1",
+        " cafe\u0301  22",
+        " dog    3",
+    ]
+    assert [shown_width(row[0]) for row in rows] == [2, 4, 3]

@@ -139,3 +139,21 @@ def test_which_packages_are_named() -> None:
         'pip install "timm>=1.0"'
     )  # type: ignore[union-attr]
     assert missing_package(ModuleNotFoundError(name="bitskip.nothing"), "bitskip") is None  # a bug: traceback
+
+
+def test_names_that_the_terminal_cannot_show() -> None:
+    code = (
+        "from bitskip.cli.endings import check_streams; from bitskip.terminal import print_table; "
+        "check_streams(); print_table('T', ['name'], [['\u72ac']])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (ran.returncode, ran.stdout.split()[-1]) == (0, b"\\u72ac")
+
+
+@pytest.mark.parametrize("word", ["''", "-", "https://example.org/cat.jpg"])
+def test_what_is_no_file_is_told_so(word: str) -> None:
+    ran = shell(f"run edge-m4-w1 {word}")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "expected a file or a folder" in ran.stderr

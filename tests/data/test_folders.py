@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path) -> None:
 
 def test_pictures_without_classes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    with pytest.raises(DataError, match="holds 0 class folders and 1 pictures of no class, expected"):
+    with pytest.raises(DataError, match="holds no class folder and 1 pictures of no class, expected"):
         read(tmp_path)
 
 
@@ -194,3 +195,41 @@ def test_without_names_the_order_is_taken_and_said(images: ImageSet) -> None:
     assert said == ["note: m does not name its classes, so they are taken in the order they have"]
     with pytest.raises(DataError, match="photos has 3 classes, but m has 4"):
         images.for_classes(("0", "1", "2", "3"), 4, "m")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes that are no text")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[31m"])
+def test_a_class_whose_name_cannot_be_written_is_refused_at_once(tmp_path: Path, name: bytes) -> None:
+    root = fill(tmp_path / "photos", cat=5, dog=5)
+    os.mkdir(os.fsencode(root) + b"/" + name)  # noqa: PTH102
+    with pytest.raises(DataError, match="is not text; rename it"):
+        read(root)
+
+
+def test_accents_of_a_mac_and_of_linux_are_the_same_name(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", **{"cafe\u0301": 5, "the": 5})  # as a Mac writes it
+    images, _ = read(root)
+    assert images.class_names == ("caf\u00e9", "the")
+    for known in (("the", "caf\u00e9"), ("the", "cafe\u0301")):
+        assert images.for_classes(known, 2, "a model").train_labels.tolist() == [1] * 4 + [0] * 4
+
+
+def test_the_folder_that_was_meant_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "photos" / "test", cat=5, dog=5)
+    with pytest.raises(DataError, match=r"one class folder \('test'\).*did you mean .*photos.test\?"):
+        read(tmp_path / "photos")
+
+
+def test_pictures_that_look_black_are_said(tmp_path: Path) -> None:
+    root = fill(tmp_path / "photos", cat=5, dog=5)
+    Image.fromarray(np.full((20, 20), 4095, np.uint16)).save(root / "cat" / "microscope.png")  # 12 bits of 16
+    _, said = read(root)
+    assert "note: 1 picture is all but black" not in read(fill(tmp_path / "bright", cat=5, dog=5))[1]
+    assert "all but black (no value above 15 of 255), such as" in said
+
+
+def test_a_class_without_test_pictures_is_not_counted_as_tested(tmp_path: Path) -> None:
+    images, _ = read(fill(tmp_path / "photos", cat=5, dog=1))
+    said: list[str] = []
+    images.for_classes(("cat", "dog"), 2, "a model", said.append)
+    assert said == ["note: image folder photos has no test pictures of dog: only 1 of 2 classes are tested"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,59 @@ def test_the_model_is_left_as_it_was(act: str, kind: str, mode: str, training: b
         assert type(value) is type(other)
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(model(x), twin(x))
+
+
+STORE: dict[str, Any] = {}
+GRID: Tensor | None = None
+
+
+def _fresh(x: Tensor) -> Tensor:
+    return torch.linspace(0, 1, x.shape[-1], device=x.device)
+
+
+def _kept_as_default(x: Tensor, store: dict[str, Any] = {}) -> Tensor:  # noqa: B006  (as people write it)
+    return store.setdefault("grid", _fresh(x)) if "grid" not in store else store["grid"]
+
+
+class OutsideCache(nn.Module):
+    """Keeps the grid of its first call where every model of its kind finds it."""
+
+    shared: Tensor | None = None
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.conv, self.head = where, nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        global GRID
+        y = self.conv(x)
+        if self.where == "class":
+            if OutsideCache.shared is None:
+                OutsideCache.shared = _fresh(y)
+            grid = OutsideCache.shared
+        elif self.where == "global":
+            GRID = _fresh(y) if GRID is None else GRID
+            grid = GRID
+        elif self.where == "global container":
+            grid = STORE.setdefault("deep", {}).setdefault("grid", _fresh(y))
+        else:
+            grid = _kept_as_default(y)
+        out: Tensor = self.head((y + grid).mean((2, 3)))
+        return out
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("where", ["class", "global", "global container", "default argument"])
+def test_caches_outside_the_model_keep_no_trace(act: str, where: str) -> None:
+    global GRID
+    OutsideCache.shared = GRID = None
+    STORE.clear()
+    model, x = OutsideCache(where).eval(), torch.randn(1, 3, 8, 8)
+    with suppress(BitskipError):
+        ACTS[act](model)
+    expected = model.head((model.conv(x) + torch.linspace(0, 1, 8)).mean((2, 3)))
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_the_example_is_left_as_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,11 +17,12 @@ from PIL import Image
 
 import bitskip
 from bitskip.backends.reference import run_reference
-from bitskip.errors import DataError, FileFormatError, RunError
+from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
 from bitskip.pictures import read_picture
 from bitskip.program import Output, Program
 from bitskip.runtime.accuracy import Accuracy, measure, measure_with_flip, wilson_interval
-from bitskip.runtime.model import Model
+from bitskip.runtime.model import Model, load
+from bitskip.zoo import model_path
 from programs import every_op
 
 PROGRAM = every_op()
@@ -153,6 +155,34 @@ def test_floats_far_beyond_normalised_pixels_are_refused(model: Model) -> None:
 def test_resized_floats_of_0_to_1_are_warned_of(model: Model) -> None:
     with pytest.warns(UserWarning, match="lie in 0..1, as if not normalised"):
         model.predict(np.random.default_rng(0).uniform(0, 1, (2, 6, 5, 3)))
+
+
+def test_a_file_that_does_not_say_its_normalisation_takes_any_but_plain_pixels() -> None:
+    plain = Model(dataclasses.replace(PROGRAM, mean=(), std=()), engine="reference")
+    values = np.random.default_rng(0).normal(0, 2, (2, 6, 5, 3)).astype(np.float32)
+    assert np.array_equal(plain.predict(values), run_reference(plain.program, values))
+    with pytest.raises(DataError, match=r"got pixels scaled to 0\.\.255"):
+        plain.predict(images().astype(np.float32))
+
+
+@pytest.mark.parametrize("word", ["edge-m4-w1", "zoo:edge-m4-w1", "file"])
+def test_load_takes_the_words_that_run_takes(word: str, tmp_path: Path) -> None:
+    shutil.copy(model_path("edge-m4-w1"), tmp_path / "m.bitskip")
+    assert load(tmp_path / "m.bitskip" if word == "file" else word).program.name == "edge-m4-w1"
+
+
+@pytest.mark.parametrize(
+    ("word", "match"),
+    [
+        ("edge-m4", "neither a file nor a model of the zoo; did you mean 'edge-m4-w1'"),
+        ("zoo:nothing", "no model 'nothing' in the zoo"),
+        (".", "is a folder; expected a packed file"),
+        ("nothing.bitskip", "cannot read nothing.bitskip"),
+    ],
+)
+def test_words_that_name_no_packed_model(word: str, match: str) -> None:
+    with pytest.raises(BitskipError, match=match):
+        load(word)
 
 
 def test_the_slow_way_of_floats_is_said() -> None:

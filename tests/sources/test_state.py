@@ -48,6 +48,11 @@ WRAPPERS: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda state: {name: v for name, v in state.items() if "num_batches" not in name},
         "",
     ),
+    "under a key of one's own": (lambda state: {"ema": state, "step": 3}, "taken from 'ema'"),
+    "a head after dropout": (
+        lambda state: {name.replace("3.", "3.1."): value for name, value in state.items()},
+        "'3.1' is taken as '3'",
+    ),
     "with an auxiliary head": (
         lambda state: state | {"aux_classifier.0.weight": torch.ones(3)},
         "auxiliary",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitskip.cli.options import JsonOption, WideOption
-from bitskip.cli.packed import PackedArgument, packed_path
+from bitskip.cli.packed import PackedArgument
 
 if TYPE_CHECKING:
     from bitskip.bench.peers import Comparison
@@ -63,6 +63,7 @@ def bench(
     from bitskip.backends.native import available_isas, cpu_features
     from bitskip.bench.speed import measure, measure_layers
     from bitskip.program import Program
+    from bitskip.zoo import packed_path
 
     path = packed_path(file)
     program = Program.load(path)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitskip.cli.options import DataOption, JsonOption, WideOption, read_images, say
-from bitskip.cli.packed import packed_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +112,7 @@ def _of_packed(model: str, data: str | None, threads: int) -> _Compared:
     from bitskip.runtime import load
     from bitskip.runtime.accuracy import logits_of
     from bitskip.runtime.summary import summarise
-    from bitskip.zoo import card_of, zoo_names
+    from bitskip.zoo import card_of, packed_path, zoo_names
 
     path = packed_path(model)
     loaded = load(path, threads=threads)

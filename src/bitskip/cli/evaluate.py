@@ -19,7 +19,7 @@ from bitskip.cli.options import (
     say,
     wants_flip,
 )
-from bitskip.cli.packed import PackedArgument, packed_path
+from bitskip.cli.packed import PackedArgument
 
 if TYPE_CHECKING:
     from bitskip.runtime.confusion import Confusion
@@ -85,7 +85,7 @@ def evaluate(
     for path, suffixes in ((matrix, (".svg",)), (mistakes, (".png", ".jpg", ".jpeg"))):
         if path is not None and Path(path).suffix.lower() not in suffixes:
             raise RunError(f"'{path}' is not a picture that can be written; expected {' or '.join(suffixes)}")
-    model = load(packed_path(file), threads=threads, engine=engine)
+    model = load(file, threads=threads, engine=engine)
     classes = model.program.classes
     for option, value, least in (("--limit", limit, 1), ("--top", top, 1), ("--worst", worst, 1)):
         if value is not None and value < least:

@@ -123,14 +123,14 @@ def export(
 def _read(source: str, library: dict[str, Any]) -> Program:
     """Return the packed model that `source` names, or pack it."""
     from bitskip.cli.lowering import lower_source
-    from bitskip.cli.packed import packed_path
     from bitskip.errors import RunError
     from bitskip.program import Program
-    from bitskip.zoo import zoo_names
+    from bitskip.zoo import packed_path, zoo_names
 
     path = Path(source)
     trained = path.is_dir() or path.suffix == ".safetensors" or ":" in source
-    if path.suffix == ".bitskip" or source in zoo_names() or not trained:
+    packed = path.suffix == ".bitskip" or source in zoo_names() or source.startswith("zoo:")
+    if packed or not trained:
         if library:
             name = next(iter(library)).replace("weights", "state-dict").replace("_", "-")
             raise RunError(f"--{name} is for a library model, but '{source}' is a packed one; leave it out")

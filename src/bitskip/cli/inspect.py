@@ -7,7 +7,7 @@ import json
 import typer
 
 from bitskip.cli.options import JsonOption, WideOption
-from bitskip.cli.packed import PackedArgument, packed_path
+from bitskip.cli.packed import PackedArgument
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +29,7 @@ def inspect(
     """
     from bitskip.program import Program
     from bitskip.runtime.summary import summarise
+    from bitskip.zoo import packed_path
 
     path = packed_path(file)
     program = Program.load(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitskip.cli.options import JsonOption, say
-from bitskip.cli.packed import PackedArgument, packed_path
+from bitskip.cli.packed import PackedArgument
 
 if TYPE_CHECKING:
     from bitskip.errors import DataError
@@ -54,11 +54,11 @@ def run(
 
     if top < 1:
         raise DataError(f"--top is {top}, expected at least 1 class")
-    model = load(packed_path(file), threads=threads, engine=engine)
+    model = load(file, threads=threads, engine=engine)
     height, width, channels = model.input_shape
     if channels not in (1, 3):
         raise DataError(f"{file} takes {height}x{width}x{channels}; `run` reads pictures of 1 or 3 channels")
-    paths = [path for word in pictures for path in _pictures(Path(word))]
+    paths = [path for word in pictures for path in _pictures(word)]
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     for path, result in _classify(model, paths, top):
@@ -82,18 +82,23 @@ def run(
         )
 
 
-def _pictures(path: Path) -> list[Path]:
+def _pictures(word: str) -> list[Path]:
     """Return the pictures of a folder, or the file itself."""
+    from bitskip.errors import DataError
+
+    path = Path(word)
+    if not word or word == "-" or "://" in word:
+        raise DataError(f"got '{word}', expected a file or a folder: save the picture to a file first")
     if not path.is_dir():
         return [path]
     from bitskip.data.folders import find_pictures
-    from bitskip.errors import DataError
 
     found = find_pictures(path)
     skipped = found.say_skipped()
     if not found.pictures:
         raise DataError(f"{path} holds no pictures" + (f" ({skipped})" if skipped else ""))
-    say(f"{path}: {len(found.pictures)} pictures" + (f"; {skipped}" if skipped else ""))
+    count = "1 picture" if len(found.pictures) == 1 else f"{len(found.pictures)} pictures"
+    say(f"{path}: {count}" + (f"; {skipped}" if skipped else ""))
     return found.pictures
 
 

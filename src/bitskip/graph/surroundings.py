@@ -117,4 +117,4 @@ def _captured(model: nn.Module) -> Iterator[Any]:
 
 
 def _namespace(place: Any) -> MutableMapping[str, Any]:
-    return place if isinstance(place, dict) else vars(place)  # type: ignore[return-value]
+    return place if isinstance(place, dict) else vars(place)

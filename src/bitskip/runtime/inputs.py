@@ -124,14 +124,15 @@ class PictureInput:
             "themselves, which the model normalises"
         )
         if low < high:
-            for bottom, top in ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0)):
+            # A file that does not say how its pictures are normalised takes any floats but plain pixels.
+            for bottom, top in ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))[: 3 if self.mean else 1]:
                 levels = (array.astype(np.float64) - bottom) * (255 / (top - bottom))
                 if bottom <= low and high <= top and np.abs(levels - np.rint(levels)).max() < 1e-3:
                     raise DataError(f"got pixels scaled to {bottom:g}..{top:g}, {expected}")
         margin = (highest - lowest) / 2
-        if low < lowest - margin or high > highest + margin:
+        if self.mean and (low < lowest - margin or high > highest + margin):
             raise DataError(f"got floats from {low:g} to {high:g}, {expected}")
-        if 0 <= low < high <= 1 and not (lowest > -0.5 and highest < 1.5):
+        if self.mean and 0 <= low < high <= 1 and not (lowest > -0.5 and highest < 1.5):
             warnings.warn(f"these floats lie in 0..1, as if not normalised: {expected}", stacklevel=6)
         elif engine != "reference":
             warnings.warn(

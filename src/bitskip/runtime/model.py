@@ -14,6 +14,7 @@ from bitskip.backends import BACKENDS, Run, backend
 from bitskip.errors import DataError, RunError, nearest
 from bitskip.program import Program
 from bitskip.runtime.inputs import PictureInput, picture_inputs
+from bitskip.zoo import packed_path
 
 __all__ = ["Model", "Prediction", "load"]
 
@@ -30,12 +31,17 @@ class Prediction:
 
 
 def load(path: str | Path, *, threads: int = 1, engine: str = "auto") -> Model:
-    """Return the model in a `*.bitskip` file; see `Model`.
+    """Return a packed model; see `Model`.
+
+    Args:
+        path: a `*.bitskip` file; or a name of `bitskip zoo list`, as `bitskip run` takes it.
+        threads: of the native engine.
+        engine: `native`, `reference`, or `auto`.
 
     Raises:
-        FileFormatError: if the file cannot be read or does not hold together.
+        FileFormatError: if the file cannot be read or does not hold together, or no model has that name.
     """
-    return Model(Program.load(path), threads=threads, engine=engine)
+    return Model(Program.load(packed_path(path)), threads=threads, engine=engine)
 
 
 class Model:

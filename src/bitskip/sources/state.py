@@ -48,8 +48,12 @@ def read_state(path: Path) -> dict[str, Any]:
                 f"{path} holds Python objects, not tensors only, and is not opened; save "
                 "model.state_dict() in its place"
             ) from None
-        detail = " ".join(str(error).split())[:160]
-        raise FileFormatError(f"{path} cannot be read as weights: {detail}") from None
+        if path.stat().st_size == 0:
+            raise FileFormatError(f"{path} is empty; expected weights that torch.save wrote") from None
+        detail = f"{type(error).__name__} {' '.join(str(error).split())[:160]}".strip()
+        raise FileFormatError(
+            f"{path} cannot be read as weights ({detail}); expected what torch.save or safetensors wrote"
+        ) from None
     if not isinstance(values, Mapping):
         raise FileFormatError(f"{path} holds a {type(values).__name__}, expected a state dict")
     return dict(values)
@@ -68,6 +72,9 @@ def fit(values: Mapping[str, Any], model: nn.Module, path: Path) -> Fitted:
     notes: list[str] = []
     while True:
         inner = next((key for key in _WRAPPERS if isinstance(values.get(key), Mapping)), None)
+        if inner is None and not any(isinstance(value, Tensor) for value in values.values()):
+            others = [key for key, value in values.items() if _is_state(value)]
+            inner = others[0] if len(others) == 1 else None  # whatever a script calls it
         if inner is None:
             break
         notes.append(f"taken from '{inner}'")
@@ -85,6 +92,8 @@ def fit(values: Mapping[str, Any], model: nn.Module, path: Path) -> Fitted:
     if auxiliary:
         notes.append(f"without {len(auxiliary)} tensors of auxiliary heads")
         tensors = {name: value for name, value in tensors.items() if name not in set(auxiliary)}
+    tensors, head = _head_of_a_sequence(tensors, wanted)
+    notes += head
     missing = [n for n in wanted if n not in tensors and not n.endswith("num_batches_tracked")]
     strange = [n for n in tensors if n not in wanted and not n.endswith("num_batches_tracked")]
     if missing or strange:
@@ -150,6 +159,24 @@ def _prefix(tensors: Mapping[str, Tensor], wanted: Any) -> str:
     best = max(counts, key=lambda prefix: counts[prefix], default="")
     covered = sum(best + name in tensors for name in wanted)
     return best if covered * 2 >= len(wanted) else ""
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _head_of_a_sequence(tensors: dict[str, Tensor], wanted: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Rename a head that training put into a sequence, such as `Sequential(Dropout(), Linear())`."""
+    missing = {n for n in wanted if n not in tensors and not n.endswith("num_batches_tracked")}
+    strange = {name for name in tensors if name not in wanted}
+    for name in strange:
+        head, _, rest = name.rpartition(".weight")[0].rpartition(".")
+        if rest.isdecimal() and strange == {f"{head}.{rest}.{kind}" for kind in ("weight", "bias")}:
+            if missing == {f"{head}.weight", f"{head}.bias"}:
+                inner = f"{head}.{rest}"
+                renamed = {n.replace(inner, head) if n in strange else n: v for n, v in tensors.items()}
+                return renamed, (f"'{inner}' is taken as '{head}', without what else stood in that sequence",)
+    return tensors, ()
 
 
 def _some(names: list[str]) -> str:

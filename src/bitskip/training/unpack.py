@@ -26,7 +26,7 @@ from bitskip.nn import BinaryLayer, build
 from bitskip.program import Program
 from bitskip.program.ops import Conv2d, FloatEpilogue, GlobalAvgPool, IntegerEpilogue
 from bitskip.spec import NetworkSpec
-from bitskip.zoo import model_path
+from bitskip.zoo import packed_path
 
 __all__ = ["is_packed", "packed_file", "unpack_weights"]
 
@@ -41,8 +41,7 @@ def is_packed(start: str | Path) -> bool:
 
 def packed_file(start: str | Path) -> Path:
     """Return the file that `start` names; raises SpecError for a name that the zoo does not have."""
-    text = str(start)
-    return model_path(text.removeprefix(_ZOO)) if text.startswith(_ZOO) else Path(text)
+    return packed_path(start)
 
 
 @torch.no_grad()

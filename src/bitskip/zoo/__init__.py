@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bitskip.zoo.catalog import Card, card_of, model_path, zoo_names
+from bitskip.zoo.catalog import Card, card_of, model_path, packed_path, zoo_names
 
-__all__ = ["Card", "card_of", "model_path", "zoo_names"]
+__all__ = ["Card", "card_of", "model_path", "packed_path", "zoo_names"]

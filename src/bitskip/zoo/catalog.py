@@ -19,7 +19,9 @@ from bitskip.errors import FileFormatError, SpecError, nearest
 from bitskip.files import read_json
 from bitskip.results.codec import Amount, Count, Share, Text, decode
 
-__all__ = ["Card", "card_of", "check_file", "model_path", "models_folder", "zoo_names"]
+__all__ = ["Card", "card_of", "check_file", "model_path", "models_folder", "packed_path", "zoo_names"]
+
+_ZOO = "zoo:"
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,31 @@ def model_path(name: str) -> Path:
     with _told_to_reinstall():
         check_file(path, card)
     return path
+
+
+def packed_path(source: str | Path) -> Path:
+    """Return the packed file that one word names: a path, a name of the zoo, or `zoo:NAME`.
+
+    A file of that name comes before a model of the zoo.
+
+    Raises:
+        SpecError: for `zoo:NAME` with a name that is not in the zoo.
+        FileFormatError: if the word is neither, or a folder.
+    """
+    text, path = str(source), Path(source)
+    if text.startswith(_ZOO) and not path.exists():
+        return model_path(text.removeprefix(_ZOO))
+    if path.is_dir():
+        what = "a run: pack it first" if (path / "weights.safetensors").is_file() else "a folder"
+        raise FileFormatError(f"'{text}' is {what}; expected a packed file (`bitskip pack RUN -o M.bitskip`)")
+    if path.exists() or path.suffix == ".bitskip" or path.parent != Path():
+        return path
+    if text in zoo_names():
+        return model_path(text)
+    raise FileFormatError(
+        f"'{text}' is neither a file nor a model of the zoo{nearest(text, zoo_names())} "
+        "(`bitskip zoo list` lists them)"
+    )
 
 
 @contextmanager
