@@ -25,8 +25,10 @@ def address() -> Iterator[str]:
     """Start two nodes of one processor each, and yield the cluster's address."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(work.__file__).parent))  # where workers find `tasks`
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster.add_node(num_cpus=1)
     yield cluster.address
     cluster.shutdown()
 
@@ -58,6 +60,18 @@ def test_a_killed_task_is_taken_up_again_and_a_failed_one_is_named(address: str,
     assert done == {"dies": 2}
 
 
-def test_an_address_where_nobody_answers_is_one_sentence() -> None:
-    with pytest.raises(RunError, match=r"no Ray cluster answers at '127\.0\.0\.1:1' .*ray start --head"):
-        run_tasks([Task("t", work.double, (1,))], place=Place(ray="127.0.0.1:1"), shared={"offset": 0})
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_where_nobody_answers_is_one_sentence(address: str) -> None:
+    with pytest.raises(RunError, match=r"no Ray cluster answers at '.*127\.0\.0\.1:.*ray start --head"):
+        run_tasks([Task("t", work.double, (1,))], place=Place(ray=address), shared={"offset": 0})
+
+
+def test_what_a_machine_cannot_load_is_one_sentence(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def call(*, report):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here  # type: ignore[import-not-found]
+
+    with pytest.raises(RunError, match="cannot load it .*only_here.*install the same bitskip"):
+        run_tasks([Task("t", only_here.call)], place=Place(ray=address), folder=tmp_path)

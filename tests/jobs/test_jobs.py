@@ -81,6 +81,16 @@ def test_bad_numbers_of_jobs_are_one_sentence(jobs: str) -> None:
         read_place(jobs, None, small=True)
 
 
+def test_a_cluster_that_does_not_answer_is_one_sentence_before_anything_is_written(
+    bitskip: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
+        read_place("auto", "127.0.0.1:1", small=True)
+    ran = bitskip("study", "--data", "mini", "--ray", "127.0.0.1:1", "--out", str(tmp_path / "study"))
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert not (tmp_path / "study").exists()
+
+
 def test_auto_fills_gpus_and_gives_small_networks_a_core_each() -> None:
     assert read_place("auto", None, small=False).jobs == 1
     assert read_place("auto", None, small=False, gpus=2).jobs == 12

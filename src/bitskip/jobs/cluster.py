@@ -17,7 +17,9 @@ from bitskip.errors import RunError
 from bitskip.jobs.place import Place
 from bitskip.jobs.task import RETRIES, Event, Task
 
-__all__ = ["on_cluster"]
+__all__ = ["check_address", "on_cluster"]
+
+_ANSWER_SECONDS = 10.0  # for a machine to take a connection
 
 
 def on_cluster(
@@ -78,21 +80,48 @@ def _connect(place: Place) -> Any:
         raise RunError(
             "--ray needs the package ray, which is not installed; run pip install 'bitskip[ray]'"
         ) from None
+    check_address(place.ray or "auto")
     try:
         ray.init(address=place.ray, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError or its own types
-        said = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"no Ray cluster answers at '{place.ray}' ({said}); start one with `ray start --head` and name "
-            "its address, or leave out --ray"
-        ) from None
+        raise _no_cluster(place.ray, " ".join(str(error).split())[:200]) from None
     return ray
+
+
+def check_address(address: str) -> None:
+    """Raise RunError unless somebody listens at `host:port`: Ray itself would try for minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # a name that only Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str | None, why: str) -> RunError:
+    return RunError(
+        f"no Ray cluster answers at '{address}' ({why}); start one with `ray start --head` and name its "
+        "address, or leave out --ray"
+    )
 
 
 def _end(ray: Any, reference: Any, task: Task) -> Event:
     try:
         return Event(task, "done", ray.get(reference))
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ray.exceptions.RayError):  # before the task began: it could not be loaded
+            reason = str(error.cause).strip().splitlines()[-1][:200]
+            return Event(
+                task,
+                "failed",
+                RunError(
+                    f"a machine of the cluster cannot load it ({reason}); install the same bitskip on every "
+                    "machine"
+                ),
+            )
         cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
         return Event(task, "failed", cause)
     except ray.exceptions.RayError as error:

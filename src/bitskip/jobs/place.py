@@ -54,8 +54,12 @@ def read_place(jobs: str | int, ray: str | None, *, small: bool, gpus: int = 0) 
         gpus: how many GPUs are to be used; 0 for CPUs.
 
     Raises:
-        RunError: for anything else.
+        RunError: for anything else, or if nobody answers at the cluster's address.
     """
+    if ray is not None:
+        from bitskip.jobs.cluster import check_address
+
+        check_address(ray)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if str(jobs) == "auto":
         count = _PER_GPU * gpus if gpus else cores if small else 1
