@@ -91,8 +91,8 @@ void bsk_conv_prefer(const char *name) {
 static int can_run(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
   const bsk_special *special = kernel->special;
   if (!special || !special->winograd) return 1;
-  return !s->dilated && s->kh == 3 && s->kw == 3 && s->sh == 1 && s->sw == 1 && s->inputs % special->winograd->align == 0 &&
-         (special->winograd->is_float || s->largest < BSK_WINOGRAD_INT_LIMIT(special->winograd->m));
+  return !s->dilated && s->kh == 3 && s->kw == 3 && s->sh == special->winograd->stride && s->sw == special->winograd->stride && s->inputs % special->winograd->align == 0 &&
+         (special->winograd->is_float || s->largest < special->winograd->limit);
 }
 
 static int64_t tiles_of(const bsk_conv_shape *s, int m) { return (int64_t)((s->height + m - 1) / m) * ((s->width + m - 1) / m); }
@@ -107,6 +107,7 @@ static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
     if (special->winograd->is_float) return tiles_of(s, special->winograd->m) >= (special->winograd->m == 4 ? 12 : 4);
     /* In products a pair of channels; making U takes as long as about 30 for each 16 points. */
     const int64_t two = 16 * tiles_of(s, 2) + 30, four = 36 * tiles_of(s, 4) + 60, all = 9 * (int64_t)s->height * s->width;
+    if (special->winograd->stride == 2) return 25 * tiles_of(s, 2) + 30 < all;
     return special->winograd->m == 2 ? two < all : four < two && four < all;
   }
   return s->inputs >= special->least_inputs && s->width >= special->least_width;

@@ -29,6 +29,6 @@ double bsk_tile_drill(const bsk_conv_kernel *kernel, void *memory, size_t bytes,
   if (special && special->end) special->end();
   const double macs = (double)repeats * kernel->pixels * groups * BSK_GROUP * (double)(steps * inputs);
   if (!transformed) return macs;
-  const double m = special->winograd->m;
-  return macs * 9.0 * m * m / ((m + 2.0) * (m + 2.0));
+  const double m = special->winograd->m, n = special->winograd->n;
+  return macs * 9.0 * m * m / (n * n);
 }

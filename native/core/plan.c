@@ -412,7 +412,7 @@ static void pack_points(const weights_view *v, int m, float *to) {
 static bsk_status plan_winograd(block *b, const bsk_op *op, const weights_view *v, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
   bsk_conv_plan *c = &p->conv;
   const struct bsk_winograd *how = c->kernel->special->winograd;
-  const size_t element = how->is_float ? 4 : 2, points = (size_t)(how->m + 2) * (size_t)(how->m + 2), channels = (size_t)v->i;
+  const size_t element = how->is_float ? 4 : 2, points = (size_t)how->n * (size_t)how->n, channels = (size_t)v->i;
   const int32_t across = (shape->w + how->m - 1) / how->m, down = (shape->h + how->m - 1) / how->m, tiles = across * down;
   c->groups = bsk_groups(shape->c);
   c->band = tiles < BSK_WINOGRAD_TILES ? tiles : BSK_WINOGRAD_TILES;
@@ -428,7 +428,7 @@ static bsk_status plan_winograd(block *b, const bsk_op *op, const weights_view *
   c->line_bytes = points * BSK_WINOGRAD_APART(padded * BSK_GROUP * 4);
   const int32_t segment = across < c->band ? across : c->band;
   size_t need = bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->line_bytes, BSK_ALIGN);
-  if (how->expand) need += 2 * (size_t)(how->m + 2) * BSK_WINOGRAD_APART(c->ready_bytes);
+  if (how->expand) need += 2 * (size_t)how->own * BSK_WINOGRAD_APART(c->ready_bytes);
   need += (size_t)how->m * (size_t)how->m * (size_t)segment * BSK_GROUP * 4;
   if (need > *scratch) *scratch = bsk_round_up(need, BSK_ALIGN);
   char *weights = (char *)take(b, (size_t)c->groups * c->group_bytes);

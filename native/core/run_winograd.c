@@ -3,15 +3,15 @@
 #include "../kernels/winograd/winograd.h"
 #include "finish.h"
 
-/* V of tiles [first, last) of the output rows from y0 on, `across` tiles a row; V[point] is `stride` elements. */
+/* V of tiles [first, last) of the output rows whose inputs begin in row y0, `across` tiles a row; V[point] is `stride` elements. */
 static void transform_input(const bsk_plan_op *p, const char *in, char *v, size_t stride, int32_t first, int32_t last, int32_t across, int32_t y0) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_tensor *t = &p->op.in;
   const struct bsk_winograd *how = c->kernel->special->winograd;
-  const int32_t m = how->m, n = m + 2;
+  const int32_t n = how->n, step = how->m * how->stride;
   const void *px[BSK_WINOGRAD_POINTS];
   for (int32_t tile = first; tile < last; ++tile) {
-    const int32_t y = y0 + tile / across * m - p->op.ph, x = tile % across * m - p->op.pw;
+    const int32_t y = y0 + tile / across * step - p->op.ph, x = tile % across * step - p->op.pw;
     for (int32_t i = 0; i < n; ++i)
       for (int32_t j = 0; j < n; ++j) {
         const int inside = y + i >= 0 && y + i < t->h && x + j >= 0 && x + j < t->w;
@@ -34,7 +34,7 @@ static void multiply(const bsk_conv_kernel *kernel, bsk_tile *tile, const char *
 void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t begin, int32_t end, const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
   const struct bsk_winograd *how = c->kernel->special->winograd;
-  const int32_t m = how->m, n = m + 2, across = (out->w + m - 1) / m;
+  const int32_t m = how->m, n = how->n, own = how->own, across = (out->w + m - 1) / m;
   const int32_t y0 = c->by_groups ? 0 : begin * m, y1 = c->by_groups || end * m > out->h ? out->h : end * m;
   const int32_t g0 = c->by_groups ? begin : 0, g1 = c->by_groups ? end : c->groups;
   const int32_t tiles = across * ((y1 - y0 + m - 1) / m), bands = (tiles + c->band - 1) / c->band, band = (tiles + bands - 1) / bands;
@@ -44,21 +44,23 @@ void bsk_run_winograd(const bsk_plan_op *p, const place *at, int32_t begin, int3
   char *v = at->scratch;
   int32_t *mm = (int32_t *)(void *)(v + bsk_round_up(c->rows_bytes, BSK_ALIGN));
   char *u = (char *)mm + bsk_round_up(c->line_bytes, BSK_ALIGN);
-  int32_t *acc = (int32_t *)(void *)(u + (how->expand ? 2 * (size_t)n * u_apart : 0));
+  int32_t *acc = (int32_t *)(void *)(u + (how->expand ? 2 * (size_t)own * u_apart : 0));
   bsk_tile tile = {.kh = 1, .run = c->run, .groups = 1};
   for (int i = 0; i < c->kernel->pixels; ++i) tile.base[i] = c->base;
   for (int32_t first = 0; first < tiles; first += band) {
     const int32_t last = tiles - first < band ? tiles : first + band, count = last - first;
-    transform_input(p, (const char *)read_at(at, &p->op.in), v, v_apart / (how->is_float ? 4 : 2), first, last, across, y0);
+    transform_input(p, (const char *)read_at(at, &p->op.in), v, v_apart / (how->is_float ? 4 : 2), first, last, across, y0 * how->stride);
     for (int32_t g = g0; g < g1; ++g) {
       const char *weights = (const char *)c->weights + (size_t)g * c->group_bytes;
-      for (int part = 0; part < n / 2; ++part) { /* two rows of points */
+      for (int part = 0; part < how->parts; ++part) {
         if (how->expand) how->expand(u, u_apart, weights, (size_t)c->run, part);
-        for (int i = 0; i < 2 * n; ++i) {
-          const int row = part == 0 ? i / n * (n - 1) : 2 * part - 1 + i / n, point = row * n + i % n;
-          tile.weights = how->expand ? u + (size_t)i * u_apart : weights + (size_t)point * u_apart;
-          multiply(c->kernel, &tile, v + (size_t)point * v_apart, tile_bytes, count, mm + (size_t)point * m_apart);
-        }
+        for (int which = 0; which < 2; ++which)
+          for (int row = how->rows[part][which]; row < n; row = row == own - 1 && row + 1 < n ? row + 1 : n) /* a last U serves two rows */
+            for (int col = 0; col < n; ++col) {
+              const int point = row * n + col, same = which * own + (col < own ? col : own - 1);
+              tile.weights = how->expand ? u + (size_t)same * u_apart : weights + (size_t)point * u_apart;
+              multiply(c->kernel, &tile, v + (size_t)point * v_apart, tile_bytes, count, mm + (size_t)point * m_apart);
+            }
       }
       for (int32_t t = first; t < last;) { /* the tiles that stand side by side */
         const int32_t left = across - t % across, beside = last - t < left ? last - t : left;

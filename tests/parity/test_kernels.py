@@ -251,13 +251,13 @@ def types_of(kernel: str) -> str:
     return next(types for types in TYPES if kernel.startswith(f"conv_{types}_"))
 
 
-def for_winograd(case: Case) -> Case:
-    """The nearest case that Winograd's filtering computes: 3x3, stride 1, input channels a multiple of 16."""
+def for_winograd(case: Case, stride: int) -> Case:
+    """The nearest case that Winograd's filtering computes: 3x3, input channels a multiple of 16."""
     rng = np.random.default_rng(case.seed)
     padding = (int(rng.integers(3)), int(rng.integers(3)))
     size = (max(case.size[0], 3 - 2 * padding[0]), max(case.size[1], 3 - 2 * padding[1]))
     inputs = int(rng.choice((16, 32, 48, 64, 128)))
-    return replace(case, inputs=inputs, size=size, padding=padding, kernel=(3, 3), stride=(1, 1))
+    return replace(case, inputs=inputs, size=size, padding=padding, kernel=(3, 3), stride=(stride, stride))
 
 
 @pytest.mark.parametrize("preferred", _native.conv_kernels(), indirect=True)
@@ -265,7 +265,7 @@ def test_convolutions_by_every_kernel_by_name(preferred: str) -> None:
     types = types_of(preferred)
     cases = sample(types, 60, seed=150 + TYPES.index(types))
     if "winograd" in preferred:
-        cases = [for_winograd(case) for case in cases]
+        cases = [for_winograd(case, 2 if "winograd22" in preferred else 1) for case in cases]
     ran = {check(case, "best") for case in cases}
     if preferred.split("_")[3] in {"scalar", "neon", "avx2"} & set(available_isas()):
         assert preferred in ran
@@ -281,6 +281,7 @@ def test_largest_integer_sums_are_exact(preferred: str, inputs: int, value: int)
     types = types_of(preferred)
     x = np.full((6, 6, inputs), value, np.int8)
     zero_point = -1 - value  # so that an activation is 255 or -255
+    stride = 2 if "winograd22" in preferred else 1
     w = np.full((33, 3, 3, inputs), 1 if types == "i8_w1" else 127, np.int8)
     w[1::3] *= -1
     w[2::3, :, :, ::2] *= -1
@@ -288,12 +289,12 @@ def test_largest_integer_sums_are_exact(preferred: str, inputs: int, value: int)
         {
             "kind": 0, "weight_dtype": BITS if types == "i8_w1" else I8, "epilogue": 1,
             "weights": packed_weights(w.astype(np.float32)) if types == "i8_w1" else w,
-            "kh": 3, "kw": 3, "sh": 1, "sw": 1, "ph": 1, "pw": 1,
+            "kh": 3, "kw": 3, "sh": stride, "sw": stride, "ph": 1, "pw": 1,
         }
     )  # fmt: skip
     op.give("in", I8, x, inputs, zero_point)
-    op.take("out_f32", F32, (6, 6, 33))
-    expected = conv_sum(x.astype(np.float64) - zero_point, w, (1, 1), (1, 1), 0)
+    op.take("out_f32", F32, (6 // stride, 6 // stride, 33))
+    expected = conv_sum(x.astype(np.float64) - zero_point, w, (stride, stride), (1, 1), 0)
     np.testing.assert_array_equal(op.run("best")["out_f32"], expected.astype(np.float32))
 
 

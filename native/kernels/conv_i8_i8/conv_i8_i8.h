@@ -13,10 +13,13 @@ void bsk_conv_i8_i8_avx512(const bsk_tile *tile, void *acc);
 void bsk_conv_i8_i8_amx(const bsk_tile *tile, void *acc);
 /* Their tiles multiply transformed inputs, which are int16. */
 #define bsk_conv_i8_i8_avx2_winograd2 bsk_conv_i8_i8_avx2
+#define bsk_conv_i8_i8_avx2_winograd22 bsk_conv_i8_i8_avx2 /* of stride 2 */
 #define bsk_conv_i8_i8_avx2_winograd4 bsk_conv_i8_i8_avx2
 void bsk_conv_i16_neon(const bsk_tile *tile, void *acc);
 #define bsk_conv_i8_i8_neon_winograd2 bsk_conv_i16_neon
+#define bsk_conv_i8_i8_neon_winograd22 bsk_conv_i16_neon
 #define bsk_conv_i8_i8_neon_winograd4 bsk_conv_i16_neon
+extern const bsk_special bsk_winograd22_i8_neon, bsk_winograd22_i8_avx2;
 extern const bsk_special bsk_winograd2_i8_neon, bsk_winograd4_i8_neon;
 void bsk_conv_i16_avx512(const bsk_tile *tile, void *acc);
 #define bsk_conv_i8_i8_avx512_winograd2 bsk_conv_i16_avx512

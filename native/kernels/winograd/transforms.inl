@@ -50,10 +50,18 @@ BSK_INLINE f32v load_f32(const void *at) { return *(const f32u *)at; }
     d[3 * s] = r + t, d[4 * s] = r - t, d[5 * s] = d5 + 4 * d1 - 5 * d3;                              \
   }
 
+/* Stride 2. */
+#define B22(d, s)                                                         \
+  {                                                                       \
+    const vec a = d[0] - d[2 * s], b = d[2 * s], c = d[2 * s] - d[4 * s]; \
+    const vec e = d[s], f = d[3 * s];                                     \
+    d[0] = a, d[s] = b, d[2 * s] = c, d[3 * s] = e, d[4 * s] = f;         \
+  }
+
 /* `bytes` of an element in, `wide` of one out. */
-#define INPUT(name, m, vector, anywhere, bytes, wide, LOAD_ONE)                                                     \
+#define INPUT(name, m, points, vector, anywhere, bytes, wide, LOAD_ONE)                                                     \
   static void name(void *v, size_t stride, const void *const *px, int c, int zero_point) {                \
-    enum { n = m + 2, lanes = W / wide };                                                                 \
+    enum { n = points, lanes = W / wide };                                                                 \
     typedef vector vec;                                                                                   \
     (void)zero_point;                                                                                     \
     for (int at = 0; at < c; at += lanes) {                                                               \
@@ -68,10 +76,11 @@ BSK_INLINE f32v load_f32(const void *at) { return *(const f32u *)at; }
   }
 #define LOAD_I8(at) load_i8(at, (int16_t)zero_point)
 #define LOAD_F32(at) load_f32(at)
-INPUT(input2_i8, 2, i16v, i16u, 1, 2, LOAD_I8)
-INPUT(input4_i8, 4, i16v, i16u, 1, 2, LOAD_I8)
-INPUT(input2_f32, 2, f32v, f32u, 4, 4, LOAD_F32)
-INPUT(input4_f32, 4, f32v, f32u, 4, 4, LOAD_F32)
+INPUT(input2_i8, 2, 4, i16v, i16u, 1, 2, LOAD_I8)
+INPUT(input4_i8, 4, 6, i16v, i16u, 1, 2, LOAD_I8)
+INPUT(input22_i8, 22, 5, i16v, i16u, 1, 2, LOAD_I8)
+INPUT(input2_f32, 2, 4, f32v, f32u, 4, 4, LOAD_F32)
+INPUT(input4_f32, 4, 6, f32v, f32u, 4, 4, LOAD_F32)
 
 /* y := G x along one axis for three taps, whole numbers: x[0], x[1], x[2] to y[0], ... */
 #define G2(y, x)                                                          \
@@ -86,49 +95,50 @@ INPUT(input4_f32, 4, f32v, f32u, 4, 4, LOAD_F32)
     y[3] = more + twice, y[4] = more - twice, y[5] = x[2];                \
   }
 
+#define G22(y, x) \
+  { y[0] = x[0], y[1] = x[0] + x[2], y[2] = x[2], y[3] = x[1]; }
+
 /* Two rows of U: the rows of G that need the same sums of taps, or none, go together. */
-#define EXPAND(name, m)                                                                                          \
-  BSK_INLINE void name##_part(char *u, size_t apart, const char *packed, size_t steps, const int part) {         \
-    enum { n = m + 2, tap = 2 * BSK_GROUP };                                                                     \
+#define EXPAND(name, m, points, first, second, third, fourth, fifth, sixth)                                      \
+  BSK_INLINE void name##_rows(char *u, size_t apart, const char *packed, size_t steps, const int a, const int b) { \
+    enum { own = points, tap = 2 * BSK_GROUP };                                                                  \
     typedef i16v vec;                                                                                            \
     for (size_t step = 0; step < steps; ++step, packed += 9 * tap, u += 2 * (size_t)tap)                         \
       for (size_t at = 0; at < tap; at += W / 2) {                                                               \
-        vec g[3][3], rows[2][3], points[n];                                                                      \
+        vec g[3][3], rows[2][3], line[own];                                                                      \
         UNROLL for (int r = 0; r < 3; ++r)                                                                       \
-          UNROLL for (int s = 0; s < 3; ++s) g[s][r] = load_i8(packed + (size_t)(3 * r + s) * tap + at, 0);             \
-        UNROLL for (int s = 0; s < 3; ++s) {                                                                      \
-          G##m(points, g[s])                                                                                     \
-          rows[0][s] = points[part == 0 ? 0 : 2 * part - 1], rows[1][s] = points[part == 0 ? n - 1 : 2 * part];  \
+          UNROLL for (int s = 0; s < 3; ++s) g[s][r] = load_i8(packed + (size_t)(3 * r + s) * tap + at, 0);      \
+        UNROLL for (int s = 0; s < 3; ++s) {                                                                     \
+          G##m(line, g[s])                                                                                       \
+          rows[0][s] = line[a], rows[1][s] = line[b];                                                            \
         }                                                                                                        \
         UNROLL for (int which = 0; which < 2; ++which) {                                                         \
-          G##m(points, rows[which])                                                                              \
-          UNROLL for (int j = 0; j < n; ++j) *(i16u *)(void *)(u + (size_t)(which * n + j) * apart + 2 * at) = points[j]; \
+          G##m(line, rows[which])                                                                                \
+          UNROLL for (int j = 0; j < own; ++j) *(i16u *)(void *)(u + (size_t)(which * own + j) * apart + 2 * at) = line[j]; \
         }                                                                                                        \
       }                                                                                                          \
+  }                                                                                                              \
+  static void name##_i8(void *u, size_t apart, const void *packed, size_t steps, int part) {                     \
+    if (part == 0)                                                                                               \
+      name##_rows((char *)u, apart, (const char *)packed, steps, first, second);                                 \
+    else if (part == 1)                                                                                          \
+      name##_rows((char *)u, apart, (const char *)packed, steps, third, fourth);                                 \
+    else                                                                                                         \
+      name##_rows((char *)u, apart, (const char *)packed, steps, fifth, sixth);                                  \
   }
-EXPAND(expand2, 2)
-EXPAND(expand4, 4)
-
-static void expand2_i8(void *u, size_t apart, const void *packed, size_t steps, int part) {
-  if (part == 0)
-    expand2_part((char *)u, apart, (const char *)packed, steps, 0);
-  else
-    expand2_part((char *)u, apart, (const char *)packed, steps, 1);
-}
-static void expand4_i8(void *u, size_t apart, const void *packed, size_t steps, int part) {
-  if (part == 0)
-    expand4_part((char *)u, apart, (const char *)packed, steps, 0);
-  else if (part == 1)
-    expand4_part((char *)u, apart, (const char *)packed, steps, 1);
-  else
-    expand4_part((char *)u, apart, (const char *)packed, steps, 2);
-}
+EXPAND(expand2, 2, 4, 0, 3, 1, 2, 1, 2)
+EXPAND(expand4, 4, 6, 0, 5, 1, 2, 3, 4)
+EXPAND(expand22, 22, 4, 0, 2, 1, 3, 1, 3)
 
 /* y := A' x along one axis: x[0], x[s], ... to y[0], y[t], ... */
 #define A2(y, t, x, s)                                                   \
   {                                                                      \
     const vec a = x[s] + x[2 * s], b = x[s] - x[2 * s];                  \
     y[0] = x[0] + a, y[t] = b - x[3 * s];                                \
+  }
+#define A22_u32(y, t, x, s)                                               \
+  {                                                                      \
+    y[0] = x[0] + x[s] + x[3 * s], y[t] = x[s] - x[2 * s] + x[4 * s];    \
   }
 /* With the scales S of integers. */
 #define A4_u32(y, t, x, s)                                                                                \
@@ -149,18 +159,19 @@ static void expand4_i8(void *u, size_t apart, const void *packed, size_t steps, 
 /* What stands before Y is taken away. */
 BSK_INLINE u32v by_4(u32v x) { return (u32v)((i32v)x >> 2); }
 BSK_INLINE u32v by_576(u32v x) { return (u32v)((i32v)(x * 0x38e38e39u) >> 6); } /* 9 * 0x38e38e39 = 1 modulo 2^32 */
+BSK_INLINE u32v whole(u32v x) { return x; }
 BSK_INLINE f32v by_1(f32v x) { return x; }
 
-#define OUTPUT(name, m, vector, anywhere, type, LAST)                                                                  \
+#define OUTPUT(name, kind, m, points, vector, anywhere, type, LAST)                                                                  \
   static void name(void *y, size_t row, const void *mm, size_t stride) {                                     \
-    enum { n = m + 2 };                                                                                      \
+    enum { n = points };                                                                                      \
     typedef vector vec;                                                                                      \
     for (size_t at = 0; at < BSK_GROUP; at += W / 4) {                                                           \
       vec x[n * n], half[m * n], out[m];                                                                     \
       UNROLL for (int i = 0; i < n * n; ++i) x[i] = *(const anywhere *)(const void *)((const char *)mm + 4 * ((size_t)i * stride + at)); \
-      UNROLL for (int i = 0; i < n; ++i) A##m##_##type((half + i), n, (x + i), n)                                   \
+      UNROLL for (int i = 0; i < n; ++i) A##kind##_##type((half + i), n, (x + i), n)                                   \
       UNROLL for (int i = 0; i < m; ++i) {                                                                       \
-        A##m##_##type(out, 1, (half + n * i), 1)                                                             \
+        A##kind##_##type(out, 1, (half + n * i), 1)                                                             \
         UNROLL for (int j = 0; j < m; ++j) {                                                                    \
           const vec last = LAST(out[j]);                                                                     \
           *(anywhere *)(void *)((char *)y + 4 * ((size_t)i * row + (size_t)j * BSK_GROUP + at)) = last;     \
@@ -168,14 +179,20 @@ BSK_INLINE f32v by_1(f32v x) { return x; }
       }                                                                                                      \
     }                                                                                                        \
   }
-OUTPUT(output2_i32, 2, u32v, u32u, u32, by_4)
-OUTPUT(output4_i32, 4, u32v, u32u, u32, by_576)
-OUTPUT(output2_f32, 2, f32v, f32u, f32, by_1)
-OUTPUT(output4_f32, 4, f32v, f32u, f32, by_1)
+OUTPUT(output2_i32, 2, 2, 4, u32v, u32u, u32, by_4)
+OUTPUT(output4_i32, 4, 4, 6, u32v, u32u, u32, by_576)
+OUTPUT(output22_i32, 22, 2, 5, u32v, u32u, u32, whole)
+OUTPUT(output2_f32, 2, 2, 4, f32v, f32u, f32, by_1)
+OUTPUT(output4_f32, 4, 4, 6, f32v, f32u, f32, by_1)
 
-static const struct bsk_winograd winograd2_i8 = {2, 0, W / 2, input2_i8, output2_i32, expand2_i8}, winograd4_i8 = {4, 0, W / 2, input4_i8, output4_i32, expand4_i8};
-static const struct bsk_winograd winograd2_f32 = {2, 1, W / 4, input2_f32, output2_f32, NULL}, winograd4_f32 = {4, 1, W / 4, input4_f32, output4_f32, NULL};
+#define LIMIT(bits) ((int64_t)1 << (bits))
+static const struct bsk_winograd winograd2_i8 = {2, 0, 1, 4, 2, 4, LIMIT(29), W / 2, {{0, 3}, {1, 2}}, input2_i8, output2_i32, expand2_i8};
+static const struct bsk_winograd winograd4_i8 = {4, 0, 1, 6, 3, 6, LIMIT(25), W / 2, {{0, 5}, {1, 2}, {3, 4}}, input4_i8, output4_i32, expand4_i8};
+static const struct bsk_winograd winograd22_i8 = {2, 0, 2, 5, 2, 4, LIMIT(31), W / 2, {{0, 2}, {1, 3}}, input22_i8, output22_i32, expand22_i8};
+static const struct bsk_winograd winograd2_f32 = {2, 1, 1, 4, 2, 4, 0, W / 4, {{0, 3}, {1, 2}}, input2_f32, output2_f32, NULL};
+static const struct bsk_winograd winograd4_f32 = {4, 1, 1, 6, 3, 6, 0, W / 4, {{0, 5}, {1, 2}, {3, 4}}, input4_f32, output4_f32, NULL};
 
 #define SPECIAL(name) {.step_align = 1, .line = 1, .winograd = &name}
 const bsk_special NAME(bsk_winograd2_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_i8), NAME(bsk_winograd4_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_i8);
+const bsk_special NAME(bsk_winograd22_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd22_i8);
 const bsk_special NAME(bsk_winograd2_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_f32), NAME(bsk_winograd4_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_f32);

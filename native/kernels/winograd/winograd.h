@@ -14,7 +14,10 @@
  * 5. Weights rest as the int8 of the file, [group][step][tap][lane][2], and U is made from them when a band of tiles needs it, two rows
  *    of points at a time: 9 bytes a weight come from memory instead of 32 or 72, for 3 to 4 operations a vector of U that at least
  *    4 tiles then use.
- * 6. Floats: G as it is, made when constants are packed; benchmarks/winograd_error.py measures the error.
+ * 6. Stride 2, m = 2: with g = (g0 g1 g2) and 5 inputs d0..d4 along an axis, y0 = (d0 - d2) g0 + d2 (g0 + g2) + d1 g1 and
+ *    y1 = d2 (g0 + g2) - (d2 - d4) g2 + d3 g1: 5 products for 6, 25 for 36 along both, no scale, so that Y is exact wherever it fits
+ *    int32. |V| <= 1020, |U| <= 4 * 127. The last two points of an axis share their U.
+ * 7. Floats: G as it is, made when constants are packed; benchmarks/winograd_error.py measures the error.
  */
 #ifndef BSK_WINOGRAD_H
 #define BSK_WINOGRAD_H
@@ -22,24 +25,28 @@
 
 #define BSK_WINOGRAD_POINTS 36
 #define BSK_WINOGRAD_TILES 32 /* of a band, at most: what they take stays in a second-level cache of 512 KiB */
-#define BSK_WINOGRAD_INT_LIMIT(m) ((m) == 2 ? (int64_t)1 << 29 : (int64_t)1 << 25) /* |Y| below it */
+#define BSK_WINOGRAD_SIDE 6 /* points along an axis, at most */
 
 /* From point to point, in bytes: an odd number of cache lines, so that streams of all points do not meet in one set of a cache. */
 #define BSK_WINOGRAD_APART(bytes) (((bytes) + 127) / 128 * 128 + 64)
 
-/* V of one tile: px[(m + 2)^2] are its pixels (int8 or float), `c` channels; v[point] is at v + point * stride
+/* V of one tile: px[n * n] are its pixels (int8 or float), `c` channels; v[point] is at v + point * stride
  * elements. */
 typedef void (*bsk_winograd_input_fn)(void *v, size_t stride, const void *const *px, int c, int zero_point);
 /* Y of one tile and one group from M, whose points are `stride` elements apart: m rows of m pixels, `row` and BSK_GROUP elements apart. */
 typedef void (*bsk_winograd_output_fn)(void *y, size_t row, const void *mm, size_t stride);
 
-/* The points of two rows of U from packed int8 taps, each as the tile reads it and `apart` bytes from the last: row 0 and the last row
- * where `part` is 0, else rows 2 part - 1 and 2 part. */
+/* Two rows of different U from packed int8 taps, each point as the tile reads it and `apart` bytes from the last: the rows named in
+ * `rows` of bsk_winograd. */
 typedef void (*bsk_winograd_expand_fn)(void *u, size_t apart, const void *packed, size_t steps, int part);
 
 struct bsk_winograd {
   int m, is_float;
+  int stride, n;  /* of the convolution; points along an axis */
+  int parts, own; /* pairs of rows of U; different U in a row: points from `own` on repeat the last one */
+  int64_t limit;  /* |Y| below it is exact */
   int align; /* the channels must be a multiple of it */
+  signed char rows[3][2]; /* of each part */
   bsk_winograd_input_fn input;
   bsk_winograd_output_fn output;
   bsk_winograd_expand_fn expand; /* NULL: floats */
