@@ -53,15 +53,12 @@ class Constants:
         )
         return name
 
-    def add_rows(self, name: str, c_type: str, rows: npt.NDArray[np.int16], comment: str) -> str:
-        """Add an array of `bsk_digits`, given as (n, 8) int16 whose first two are an int32."""
-        wide = np.ascontiguousarray(rows).view(np.int32)[:, 0]
-        lines = [
-            f"    {{ {first}, {', '.join(map(str, row[2:]))} }}"
-            for first, row in zip(wide, rows, strict=True)
-        ]
-        self.size += rows.nbytes
-        body = ",\n".join(lines)
+    def add_rows(
+        self, name: str, c_type: str, rows: npt.NDArray[np.int64], row_bytes: int, comment: str
+    ) -> str:
+        """Add an array of structs of `row_bytes`, one a row of integers (n, fields)."""
+        self.size += row_bytes * len(rows)
+        body = ",\n".join(f"    {{ {', '.join(map(str, row.tolist()))} }}" for row in rows)
         self.texts.append(f"/* {comment} */\nstatic const {c_type} {name}[{len(rows)}] = {{\n{body}\n}};\n")
         return name
 

@@ -18,7 +18,15 @@ from bitskip.program import (
 )
 from bitskip.program.check import accumulator_bound
 
-__all__ = ["digits_fit", "digits_of", "integer_logits", "reach", "shared_bias"]
+__all__ = [
+    "digits_fit",
+    "digits_of",
+    "integer_logits",
+    "reach",
+    "room_above",
+    "shared_bias",
+    "zero_point_fits",
+]
 
 _SAFE = (2.0**-100, 2.0**60)  # float32 scales of logits with which every result is 0 or a normal number
 
@@ -36,6 +44,23 @@ def reach(op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue, program: P
     largest = int(np.abs(epilogue.multiplier.astype(np.int64)).max())
     bias = int(np.abs(epilogue.bias.astype(np.int64)).max())
     return acc * largest + bias + 255 * abs(epilogue.residual_multiplier) + (1 << (epilogue.shift - 1))
+
+
+def _integers(program: Program) -> list[IntegerEpilogue]:
+    found = (getattr(op, "epilogue", None) for op in program.ops)
+    return [epilogue for epilogue in found if isinstance(epilogue, IntegerEpilogue)]
+
+
+def zero_point_fits(program: Program) -> bool:
+    """Whether the zero points of results can be added before the shift: sums stay below 2^63."""
+    return all(e.shift <= 53 for e in _integers(program))  # |t| < 2^62, and at most 255 * 2^53
+
+
+def room_above(epilogue: IntegerEpilogue) -> int:
+    """Return by how much an epilogue can be scaled so that its shift is at least 32; 0 if it cannot."""
+    by = max(0, 32 - epilogue.shift)
+    largest = max(abs(epilogue.residual_multiplier), int(np.abs(epilogue.multiplier.astype(np.int64)).max()))
+    return by if largest << by < 2**31 else 0
 
 
 def shared_bias(bias: Array) -> tuple[npt.NDArray[np.int32], int] | None:
@@ -59,9 +84,9 @@ def digits_of(values: Array) -> npt.NDArray[np.int64]:
 def digits_fit(program: Program) -> bool:
     """Whether every integer epilogue can be computed in digits of 11 bits without leaving 32 bits."""
     for op in program.ops:
-        if not isinstance(op, Conv2d | Add | Mul) or not isinstance(op.epilogue, IntegerEpilogue):
+        if not isinstance(op, Conv2d | Add | Affine | Mul) or not isinstance(op.epilogue, IntegerEpilogue):
             continue
-        if isinstance(op, Add) or op.epilogue.shift < 23:
+        if not 23 <= op.epilogue.shift <= 44:
             return False
         acc, e = _bound(op, program), op.epilogue
         if (acc + 256) * 2047 + 4 * 2048 >= 2**31 - (
@@ -70,7 +95,8 @@ def digits_fit(program: Program) -> bool:
             return False
         high = int(np.abs(digits_of(e.multiplier)[2]).max()), int(np.abs(digits_of(e.bias)[2]).max())
         residual = 255 * (abs(e.residual_multiplier >> 22) + 2)
-        if acc * high[0] + high[1] + 2 * acc + residual + 2 ** (e.shift - 22) >= 2**31:
+        after = 257 << (e.shift - 22)  # what rounds, and the zero point of the result
+        if acc * high[0] + high[1] + 2 * acc + residual + after >= 2**31:
             return False
     return True
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bitskip.backends.c99.arrays import Constants, float_literal
-from bitskip.backends.c99.bounds import digits_fit, digits_of, integer_logits, reach, shared_bias
+from bitskip.backends.c99.bounds import (
+    digits_fit,
+    digits_of,
+    integer_logits,
+    reach,
+    room_above,
+    shared_bias,
+    zero_point_fits,
+)
 from bitskip.backends.c99.plan import Plan, window_of
 from bitskip.backends.c99.weights import bit_stream, half_words, int8_words, nibbles, up4
 from bitskip.bits import unpack_signs
@@ -59,8 +67,10 @@ class Core:
     name: str
     dsp: bool  # SMLAD and SXTB16
     long_multiply: bool  # 32 x 32 to 64 bits in one instruction
-    wide_add: bool = True  # adds and loads 64 bits by two registers at once
-    tile: int = 4  # pixels that share one load of 1-bit weights
+    saturates: bool = False  # clamps to int8 in one instruction
+    paired: bool = False  # stores two registers in one instruction
+    multiple: bool = False  # low and high registers, moved by LDM and STM
+    tile: int = 8  # pixels that share one load of 1-bit weights
     compiler: str = "arm-none-eabi-gcc"
     flags: str = ""
 
@@ -76,7 +86,7 @@ class Written:
 
 def scratch_bytes(op: Op, program: Program, core: Core) -> int:
     """Return the working memory of an op, in bytes."""
-    if isinstance(op, Mul):
+    if isinstance(op, Mul | Add | Affine) and program.tensors[op.input].dtype == "i8":
         return 4 * program.tensors[op.input].shape[2]
     if not isinstance(op, Conv2d):
         return 0
@@ -86,7 +96,9 @@ def scratch_bytes(op: Op, program: Program, core: Core) -> int:
     taps = op.kernel[0] * op.kernel[1]
     if source.dtype == "i8" and op.weight_dtype == "w1":
         patch = core.tile * up4(taps * source.shape[2]) if source.shape[2] % 4 else 0
-        return 2 * core.tile * (128 + channels) + 4 * core.tile * channels + patch  # table, lanes, sums
+        over_tables = up4(taps * source.shape[2]) <= 256 and channels < 64
+        wide = 0 if over_tables else 4 * core.tile * (channels + 1)
+        return 2 * core.tile * (128 + channels + 1) + wide + patch  # tables, lanes, 32-bit sums, inputs
     if source.dtype == "i8":
         return 8 * (channels + 1) + 4 * up4(taps * source.shape[2])
     if source.dtype == "bits":
@@ -100,8 +112,13 @@ class Writer:
     def __init__(self, program: Program, plan: Plan, core: Core, wide_bias: bool) -> None:
         self.program, self.plan, self.core, self.wide_bias = program, plan, core, wide_bias
         self.digits = not core.long_multiply and digits_fit(program)
+        integers = [op for op in program.ops if isinstance(getattr(op, "epilogue", None), IntegerEpilogue)]
+        self.low = any(self.lowest(op) > -128 for op in integers)
+        self.folds = zero_point_fits(program)
         self.constants = Constants()
         self.uses: set[str] = set()
+        self.shifts: set[bool] = set()  # whether shifts of epilogues are 32 or more
+        self.groups = {8}  # how many nibbles of a word of 1-bit weights a loop adds
         self.pads: dict[int, int] = {}  # zero point to the channels that a padded pixel needs
         for op in program.ops:
             source = program.tensors[op.input]
@@ -192,12 +209,15 @@ class Writer:
         self.uses.add("conv")
         if kernel == "w1":
             signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
-            weights = self.constants.add(f"weights_{at}", nibbles(signs), what)
-            offsets = -(128 + source.zero_point) * signs.sum(axis=1).astype(np.int32)
+            ones = np.ones((1, signs.shape[1]), signs.dtype)
+            weights = self.constants.add(f"weights_{at}", nibbles(np.concatenate([signs, ones])), what)
+            offsets = np.append(-(128 + source.zero_point) * signs.sum(axis=1), 0).astype(np.int32)
             sums = self.constants.add(
-                f"offsets_{at}", offsets, f"{op.name}: -(128 + zero point) * sum of the signs"
+                f"offsets_{at}", offsets, f"{op.name}: -(128 + zero point) * sum of the signs; 0 for U"
             )
             self.uses |= {"w1", "integer_acc"} | ({"w1_gather"} if channels % 4 else set())
+            self.uses |= {"w1_deep"} if inputs > 256 else set()
+            self.groups.add(8 if inputs < 32 else inputs // 4 % 8 or 8)
         elif kernel == "i8":
             weights = self.constants.add(
                 f"weights_{at}", int8_words(op.weight, self.core.dsp and channels % 4 != 0), what
@@ -319,50 +339,68 @@ class Writer:
         return [f"const bsk_finish finish = {{\n        {joined},\n    }};"]
 
     def integer(self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue) -> str:
-        target = self.tensor(op_outputs(op)[0])
+        """Declare an integer epilogue, with zero points and what rounds folded into one number."""
         residual = epilogue.residual
-        low = -128
-        if epilogue.post_relu or (epilogue.pre_relu and residual is None):
-            low = max(low, target.zero_point)  # t >= 0 gives q >= zero_point
+        target = self.tensor(op_outputs(op)[0])
+        offset = 0 if self.core.saturates else 128
+        zero = target.zero_point + offset
+        after = 1 << (epilogue.shift - 1)
+        after += zero << epilogue.shift if self.folds else 0
+        if residual is not None:
+            after -= self.tensor(residual).zero_point * epilogue.residual_multiplier
+        more = f", {int(epilogue.pre_relu and residual is not None)}"
+        if self.low:
+            more += f", {self.lowest(op) + offset}"
+            self.uses.add("low")
+        if not self.folds:
+            more += f", {zero}"
+            self.uses.add("zero")
         if self.digits:
-            return self.integer_digits(at, op, epilogue, low)
+            return self.integer_digits(at, op, epilogue, after, more)
+        by = room_above(epilogue)
         m = self.constants.add(
-            f"multiplier_{at}", epilogue.multiplier.astype(np.int32), f"{op.name}: multipliers"
+            f"multiplier_{at}", (epilogue.multiplier << by).astype(np.int32), f"{op.name}: multipliers"
         )
-        bias: Array = epilogue.bias.astype(np.int64)
+        bias: Array = epilogue.bias.astype(np.int64) << by
         unit = ""
         if not self.wide_bias:
             shared = shared_bias(bias)
             assert shared is not None
             bias, unit = shared[0], f", {shared[1]}"
         b = self.constants.add(f"bias_{at}", bias, f"{op.name}: biases")
-        if reach(op, epilogue, self.program) >> epilogue.shift >= 2**31 - 1000:
+        if (reach(op, epilogue, self.program) >> epilogue.shift) + 256 >= 2**31 - 1000:
             self.uses.add("wide")
-        r_zero = 0 if residual is None else self.tensor(residual).zero_point
+        self.shifts.add(epilogue.shift + by >= 32)
         return (
-            f"static const bsk_integer integer_{at} = {{ {m}, {b}{unit}, {epilogue.shift}, "
-            f"{target.zero_point}, {low}, {int(epilogue.pre_relu and residual is not None)}, "
-            f"{epilogue.residual_multiplier}, {r_zero} }};"
+            f"static const bsk_integer integer_{at} = {{ {m}, {b}{unit}, {after << by}LL, "
+            f"{epilogue.shift + by}, {epilogue.residual_multiplier << by}{more} }};"
         )
 
+    def lowest(self, op: Op) -> int:
+        """Return the smallest value that an integer epilogue can give: more than -128 after some ReLUs."""
+        epilogue = getattr(op, "epilogue", None)
+        assert isinstance(epilogue, IntegerEpilogue)
+        if epilogue.post_relu or (epilogue.pre_relu and epilogue.residual is None):
+            return max(-128, self.tensor(op_outputs(op)[0]).zero_point)  # t >= 0 gives q >= zero_point
+        return -128
+
     def integer_digits(
-        self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue, low: int
+        self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue, after: int, more: str
     ) -> str:
         """Return an integer epilogue for a core without a long multiplication."""
-        target, residual = self.tensor(op_outputs(op)[0]), epilogue.residual
-        m, b = digits_of(epilogue.multiplier), digits_of(epilogue.bias)
-        rows = np.zeros((len(epilogue.multiplier), 8), np.int16)
-        rows.view(np.int32)[:, 0] = b[2]
-        rows[:, 2], rows[:, 3], rows[:, 4], rows[:, 5], rows[:, 6] = b[1], b[0], m[2], m[1], m[0]
+        bias = epilogue.bias.astype(np.int64) + (after if epilogue.residual is None else 0)
+        m, b = digits_of(epilogue.multiplier), digits_of(bias)
+        rows = np.stack([b[2], m[2], b[1], b[0], m[1], m[0]], axis=1)
         digits = self.constants.add_rows(
-            f"digits_{at}", "bsk_digits", rows, f"{op.name}: biases and multipliers"
+            f"digits_{at}", "bsk_digits", rows, 16, f"{op.name}: biases and multipliers"
         )
-        r = ", ".join(str(int(digit)) for digit in digits_of(np.array([epilogue.residual_multiplier]))[:, 0])
-        r_zero = 0 if residual is None else self.tensor(residual).zero_point
+
+        def braces(value: int) -> str:
+            return f"{{ {', '.join(str(int(digit)) for digit in digits_of(np.array([value]))[:, 0])} }}"
+
         return (
-            f"static const bsk_integer integer_{at} = {{ {digits}, {epilogue.shift}, "
-            f"{target.zero_point}, {low}, {int(epilogue.pre_relu and residual is not None)}, "
-            f"{{ {r} }}, {r_zero} }};"
+            f"static const bsk_integer integer_{at} = {{ {digits}, {epilogue.shift - 22}, "
+            f"{braces(after)}, {braces(epilogue.residual_multiplier)}{more} }};"
         )
 
     def threshold(self, at: int, name: str, threshold: Array, flip: Array) -> str:
@@ -427,8 +465,10 @@ class Writer:
         width, channels = source.shape[1:]
         read = self.row(op.input, const=True)
         if source.dtype == "i8":
-            self.uses.add("add_i8")
-            done.statements.append(f"bsk_add_i8({width}, {channels}, {source.zero_point}, {read}, &finish);")
+            self.uses |= {"add_i8", "integer_acc"}
+            done.statements.append(
+                f"bsk_add_i8({width}, {channels}, {source.zero_point}, {read}, &finish, {self.words(at)});"
+            )
         else:
             self.uses.add("pointwise")
             done.statements.append(f"bsk_pointwise_f32({width}, {channels}, {read}, &finish);")

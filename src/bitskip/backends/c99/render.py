@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from bitskip.backends.c99.bounds import shared_bias
+from bitskip.backends.c99.bounds import room_above, shared_bias
 from bitskip.backends.c99.counts import predict
 from bitskip.backends.c99.kernels import Core, Writer, Written, scratch_bytes
 from bitskip.backends.c99.plan import Placed, Plan, steps_of, window_of
@@ -84,7 +84,9 @@ def render(
     """Return the folder's files, path to text, and facts about it as JSON values."""
     epilogues = [op.epilogue for op in program.ops if hasattr(op, "epilogue")]
     wide_bias = not core.long_multiply or any(
-        shared_bias(e.bias) is None for e in epilogues if isinstance(e, IntegerEpilogue)
+        shared_bias(e.bias.astype(np.int64) << room_above(e)) is None
+        for e in epilogues
+        if isinstance(e, IntegerEpilogue)
     )
     writer = Writer(program, plan, core, wide_bias)
     written = [writer.write(at) for at in range(len(program.ops))]
@@ -131,10 +133,11 @@ def render(
         "guard": name.upper(),
         "core": core,
         "tile": core.tile,
-        "walk": not core.long_multiply,  # few registers, and short offsets in loads
-        "nw": 1 if core.wide_add or core.tile == 2 else 2,
+        "words": core.tile // 2,
+        "paired": core.paired,
+        "w1_groups": sorted(writer.groups, reverse=True),
         "gray": _GRAY,
-        "shifts": sorted({e.shift >= 32 for e in epilogues if isinstance(e, IntegerEpilogue)}, reverse=True),
+        "shifts": sorted(writer.shifts, reverse=True),
         "dsp": core.dsp,
         "bias64": wide_bias,
         "rounded": "bsk_rounded" if "float" in writer.uses else "volatile float",

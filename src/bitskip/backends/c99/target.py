@@ -20,7 +20,18 @@ from bitskip.backends.c99.kernels import ACTIVATIONS, Core, scratch_bytes
 from bitskip.backends.c99.plan import Plan, plan_device
 from bitskip.backends.c99.render import render
 from bitskip.errors import LoweringError, RunError, nearest
-from bitskip.program import Bilinear, Concat, Conv2d, FloatEpilogue, GlobalAvgPool, Mul, Op, Program, Resize
+from bitskip.program import (
+    Bilinear,
+    Concat,
+    Conv2d,
+    FloatEpilogue,
+    GlobalAvgPool,
+    Mul,
+    Op,
+    Program,
+    Resize,
+    op_outputs,
+)
 
 __all__ = ["TARGET", "C99Target", "choose_plan"]
 
@@ -49,7 +60,8 @@ def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) ->
     first = 2 if len(program.ops) > 2 and program.ops[0].kind == "quantize_input" else 0
     last = _rows_in_turn(program)
     plans = []
-    for chosen in (core, replace(core, tile=2)):
+    for tile in _tiles(program):
+        chosen = replace(core, tile=tile)
         scratch = [scratch_bytes(op, program, chosen) for op in program.ops]
         for bands in (first, *range(first + 1, last + 1)):
             plan = plan_device(program, scratch, bands, external=external)
@@ -61,6 +73,25 @@ def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) ->
         f"--arena-bytes is {arena_bytes}, but the smallest arena of '{program.name}' is "
         f"{best.arena_bytes} bytes"
     )
+
+
+def _tiles(program: Program) -> list[int]:
+    """Return how many pixels share a table of 1-bit weights: first what takes fewest instructions."""
+    layers = [
+        (op, program.tensors[op_outputs(op)[0]].shape)
+        for op in program.ops
+        if isinstance(op, Conv2d) and op.weight_dtype == "w1" and program.tensors[op.input].dtype == "i8"
+    ]
+
+    def cost(tile: int) -> float:
+        per_mac = {8: 0.3, 4: 0.43, 2: 0.75}[tile]
+        return sum(
+            height * -(-width // tile) * tile * op.kernel[0] * op.kernel[1] * (5 + per_mac * channels)
+            for op, (height, width, channels) in layers
+        )
+
+    fastest = min((8, 4), key=cost)
+    return [tile for tile in (8, 4, 2) if tile <= fastest]
 
 
 def _rows_in_turn(program: Program) -> int:
