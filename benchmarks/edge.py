@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 from emulator import BOARDS, code_size, count_cmsis_nn, run_on_board
+from host_compilers import COMPILERS, wrong_pictures
 
 from bitskip.backends.c99 import TARGET
 from bitskip.backends.c99.cores import CORES
@@ -36,6 +37,7 @@ from bitskip.zoo.catalog import models_folder
 RESULTS = Path(__file__).parent.parent / "results" / "edge"
 COUNTS = RESULTS.parent.parent / "src" / "bitskip" / "backends" / "c99" / "counts.json"
 RESNET8 = "mlperf-resnet8"
+MOBILENET = "mobilenet-32px"
 MARKS = ("<!-- {}: made by benchmarks/edge.py -->", "<!-- end of {} -->")
 
 app = typer.Typer(add_completion=False)
@@ -76,6 +78,24 @@ def _untrained_w1a1() -> Program:
     return _lowered(build(spec).eval(), (32, 32, 3), spec.name)
 
 
+def _untrained_mobilenet() -> Program:
+    """A MobileNetV1 (Howard et al. 2017) for 32 x 32 pictures, in int8."""
+    import torch
+    from torch import nn
+
+    def conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> list[nn.Module]:
+        layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        return [layer, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    torch.manual_seed(0)
+    layers, width = conv(3, 16, 3, 1, 1), 16
+    for outputs, stride in ((32, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1)):
+        layers += conv(width, width, 3, stride, width) + conv(width, outputs, 1, 1, 1)
+        width = outputs
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+    return _lowered(model.eval(), (32, 32, 3), MOBILENET)
+
+
 NETWORKS: dict[str, Callable[[], Program]] = {
     "edge-m4-w1": _zoo("edge-m4-w1"),
     "edge-m4-int8-first": _zoo("edge-m4-int8-first"),
@@ -86,10 +106,11 @@ NETWORKS: dict[str, Callable[[], Program]] = {
     "resnet14-full-all-x0.25": _zoo("resnet14-full-all-x0.25-int8"),
     "resnet14-w1a1-none": _untrained_w1a1,
     RESNET8: _untrained_resnet8,
+    MOBILENET: _untrained_mobilenet,
 }
 
 
-UNTRAINED = {"resnet14-w1a1-none", RESNET8}  # their numbers are counted, their answers mean nothing
+UNTRAINED = {"resnet14-w1a1-none", RESNET8, MOBILENET}  # their numbers count, their answers mean nothing
 
 
 def pictures_for(program: Program, count: int) -> npt.NDArray[np.uint8]:
@@ -122,15 +143,22 @@ def measured_accuracy(program: Program) -> tuple[float, int] | None:
     return float((logits.argmax(axis=1) == images.test_labels).mean()), len(images.test_labels)
 
 
+def _kind(op: Conv2d, program: Program) -> str:
+    """Return the row of a convolution: its precision, and whether it is depthwise or grouped."""
+    precision = conv_precision(op, program.tensors)
+    if op.groups == 1:
+        return precision
+    return f"{precision} {'depthwise' if op.groups == len(op.weight) else 'grouped'}"
+
+
 def precision_macs(program: Program) -> dict[str, int]:
-    """Return the multiply-accumulates of a program by precision."""
+    """Return the multiply-accumulates of a program by precision, those of depthwise layers apart."""
     found: dict[str, int] = {}
     for op in program.ops:
         if isinstance(op, Conv2d):
             outputs = int(np.prod(program.tensors[op_outputs(op)[0]].shape))
-            key = conv_precision(op, program.tensors)
-            taps = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2]
-            found[key] = found.get(key, 0) + taps * outputs
+            taps = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2] // op.groups
+            found[_kind(op, program)] = found.get(_kind(op, program), 0) + taps * outputs
     return found
 
 
@@ -140,6 +168,9 @@ def smallest_arena(program: Program, core: str) -> int:
         return choose_plan(program, CORES[core], 1)[0].arena_bytes
     except LoweringError as error:
         return int(str(error).split()[-2])
+
+
+_SIZED = ("cortex-m4", "cortex-m0plus")  # cores whose code is measured, and run in the smallest arena
 
 
 def measure_network(name: str, pictures: int, work: Path) -> dict[str, Any]:
@@ -153,38 +184,24 @@ def measure_network(name: str, pictures: int, work: Path) -> dict[str, Any]:
         facts = dict(TARGET.export(program, folder, {"name": "net", "cpu": core}).facts)
         steps = [(at, steps_of(op, program.tensors)) for at, op in enumerate(program.ops)]
         ran = run_on_board(board, folder, facts, batch, program.classes, work / "build", steps=steps)
-        wrong = int((ran.logits.view(np.uint32) != expected.view(np.uint32)).any(axis=1).sum())
         macs = precision_macs(program)
         by_precision = {key: 0 for key in macs}
         for op, count in zip(program.ops, ran.ops, strict=True):
             if isinstance(op, Conv2d):
-                by_precision[conv_precision(op, program.tensors)] += count
-        smallest = smallest_arena(program, core)
-        banded_folder = work / name / f"{core}-bands"
-        banded = TARGET.export(program, banded_folder, {"name": "net", "cpu": core, "arena-bytes": smallest})
-        few = min(10, pictures)
-        in_bands = run_on_board(
-            board, banded_folder, banded.facts, batch[:few], program.classes, work / "build"
-        )
-        wrong_in_bands = int(
-            (in_bands.logits.view(np.uint32) != expected[:few].view(np.uint32)).any(axis=1).sum()
-        )
+                by_precision[_kind(op, program)] += count
         rows[core] = {
             "instructions": ran.instructions,
             "instructions_by_precision": by_precision,
+            "instructions_by_op": list(ran.ops),
             "stack_bytes": ran.stack_bytes,
             "arena_bytes": facts["arena_bytes"],
             "constant_bytes": facts["constant_bytes"],
-            "code_bytes": {
-                level: code_size(board, folder, "net", work / "build", level)["text"]
-                for level in ("-O3", "-Os")
-            },
             "pictures": pictures,
-            "pictures_with_a_wrong_bit": wrong,
-            "smallest_arena_bytes": smallest,
-            "instructions_in_smallest_arena": in_bands.instructions,
-            "pictures_with_a_wrong_bit_in_bands": wrong_in_bands,
+            "pictures_with_a_wrong_bit": _wrong(ran.logits, expected),
         }
+        if core in _SIZED:
+            rows[core] |= _sizes(program, core, name, batch[:10], expected[:10], work)
+        wrong = rows[core]["pictures_with_a_wrong_bit"]
         typer.echo(f"{name} {core}: {ran.instructions:,} instructions, {wrong} of {pictures} pictures wrong")
     accuracy = measured_accuracy(program) if name not in UNTRAINED else None
     return {
@@ -198,17 +215,55 @@ def measure_network(name: str, pictures: int, work: Path) -> dict[str, Any]:
     }
 
 
+def _wrong(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> int:
+    return int((got.view(np.uint32) != expected.view(np.uint32)).any(axis=1).sum())
+
+
+def _sizes(
+    program: Program,
+    core: str,
+    name: str,
+    batch: npt.NDArray[np.uint8],
+    expected: npt.NDArray[np.float32],
+    work: Path,
+) -> dict[str, Any]:
+    """Return the code's size on a core, and what the network takes in the smallest arena."""
+    board, folder, smallest = BOARDS[core], work / name / f"{core}-bands", smallest_arena(program, core)
+    facts = TARGET.export(program, folder, {"name": "net", "cpu": core, "arena-bytes": smallest}).facts
+    ran = run_on_board(board, folder, facts, batch, program.classes, work / "build")
+    return {
+        "code_bytes": {
+            level: code_size(board, work / name / core, "net", work / "build", level)["text"]
+            for level in ("-O3", "-Os")
+        },
+        "smallest_arena_bytes": smallest,
+        "instructions_in_smallest_arena": ran.instructions,
+        "pictures_in_smallest_arena": len(batch),
+        "pictures_with_a_wrong_bit_in_bands": _wrong(ran.logits, expected),
+    }
+
+
+def measure_hosts(name: str, pictures: int, work: Path) -> dict[str, Any]:
+    """Return how many pictures have a wrong bit on this machine, by compiler, level and width."""
+    program = NETWORKS[name]()
+    batch = pictures_for(program, pictures)
+    TARGET.export(program, work / f"{name}-host", {"name": "net", "cpu": "cortex-m4"})
+    wrong = wrong_pictures(work / f"{name}-host", batch, run_reference(program, batch))
+    versions = {compiler: _first_line(compiler, "--version") for compiler in COMPILERS}
+    return {"network": name, "pictures": pictures, "wrong": wrong, "compilers": versions}
+
+
+def _first_line(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
 def provenance() -> dict[str, str]:
     """Return date and versions."""
-
-    def first_line(*command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
-
     return {
         "date": datetime.date.today().isoformat(),
-        "arm_gcc": first_line("arm-none-eabi-gcc", "--version"),
-        "riscv_gcc": first_line("riscv64-unknown-elf-gcc", "--version"),
-        "qemu": first_line("qemu-system-arm", "--version"),
+        "arm_gcc": _first_line("arm-none-eabi-gcc", "--version"),
+        "riscv_gcc": _first_line("riscv64-unknown-elf-gcc", "--version"),
+        "qemu": _first_line("qemu-system-arm", "--version"),
     }
 
 
@@ -236,32 +291,40 @@ def measure(
 
 
 @app.command()
+def hosts(
+    networks: Annotated[list[str] | None, typer.Argument(help="Which.  [default: edge-16k]")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("results/edge"),
+    pictures: Annotated[int, typer.Option(help="How many pictures each classifies.")] = 1000,
+) -> None:
+    """Run networks on this machine with every compiler, level and width, and write what was wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = [measure_hosts(name, pictures, Path(folder)) for name in networks or ["edge-16k"]]
+    write_json(out / "hosts.json", {"networks": found, "date": datetime.date.today().isoformat()})
+
+
+@app.command()
 def calibrate(
+    results: Annotated[Path, typer.Option(help="What `measure` wrote.")] = Path("results/edge"),
     out: Annotated[Path, typer.Option(help="The file to write.")] = COUNTS,
 ) -> None:
-    """Count every network's ops on every board and fit what the exported README predicts with."""
+    """Fit what the exported README predicts with to every op that `measure` counted."""
     from scipy.optimize import nnls
 
+    samples: dict[str, dict[str, list[tuple[npt.NDArray[np.float64], int]]]] = {}
+    for name in (name for name in NETWORKS if (results / f"{name}.json").exists()):
+        program = NETWORKS[name]()
+        for core, row in read_json(results / f"{name}.json")["cores"].items():
+            for op, count in zip(program.ops, row["instructions_by_op"], strict=True):
+                of_core = samples.setdefault(core, {})
+                of_core.setdefault(kernel_of(op, program), []).append((features(op, program), count))
     fitted: dict[str, dict[str, list[float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        programs = [make() for make in NETWORKS.values()]
-        for core, board in BOARDS.items():
-            samples: dict[str, list[tuple[npt.NDArray[np.float64], int]]] = {}
-            for number, program in enumerate(programs):
-                folder = Path(scratch) / f"{core}-{number}"
-                facts = dict(TARGET.export(program, folder, {"name": "net", "cpu": core}).facts)
-                steps = [(at, steps_of(op, program.tensors)) for at, op in enumerate(program.ops)]
-                batch = pictures_for(program, 1)
-                work = Path(scratch) / "build"
-                ran = run_on_board(board, folder, facts, batch, program.classes, work, steps=steps)
-                for op, count in zip(program.ops, ran.ops, strict=True):
-                    samples.setdefault(kernel_of(op, program), []).append((features(op, program), count))
-            fitted[core] = {}
-            for kernel, pairs in sorted(samples.items()):
-                x, y = np.array([f for f, _ in pairs]), np.array([c for _, c in pairs], np.float64)
-                weight = 1 / np.maximum(y, 1)  # the relative error counts
-                fitted[core][kernel] = [float(f"{c:.4g}") for c in nnls(x * weight[:, None], y * weight)[0]]
-            typer.echo(f"{core}: {fitted[core]}")
+    for core, kernels in samples.items():
+        fitted[core] = {}
+        for kernel, pairs in sorted(kernels.items()):
+            x, y = np.array([f for f, _ in pairs]), np.array([c for _, c in pairs], np.float64)
+            weight = 1 / np.maximum(y, 1)  # the relative error counts
+            fitted[core][kernel] = [float(f"{c:.4g}") for c in nnls(x * weight[:, None], y * weight)[0]]
+        typer.echo(f"{core}: {fitted[core]}")
     write_json(out, fitted)
 
 
@@ -294,7 +357,7 @@ def tables(results: Path) -> dict[str, str]:
         "instructions": _instructions_table(rows, cmsis),
         "per MAC": _per_mac_table(rows, cmsis),
         "memory": _memory_table(rows),
-        "conditions": _conditions(rows, cmsis),
+        "conditions": _conditions(rows, cmsis, known.get("hosts")),
     }
 
 
@@ -425,24 +488,30 @@ def _random_network(spec: Any) -> Program:
     return _lowered(build(spec).eval(), (side, side, spec.input_channels), spec.name)
 
 
-def _conditions(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+def _conditions(
+    rows: list[dict[str, Any]], cmsis: dict[str, Any] | None, hosts: dict[str, Any] | None
+) -> str:
     row = rows[0]
-    pictures = sum(core["pictures"] for r in rows for core in r["cores"].values())
-    wrong = sum(
-        core["pictures_with_a_wrong_bit"] + core["pictures_with_a_wrong_bit_in_bands"]
-        for r in rows
-        for core in r["cores"].values()
-    )
+    pictures = wrong = 0
+    for core in (core for r in rows for core in r["cores"].values()):
+        pictures += core["pictures"] + core.get("pictures_in_smallest_arena", 0)
+        wrong += core["pictures_with_a_wrong_bit"] + core.get("pictures_with_a_wrong_bit_in_bands", 0)
     text = (
         f"{row['date']}; {row['arm_gcc']}; {row['riscv_gcc']}; {row['qemu']}; `-O3`. "
         f"{pictures:,} classifications on {len(row['cores'])} cores, each logit compared with the reference: "
         f"{wrong} with a wrong bit."
     )
-    return (
-        text
-        if cmsis is None
-        else f"{text} CMSIS-NN: commit {cmsis['commit'][:12]}, compiled with the same flags."
-    )
+    if cmsis is not None:
+        text += f" CMSIS-NN: commit {cmsis['commit'][:12]}, compiled with the same flags."
+    if hosts is not None:
+        counts = [(n["pictures"], wrong) for n in hosts["networks"] for wrong in n["wrong"].values()]
+        names = ", ".join(n["network"] for n in hosts["networks"])
+        versions = "; ".join(hosts["networks"][0]["compilers"].values())
+        text += (
+            f" On the host, {names}: {sum(n for n, _ in counts):,} classifications by {len(counts)} builds "
+            f"(-O0 to -O3, 64 and 32 bits), {sum(n for _, n in counts)} with a wrong bit: {versions}."
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edge_programs import PROGRAMS, small_network
+from host_compilers import WARNINGS, compile_driver, missing, run_driver, wrong_pictures
 
 from bitskip.backends import export_target
 from bitskip.backends.c99.cores import CORES
@@ -26,60 +27,13 @@ def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 SANITIZERS = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 needs_clang = pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
-
-# Reads pictures from standard input, writes logits; the arena is full of rubbish before each.
-DRIVER = """
-#include "net.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-int main(void)
-{
-    /* on the heap and of the exact size, so that a sanitizer sees the byte beyond */
-    uint8_t *picture = malloc(NET_INPUT_BYTES);
-    void *arena = malloc(NET_ARENA_BYTES);
-    float *logits = malloc(NET_CLASSES * sizeof *logits);
-    net_context network;
-    if (!picture || !arena || !logits || net_init(&network, arena, NET_ARENA_BYTES) != NET_OK) {
-        return 2;
-    }
-    while (fread(picture, 1, NET_INPUT_BYTES, stdin) == NET_INPUT_BYTES) {
-        memset(arena, 0xa5, NET_ARENA_BYTES);
-        if (net_run(&network, picture, logits) != NET_OK) {
-            return 3;
-        }
-        fwrite(logits, sizeof *logits, NET_CLASSES, stdout);
-    }
-    free(picture);
-    free(arena);
-    free(logits);
-    return 0;
-}
-"""
 
 
 def export(program: Program, folder: Path, **options: Any) -> dict[str, Any]:
     given = {"name": "net", **{key.replace("_", "-"): value for key, value in options.items()}}
     return dict(export_target("c99").export(program, folder, given).facts)
-
-
-def compile_driver(folder: Path, compiler: str, *flags: str) -> Path:
-    (folder / "driver.c").write_text(DRIVER)
-    binary = folder / "driver"
-    command = [compiler, *WARNINGS, *flags, "-Isrc", "src/net.c", "driver.c", "-o", binary.name]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return binary
-
-
-def run_driver(binary: Path, pictures: Any, classes: int) -> Any:
-    done = subprocess.run([binary], input=pictures.tobytes(), capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
-    return np.frombuffer(done.stdout, np.float32).reshape(len(pictures), classes)
 
 
 def pictures_for(program: Program, count: int = 8, seed: int = 0) -> Any:
@@ -137,23 +91,28 @@ def test_sanitizers_find_nothing_in_fuzzed_runs(name: str, compiler: str, tmp_pa
 
 
 @pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=needs_clang)])
-@pytest.mark.parametrize("flags", [("-O3",), ("-O1", "-m32"), *(slow((f"-O{n}",)) for n in range(3))])
-def test_every_level_and_width_gives_the_same_bits(
-    compiler: str, flags: tuple[str, ...], tmp_path: Path
-) -> None:
-    probe = subprocess.run(
-        [compiler, *flags, "-x", "c", "-", "-o", str(tmp_path / "probe")],
-        input=b"#include <stdio.h>\nint main(void) { return 0; }",
-        capture_output=True,
-    )
-    if probe.returncode != 0:
-        pytest.skip(f"{compiler} {' '.join(flags)} cannot compile here (gcc-multilib is not installed)")
+@pytest.mark.parametrize("flags", [("-O3", "-m64"), ("-O1", "-m32")])
+def test_levels_and_widths_give_the_same_bits(compiler: str, flags: tuple[str, str], tmp_path: Path) -> None:
+    if missing(compiler, flags[1]):
+        pytest.skip(f"{missing(compiler, flags[1])} is not installed; `make test-edge` installs it")
     for name in ("mixed", "deep-w1"):
         program = PROGRAMS[name]()
         export(program, tmp_path / name)
         binary = compile_driver(tmp_path / name, compiler, *flags)
         pictures = pictures_for(program)
         assert_as_reference(program, run_driver(binary, pictures, program.classes), pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["w1", "w1a1", "mixed", "int8", "edge-16k"])
+def test_a_thousand_pictures_with_every_compiler_level_and_width(name: str, tmp_path: Path) -> None:
+    trained = Path(__file__).parents[2] / "results" / "edge" / f"{name}.bitskip"
+    program = Program.load(trained) if trained.exists() else PROGRAMS[name]()
+    export(program, tmp_path / "net")
+    pictures = pictures_for(program, 1000)
+    wrong = wrong_pictures(tmp_path / "net", pictures, run_reference(program, pictures))
+    assert wrong
+    assert wrong == dict.fromkeys(wrong, 0)
 
 
 def test_the_readmes_command_compiles_the_folder_alone(bitskip: Callable[..., Any], tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from host_compilers import compile_driver, run_driver
 from mobile_networks import small_efficientnet, small_v2, small_v3
 from networks import MEAN, STD, normalised, pictures_of, randomised
-from test_c99 import SANITIZERS, assert_as_reference, compile_driver, export, pictures_for, run_driver
+from test_c99 import SANITIZERS, assert_as_reference, export, pictures_for
 from torch import Tensor, nn
 from torch.nn import functional as F
 
