@@ -47,7 +47,7 @@ EDGE_TOOLS := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-sys
 test-edge: $(STAMP)
 	command -v apt-get >/dev/null || { echo "test-edge installs its tools by apt-get; on other systems install: $(EDGE_TOOLS)"; exit 1; }
 	dpkg -s $(EDGE_TOOLS) >/dev/null 2>&1 || { $$(command -v sudo) apt-get update && $$(command -v sudo) apt-get install -y $(EDGE_TOOLS); }
-	$(BIN)/python -m pytest tests/edge -m "slow or not slow" --timeout 7200
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/edge -m "slow or not slow" --timeout 7200 -n auto --dist worksteal
 
 # The documentation site in site/; a warning or a broken link is an error.
 docs: $(STAMP)

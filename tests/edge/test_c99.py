@@ -131,6 +131,34 @@ def test_the_readmes_command_compiles_the_folder_alone(bitskip: Callable[..., An
     assert done.stdout.endswith("as the reference\n")
 
 
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_the_folder_is_a_part_of_a_larger_c_plus_plus_project(tmp_path: Path) -> None:
+    export(PROGRAMS["w1"](), tmp_path / "net")
+    (tmp_path / "CMakeLists.txt").write_text("""
+cmake_minimum_required(VERSION 3.13)
+project(whole C CXX)
+add_subdirectory(net)
+add_executable(whole whole.cpp)
+target_compile_options(whole PRIVATE -Wall -Wextra -pedantic -Werror)
+target_link_libraries(whole PRIVATE net)
+""")
+    (tmp_path / "whole.cpp").write_text("""
+#include "net.h"
+static uint64_t arena[(NET_ARENA_BYTES + 7) / 8];
+static uint8_t picture[NET_INPUT_BYTES];
+int main()
+{
+    net_context network;
+    float logits[NET_CLASSES];
+    return net_init(&network, arena, sizeof arena) != NET_OK || net_run(&network, picture, logits) != NET_OK;
+}
+""")
+    for command in (("cmake", "-S", ".", "-B", "build"), ("cmake", "--build", "build"), ("build/whole",)):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.glob("build/net/net_example*"))  # the example is built only alone
+
+
 def test_an_integer_network_has_no_float_arithmetic_and_calls_memcpy_and_memset_alone(tmp_path: Path) -> None:
     export(PROGRAMS["w1"](), tmp_path / "net", cpu="host")
     code = (tmp_path / "net" / "src" / "net.c").read_text()
