@@ -10,9 +10,10 @@ import numpy.typing as npt
 from torch import nn
 
 from bitskip.errors import LoweringError
-from bitskip.lower.assemble import F32, Recipe, assemble, i8_values
+from bitskip.lower.assemble import assemble
 from bitskip.lower.build import InputShape, build_graph
 from bitskip.lower.calibrate import find_quantizations
+from bitskip.lower.forms import F32, Recipe, i8_values
 from bitskip.lower.graph import Graph
 from bitskip.lower.tables import with_tables
 from bitskip.program import Program

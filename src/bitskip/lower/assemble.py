@@ -1,10 +1,8 @@
 """Graph to Program: decides in which numbers each value lives, then writes the ops.
 
-Readers decide. Going backwards, every node asks for its inputs in the form that its precision needs: f32 for
-real arithmetic, i8 for int8 arithmetic, bits (with the reader's threshold) for 1-bit inputs. A node then
-takes the cheapest epilogue that gives what its readers ask for: integer thresholds if only signs are
-wanted, the integer epilogue if only i8 is, else the float one with up to two outputs; what is still missing
-is converted from f32.
+Readers decide what is asked of a node (`bitskip.lower.forms`). It then takes the cheapest epilogue that gives
+that: integer thresholds if only signs are wanted, the integer epilogue if only i8 is, else the float one with
+up to two outputs; what is still missing is converted from f32.
 """
 
 from __future__ import annotations
@@ -23,7 +21,20 @@ import torch
 
 from bitskip.backends.reference.activation import activate
 from bitskip.bits import pack_signs
-from bitskip.errors import LoweringError
+from bitskip.lower.forms import (
+    F32,
+    I8,
+    I32,
+    KEEPS_SCALE,
+    Form,
+    Quantization,
+    Recipe,
+    input_form,
+    integer_epilogue_fits,
+    is_table,
+    wanted_forms,
+    written_forms,
+)
 from bitskip.lower.graph import (
     AddNode,
     AffineNode,
@@ -35,6 +46,7 @@ from bitskip.lower.graph import (
     PoolNode,
     node_inputs,
 )
+from bitskip.lower.integers import int8_weights, integer_terms
 from bitskip.lower.plan import plan_buffers
 from bitskip.lower.thresholds import integer_thresholds
 from bitskip.program import (
@@ -62,64 +74,9 @@ from bitskip.program import (
     Resize,
     Tensor,
     ThresholdEpilogue,
-    inverse_scale,
 )
 
-__all__ = ["Assembled", "Quantization", "Recipe", "arithmetic", "assemble", "i8_values"]
-
-_KEEPS_SCALE = ("max", "nearest")  # pools that give i8 values of their input as they are
-_MAX_SHIFT = 40
-_I8_PRODUCT = 255 * 127  # largest |(q - zero_point) * w|
-_BIAS_BITS = 30
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How an i8 value stands for a real one: real = (q - zero_point) * scale."""
-
-    scale: float  # an exact float32
-    zero_point: int
-
-    @classmethod
-    def of_range(cls, low: float, high: float) -> Quantization:
-        """Return the finest one that covers `low`..`high` and holds 0 exactly."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = float(np.float32(max((high - low) / 255, 2.0**-60)))
-        return cls(scale, int(np.clip(np.rint(-128 - low / scale), -128, 127)))
-
-    def quantize(self, values: Floats) -> npt.NDArray[np.int8]:
-        """Return the int8 values, as the `quantize` op computes them."""
-        q = np.rint(values * inverse_scale(self.scale)) + np.float32(self.zero_point)
-        clipped: npt.NDArray[np.int8] = np.clip(q, -128, 127).astype(np.int8)
-        return clipped
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of a value: f32, i8, i32, or bits after subtracting `threshold` (its bytes)."""
-
-    dtype: str
-    threshold: bytes | None = None
-
-    def threshold_array(self) -> Floats | None:
-        """Return the threshold as float32, if there is one."""
-        return None if self.threshold is None else np.frombuffer(self.threshold, np.float32).copy()
-
-
-F32, I8, I32 = Form("f32"), Form("i8"), Form("i32")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to do with each precision.
-
-    `activations` int8 turns w1 layers to int8 activations, `dense` int8 the fp32 layers to int8; both are
-    fp32 otherwise. `real_int8` lets int8 layers run in fp32, which calibration does to see real values.
-    """
-
-    activations: str = "fp32"
-    dense: str = "fp32"
-    real_int8: bool = False
+__all__ = ["Assembled", "assemble"]
 
 
 @dataclass
@@ -129,113 +86,6 @@ class Assembled:
     tensors: list[Tensor]
     ops: list[Op]
     held: dict[tuple[int, Form], int] = field(default_factory=dict)
-
-
-def arithmetic(node: ConvNode, recipe: Recipe) -> str:
-    """Return the dtype that `node` reads: f32, i8 or bits.
-
-    Raises:
-        LoweringError: if the recipe has no way to run the node at its precision.
-    """
-    if node.precision == "w1a1":
-        return "bits"
-    if node.precision == "w1":
-        return "i8" if recipe.activations == "int8" else "f32"
-    if node.precision == "fp32":
-        return "i8" if recipe.dense == "int8" else "f32"
-    if recipe.real_int8:
-        return "f32"
-    if recipe.activations != "int8":
-        raise LoweringError(
-            f"layer '{node.name}' is int8 and cannot run with fp32 activations; pack with --activations int8"
-        )
-    return "i8"
-
-
-def _input_form(node: ConvNode, recipe: Recipe) -> Form:
-    dtype = arithmetic(node, recipe)
-    if dtype == "bits":
-        return Form("bits", None if node.threshold is None else node.threshold.tobytes())
-    return Form(dtype)
-
-
-def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
-    """Return which forms of each value its readers ask for, without repeats."""
-    wanted: dict[int, list[Form]] = {number: [] for number in range(len(graph.shapes))}
-
-    def ask(value: int, form: Form) -> None:
-        if form not in wanted[value]:
-            wanted[value].append(form)
-
-    for value in graph.outputs.values():
-        ask(value, F32)
-    for node in reversed(graph.nodes):
-        forms = wanted[node.output]
-        if isinstance(node, PoolNode):
-            if node.kind == "global":
-                # The head reads sums of int8 as they are, so the division costs nothing.
-                if forms == [I8] and _read_as_sums(graph, node.output):
-                    wanted[node.output] = [I32]
-                    ask(node.input, I8)
-                else:
-                    ask(node.input, F32)
-            else:
-                ask(node.input, I8 if node.kind in _KEEPS_SCALE and forms == [I8] else F32)
-            continue
-        if isinstance(node, MulNode | ConcatNode) or is_table(node):
-            integer = recipe.dense == "int8" and forms == [I8]
-            for value in node_inputs(node):
-                ask(value, I8 if integer else F32)
-            continue
-        if isinstance(node, AffineNode | AddNode):
-            for value in node_inputs(node):
-                ask(value, F32)
-            continue
-        ask(node.input, _input_form(node, recipe))
-        if node.residual is not None:
-            ask(node.residual, I8 if _integer_epilogue_fits(node, forms, recipe) else F32)
-    return wanted
-
-
-def _read_as_sums(graph: Graph, value: int) -> bool:
-    """Whether all readers of a global average pool take its i32 sums: 1x1 int8 layers, no residual."""
-    return all(
-        isinstance(node, ConvNode)
-        and node.precision not in ("w1", "w1a1")
-        and node.residual is None
-        and node.groups == 1
-        and node.weight.shape[1:3] == (1, 1)
-        for node in graph.nodes
-        if value in node_inputs(node)
-    )
-
-
-def _integer_epilogue_fits(node: ConvNode, forms: list[Form], recipe: Recipe) -> bool:
-    # An i8 output saturates where ReLU6 ends, which what follows an addition may not.
-    before = ("none", "relu", "relu6") if node.residual is None else ("none", "relu")
-    simple = node.pre.kind in before and node.post.kind in ("none", "relu", "relu6")
-    return simple and forms == [I8] and arithmetic(node, recipe) != "f32"
-
-
-def is_table(node: object) -> bool:
-    """Whether `node` is a function of one value, the same for all channels: a table of int8 codes."""
-    return (
-        isinstance(node, AffineNode)
-        and node.scale is None
-        and node.bias is None
-        and node.pre.slope is None
-        and node.pre.kind != "none"
-    )
-
-
-def i8_values(graph: Graph, recipe: Recipe) -> list[int]:
-    """Return the values that need a calibrated range: those that live as i8, but for the inputs."""
-    wanted = wanted_forms(graph, recipe)
-    needed = {number for number, forms in wanted.items() if I8 in forms and number >= len(graph.inputs)}
-    for node in reversed(graph.nodes):
-        if isinstance(node, PoolNode) and node.kind in _KEEPS_SCALE and wanted[node.output] == [I8]:
-            needed.discard(node.output)
-    return sorted(needed)
 
 
 def assemble(
@@ -391,7 +241,7 @@ class _Writer:
     def input_form(self, node: ConvNode) -> Form:
         if (node.input, I32) in self.done.held:
             return I32
-        return _input_form(node, self.recipe)
+        return input_form(node, self.recipe)
 
     def weights(self, node: ConvNode, source: Tensor) -> tuple[str, npt.NDArray[Any], Floats | None]:
         """Return dtype and array of the weights, and the scale that makes accumulators real values."""
@@ -405,17 +255,9 @@ class _Writer:
             return "w1", pack_signs(node.weight), _float32(factor)
         if source.dtype == "f32":
             return "f32", node.weight, _float32(factor)
-        taps = int(np.prod(node.weight.shape[1:]))
-        if source.dtype == "i8" and taps * _I8_PRODUCT >= 2**31:
-            raise LoweringError(
-                f"layer '{node.name}' sums {taps} products, expected at most {(2**31 - 1) // _I8_PRODUCT} in "
-                "int8; pack with --dense fp32"
-            )
-        largest = np.abs(node.weight).max(axis=(1, 2, 3)).astype(np.float64)
-        steps = np.where(largest > 0, largest / 127, 1.0)
-        q = np.rint(node.weight / steps[:, None, None, None])
         assert factor is not None
-        return "i8", np.clip(q, -127, 127).astype(np.int8), _float32(factor * steps)
+        weight, steps = int8_weights(node, wide=source.dtype == "i32")
+        return "i8", weight, _float32(factor * steps)
 
     def pooled_step(self, node: ConvNode) -> float:
         """Return the real value of one unit of a global average pool's sum."""
@@ -433,11 +275,11 @@ class _Writer:
             found = self.thresholds(node, bits[0])
             if found is not None:
                 return ThresholdEpilogue(*found), forms
-        if _integer_epilogue_fits(node, forms, self.recipe) and source.dtype != "i32":
+        if integer_epilogue_fits(node, forms, self.recipe) and source.dtype != "i32":
             if scale is None:  # 1-bit inputs and weights, without scale or batch norm
                 scale = np.ones(len(node.weight), np.float32)
             return self.integer(node, source, scale), forms
-        written, threshold = _written(forms)
+        written, threshold = written_forms(forms)
         residual = None if node.residual is None else self.held(node.residual, F32)
         return FloatEpilogue(scale, node.bias, node.pre, residual, node.post, threshold), written
 
@@ -449,7 +291,7 @@ class _Writer:
             made = self.tensor(node.output, I8, node.name)
             self.lookup(node.name, self.held(node.input, I8), made, node.pre)
             return
-        written, threshold = _written(forms)
+        written, threshold = written_forms(forms)
         outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
         read = self.held(node.input, F32)
         if isinstance(node, AffineNode):
@@ -478,11 +320,11 @@ class _Writer:
             channels = self.graph.shapes[node.output][2]
             scale = np.full(channels, ratio)
             reads = (self.held(node.input, I8), self.held(node.factor, I8))
-            m, b, shift, _ = _integer_terms(node.name, scale, 0 * scale, 0.0, 255 * 255)
+            m, b, shift, _ = integer_terms(node.name, scale, 0 * scale, 0.0, 255 * 255)
             outputs: tuple[int, ...] = (self.tensor(node.output, I8, node.name),)
             epilogue: Epilogue = IntegerEpilogue(m, b, shift)
         else:
-            written, threshold = _written(forms)
+            written, threshold = written_forms(forms)
             reads = (self.held(node.input, F32), self.held(node.factor, F32))
             outputs = tuple(self.tensor(node.output, form, node.name) for form in written)
             epilogue = FloatEpilogue(threshold=threshold)
@@ -528,7 +370,7 @@ class _Writer:
         bound = int(np.prod(node.weight.shape[1:])) * widest * per_weight
         factors = scale.astype(np.float64) / target
         offsets = 0 * factors if node.bias is None else node.bias.astype(np.float64) / target
-        m, b, shift, r = _integer_terms(node.name, factors, offsets, ratio, bound)
+        m, b, shift, r = integer_terms(node.name, factors, offsets, ratio, bound)
         return IntegerEpilogue(
             multiplier=m,
             bias=b,
@@ -548,7 +390,7 @@ class _Writer:
             form, source = (I32, I8) if forms == [I32] else (F32, F32)
             read = self.held(node.input, source)
             self.done.ops.append(GlobalAvgPool(node.name, read, self.tensor(node.output, form, node.name)))
-        elif node.kind in _KEEPS_SCALE and forms == [I8]:
+        elif node.kind in KEEPS_SCALE and forms == [I8]:
             self.quantizations[node.output] = self.quantizations[node.input]
             read, made = self.held(node.input, I8), self.tensor(node.output, I8, node.name)
             nearest = node.kind == "nearest"
@@ -584,44 +426,6 @@ class _Writer:
                 self.done.ops.append(Quantize(name, read, made))
             else:
                 self.done.ops.append(Binarize(name, read, made, form.threshold_array()))
-
-
-def _integer_terms(
-    name: str, factors: npt.NDArray[np.float64], offsets: npt.NDArray[np.float64], ratio: float, bound: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], int, int]:
-    """Return multiplier, bias, shift and residual multiplier of an integer epilogue.
-
-    Args:
-        name: of the layer.
-        factors: the output's units in one unit of the accumulator, per channel.
-        offsets: what is added, in units of the output, per channel.
-        ratio: the output's units in one unit of the residual.
-        bound: largest |accumulator|.
-    """
-    for shift in range(_MAX_SHIFT, 0, -1):
-        m, b = np.rint(factors * 2.0**shift), offsets * 2.0**shift
-        r = round(ratio * 2.0**shift)
-        largest_m, largest_b = float(np.abs(m).max()), float(np.abs(b).max())
-        reach = bound * largest_m + 2 * largest_b + 255 * r + 2.0**shift
-        if max(largest_m, r) < 2**31 and reach < 2.0**61:
-            break
-    else:
-        raise LoweringError(f"layer '{name}' has scales too far apart for int8 activations")
-    # 30 significant bits of the bias, so that the file stores it in 32.
-    step = 2.0 ** max(0, int(np.frexp(largest_b)[1]) - _BIAS_BITS)
-    return m.astype(np.int32), (np.rint(b / step) * step).astype(np.int64), shift, r
-
-
-def _written(forms: list[Form]) -> tuple[list[Form], Floats | None]:
-    """Return which of `forms` a float epilogue writes itself, and the threshold of its bits.
-
-    f32 is needed where it is asked for, and where more is asked for than one op writes.
-    """
-    written = list(forms)
-    if len(forms) > 2 or sum(form.dtype == "bits" for form in forms) > 1:
-        written = [F32, *(form for form in forms if form != F32)][:2]
-    bits = next((form for form in written if form.dtype == "bits"), None)
-    return written, None if bits is None else bits.threshold_array()
 
 
 def _float32(values: npt.NDArray[Any] | None) -> Floats | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bitskip.backends import Images, each_input
 from bitskip.backends.reference import Reference
-from bitskip.lower.assemble import Quantization
+from bitskip.lower.forms import Quantization
 from bitskip.program import Program
 
 __all__ = ["find_quantizations"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bitskip.lower.assemble import I8, I32, Recipe, arithmetic, wanted_forms
+from bitskip.lower.forms import I8, I32, Recipe, arithmetic, wanted_forms
 from bitskip.lower.graph import AffineNode, ConvNode, Graph, Node
 from bitskip.program import Activation
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitskip.lower.assemble import Quantization
+from bitskip.lower.forms import Quantization
 from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
 from bitskip.lower.torch_activations import activate, prelu
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear

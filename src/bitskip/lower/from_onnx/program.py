@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from bitskip.errors import LoweringError
-from bitskip.lower.assemble import Recipe, assemble, i8_values
+from bitskip.lower.assemble import assemble
+from bitskip.lower.forms import Recipe, i8_values
 from bitskip.lower.from_onnx.operators import OPERATORS, Coded, Reader
 from bitskip.lower.from_onnx.read import picture_inputs, read_model
 from bitskip.lower.fuse import fuse
