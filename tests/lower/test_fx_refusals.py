@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: layer(nn.Conv2d(4, 4, 2, padding="same")),
         r"padding='same' with an even kernel \(2, 2\)",
     ),
-    "wide padding": (lambda: layer(nn.Conv2d(4, 4, 1, padding=1)), "expected padding below the kernel"),
+    "wide padding": (lambda: layer(nn.Conv2d(4, 4, 1, padding=1)), "expected padding below dilation"),
     "transposed": (
         lambda: layer(nn.ConvTranspose2d(4, 4, 2)),
         r"'1' \(ConvTranspose2d\) has no counterpart" + PACKABLE,
