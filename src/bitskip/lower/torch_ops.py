@@ -19,9 +19,11 @@ from bitskip.lower.folding import batch_norm_terms
 from bitskip.lower.graph import Pair
 from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
 from bitskip.lower.torch_activations import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, activate
-from bitskip.program.check import MAX_KERNEL
+from bitskip.program.schema import LIMITS
 
 __all__ = ["FUNCTIONS", "METHODS", "batch_norm", "convolve", "linear", "shift"]
+
+MAX_KERNEL = LIMITS["MAX_KERNEL"]
 
 
 def _pair(values: Any) -> Pair:

@@ -24,7 +24,16 @@ from bitskip.program.ops import (
     op_inputs,
     op_outputs,
 )
-from bitskip.program.schema import ACTIVATIONS, COLUMNS, CONSTANTS, EPILOGUES, OPS, WEIGHT_DTYPES, row_of
+from bitskip.program.schema import (
+    ACTIVATIONS,
+    COLUMNS,
+    CONSTANTS,
+    EPILOGUES,
+    NONE,
+    OPS,
+    WEIGHT_DTYPES,
+    row_of,
+)
 
 __all__ = ["Flat", "flatten", "unflatten"]
 
@@ -34,6 +43,11 @@ _ACTIVATION_OF = {code: kind for kind, (code, _, _) in ACTIVATIONS.items()}
 _EPILOGUE_OF = {row.code: kind for kind, row in EPILOGUES.items()}
 _WEIGHT_OF = {code: name for name, code in WEIGHT_DTYPES.items()}
 _SWITCHES = ("in_place", "count_padding")
+# fields of each op's dataclass, and whether they must be given
+_FIELDS = {
+    kind: {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(row.cls)}
+    for kind, row in OPS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -121,8 +135,7 @@ def from_columns(columns: dict[str, Any], where: str) -> tuple[str, Flat]:
     if "dilation" in row.attributes:
         values["dilation"] = tuple(between + 1 for between in columns["steps"][1::2])
     for name in ("inputs", "outputs"):
-        column = next(c for c in COLUMNS if c.name == name)
-        values[name] = tuple(number for number in columns[name] if number != column.unused)
+        values[name] = tuple(number for number in columns[name] if number != NONE)
     if "weight_dtype" in values:
         values["weight_dtype"] = known(_WEIGHT_OF, "weight_dtype")
     for name in _SWITCHES:
@@ -146,7 +159,7 @@ def unflatten(kind: str, name: str, flat: Flat, where: str) -> Op:
     if not inputs or not outputs:
         raise FileFormatError(f"{where}: has {len(inputs)} inputs and {len(outputs)} outputs")
     fields: dict[str, Any] = {"name": name}
-    names = {f.name for f in dataclasses.fields(row.cls)}
+    names = _FIELDS[kind]
     fields |= {key: values[key] for key in row.attributes if key in names and key in values}
     fields |= {key: constants.get(key) for key in row.attributes if key in names and key in CONSTANTS}
     rest = inputs[1:]
@@ -172,16 +185,12 @@ def unflatten(kind: str, name: str, flat: Flat, where: str) -> Op:
         fields |= {threshold: constants.get("threshold"), "flip": constants.get("flip")}
     elif "epilogue" in names:
         fields["epilogue"] = _epilogue(flat, residual, where)
-    missing = [f.name for f in dataclasses.fields(row.cls) if f.name not in fields and _is_needed(f)]
+    missing = [name for name, needed in names.items() if needed and name not in fields]
     missing += [key for key in ("weight",) if key in fields and fields[key] is None]
     if missing:
         raise FileFormatError(f"{where}: '{kind}' lacks its field '{missing[0]}'")
     op: Op = row.cls(**fields)
     return op
-
-
-def _is_needed(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING
 
 
 def _epilogue(flat: Flat, residual: int | None, where: str) -> Any:

@@ -16,7 +16,7 @@ from bitskip.program import (
     Program,
     op_outputs,
 )
-from bitskip.program.check import accumulator_bound
+from bitskip.program.bounds import accumulator_bound
 
 __all__ = [
     "digits_fit",

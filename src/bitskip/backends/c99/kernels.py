@@ -52,7 +52,7 @@ from bitskip.program import (
     op_outputs,
     op_residual,
 )
-from bitskip.program.check import accumulator_bound
+from bitskip.program.bounds import accumulator_bound
 
 __all__ = ["ACTIVATIONS", "Core", "Writer", "Written", "scratch_bytes"]
 

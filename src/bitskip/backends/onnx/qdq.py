@@ -26,7 +26,7 @@ from bitskip.program import (
     ThresholdEpilogue,
     inverse_scale,
 )
-from bitskip.program.check import accumulator_bound
+from bitskip.program.bounds import accumulator_bound
 
 __all__ = ["QdqConverter"]
 

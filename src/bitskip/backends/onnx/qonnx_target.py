@@ -14,7 +14,7 @@ from bitskip.backends.onnx.writer import Writer
 from bitskip.errors import RunError
 from bitskip.files import write_bytes
 from bitskip.program import Conv2d, Program
-from bitskip.program.check import accumulator_bound
+from bitskip.program.bounds import accumulator_bound
 
 __all__ = ["TARGET", "qonnx_model_of"]
 

@@ -46,7 +46,7 @@ from bitskip.program import (
     op_inputs,
     op_outputs,
 )
-from bitskip.program.check import accumulator_bound
+from bitskip.program.bounds import accumulator_bound
 
 __all__ = ["Reference", "build", "run_reference", "supports"]
 
