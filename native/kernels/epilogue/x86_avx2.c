@@ -156,8 +156,9 @@ void bsk_epi_threshold_avx2(const bsk_epi_threshold *e, const bsk_epi_call *c) {
 
 BSK_INLINE __m256i max0(__m256i t) { return _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), t), t); }
 
-/* 8 channels where every t >> shift fits int32 (e->narrow): then only 32 of the 64 bits after the shift matter, which a
- * logical shift gives for even channels and a left shift, in the upper halves, for odd ones; a blend joins them.
+/* 8 channels where every t >> shift fits int32. Where the shift is at most 32 (e->narrow), only 32 of the 64 bits after it matter,
+ * which a logical shift gives for even channels and a left shift, in the upper halves, for odd ones; a blend joins them. Where it is
+ * more (`far`), the upper halves of t are joined first and then shifted by the rest, as int32: t >> shift = (t >> 32) >> (shift - 32).
  * As in the AVX-512 kernel, constants added after each other are added once, and a relu that comes last is a maximum of bytes.
  */
 BSK_INLINE int8_t saturated(int64_t c, int shift) {
@@ -165,7 +166,8 @@ BSK_INLINE int8_t saturated(int64_t c, int shift) {
   return (int8_t)(q < -128 ? -128 : q > 127 ? 127 : q);
 }
 
-BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *c, int part, int with_residual, int early_relu) {
+BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *call, int part, int with_residual, int early_relu, int far) {
+  const bsk_epi_call copy = *call, *c = &copy; /* see part_float */
   const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)part;
   const __m256i m0 = _mm256_loadu_si256((const __m256i *)(const void *)(e->m + ch)), m1 = _mm256_srli_epi64(m0, 32);
   const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch)), high = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch + 4));
@@ -173,7 +175,7 @@ BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *c, int
   const __m256i b0 = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpacklo_epi64(low, high), 0xd8), early);
   const __m256i b1 = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpackhi_epi64(low, high), 0xd8), early);
   const __m256i residual_m = _mm256_set1_epi64x(e->residual_m);
-  const __m128i down = _mm_cvtsi32_si128(e->shift), up = _mm_cvtsi32_si128(32 - e->shift);
+  const __m128i down = _mm_cvtsi32_si128(e->shift), up = _mm_cvtsi32_si128(32 - e->shift), rest = _mm_cvtsi32_si128(e->shift - 32);
   const int floored = e->post_relu || (e->pre_relu && !with_residual);
   const __m128i floor8 = _mm_set1_epi8(floored ? saturated(e->c2, e->shift) : -128);
   const int32_t *acc = (const int32_t *)c->acc + 8 * part;
@@ -189,7 +191,8 @@ BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *c, int
       t1 = _mm256_add_epi64(t1, _mm256_mul_epi32(_mm256_srli_epi64(r, 32), residual_m));
       residual += c->residual_stride;
     }
-    const __m256i q = _mm256_blend_epi32(_mm256_srl_epi64(t0, down), _mm256_sll_epi64(t1, up), 0xaa);
+    const __m256i q = far ? _mm256_sra_epi32(_mm256_blend_epi32(_mm256_srli_epi64(t0, 32), t1, 0xaa), rest)
+                          : _mm256_blend_epi32(_mm256_srl_epi64(t0, down), _mm256_sll_epi64(t1, up), 0xaa);
     const __m128i q16 = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
     _mm_storel_epi64((__m128i *)(void *)out, _mm_max_epi8(_mm_packs_epi16(q16, q16), floor8));
     acc += c->acc_stride;
@@ -248,14 +251,16 @@ static void integer_wide(const bsk_epi_integer *e, const bsk_epi_call *c, int fi
 }
 
 void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
-  const int whole = e->narrow ? c->lanes / 8 : 0;
+  const int far = e->shift > 32, whole = e->narrow || far ? c->lanes / 8 : 0;
   for (int part = 0; part < whole; ++part) {
-    if (!c->residual)
-      part_narrow(e, c, part, 0, 0);
+    if (!c->residual && !far)
+      part_narrow(e, c, part, 0, 0, 0);
+    else if (!c->residual)
+      part_narrow(e, c, part, 0, 0, 1);
     else if (e->pre_relu)
-      part_narrow(e, c, part, 1, 1);
+      part_narrow(e, c, part, 1, 1, far);
     else
-      part_narrow(e, c, part, 1, 0);
+      part_narrow(e, c, part, 1, 0, far);
   }
   if (8 * whole < c->lanes) integer_wide(e, c, 8 * whole);
 }
