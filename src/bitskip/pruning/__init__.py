@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.pruning.choose import plan_shortcuts
-from bitskip.pruning.find import Analysis, Shortcut, analyse, find_shortcuts
+from bitskip.pruning.find import analyse, find_shortcuts
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.recover import Recovery, recover
@@ -20,6 +20,7 @@ from bitskip.pruning.remove import load_pruned, remove_shortcuts, save_pruned, s
 from bitskip.pruning.report import Gain, compare
 from bitskip.pruning.schedule import GateSchedule, RecoverySettings, distillation_loss
 from bitskip.pruning.score import Score, load_scores, score_shortcuts
+from bitskip.pruning.shortcut import Analysis, Shortcut
 
 __all__ = [
     "Analysis",

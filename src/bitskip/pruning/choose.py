@@ -8,9 +8,9 @@ from torch import nn
 
 from bitskip.errors import PruningError, nearest
 from bitskip.memory import EXECUTORS
-from bitskip.pruning.find import Analysis
 from bitskip.pruning.plan import Action, Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.score import Score
+from bitskip.pruning.shortcut import Analysis
 
 __all__ = ["PRESETS", "plan_shortcuts"]
 

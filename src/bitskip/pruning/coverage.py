@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from bitskip.errors import PruningError
 from bitskip.nn.batch_norm import reestimate_batch_norm
 from bitskip.pruning.choose import plan_shortcuts
-from bitskip.pruning.find import KINDS, analyse
+from bitskip.pruning.find import analyse
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.remove import settle
+from bitskip.pruning.shortcut import KINDS
 
 __all__ = ["cover", "coverage_page", "library_versions", "prove_removal", "torchvision_classifiers"]
 

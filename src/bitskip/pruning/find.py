@@ -12,9 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from bitskip.errors import PruningError
@@ -29,104 +27,20 @@ from bitskip.graph.trace import (
     trace_deep,
 )
 from bitskip.graph.working import undisturbed, working_copy
-from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU
+from bitskip.nn import BinaryConv2d, BinaryLayer
 from bitskip.pruning.memory import ActivationGraph
-
-__all__ = ["Analysis", "Shortcut", "Site", "Unit", "analyse", "find_shortcuts"]
-
-KINDS = ("identity", "projection", "pooled_projection")
-
-_ACTIVATIONS: tuple[type[nn.Module], ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, RPReLU,
-)  # fmt: skip
-_NORM_NAMES = ("FrozenBatchNorm2d", "FrozenBatchNormAct2d", "LayerNorm2d")
-_TRANSPARENT_NAMES = ("StochasticDepth", "DropPath", "FakeQuantize", "QuantStub", "DeQuantStub")
-_ACTIVATION_FUNCTIONS = (F.relu, F.relu6, F.leaky_relu, F.silu, F.gelu, F.hardswish, torch.relu)
-_AVERAGE_POOLS = (F.avg_pool2d, F.adaptive_avg_pool2d)
-_MIXING_FUNCTIONS = (
-    torch.matmul, torch.bmm, torch.einsum, F.conv1d, F.conv2d, F.conv3d, F.linear,
-    F.scaled_dot_product_attention,
-)  # fmt: skip
-_UPSAMPLING = (nn.Upsample, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.PixelShuffle)
-_UPSAMPLING_FUNCTIONS = (
-    F.interpolate,
-    F.pixel_shuffle,
-    F.conv_transpose2d,
-    F.conv_transpose1d,
-    F.grid_sample,
+from bitskip.pruning.shortcut import Analysis, Shortcut, Site, Unit
+from bitskip.pruning.step_kinds import (
+    ACTIVATIONS,
+    is_elementwise,
+    is_mixing,
+    is_norm,
+    is_projection_step,
+    is_upsampling,
+    skip_kind,
 )
 
-
-@dataclass(frozen=True)
-class Site:
-    """Where in the code a shortcut's addition stands, so that it can be found again without analysis."""
-
-    block: str  # path of the smallest module that holds the whole shortcut; empty for the model itself
-    owner: str  # path of the module whose forward does the addition: the block, or inside it
-    ordinal: int  # which of the owner's additions, from 0
-    skip_operand: int  # 0 or 1: which operand of the addition is the skip
-    given: tuple[str, ...] = ()  # optional arguments of the block's forward that calls give
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One convolution of a main path with the layer after which a shorter skip could be added."""
-
-    conv: str  # path of the convolution
-    add_after: str  # path of its norm, or of its activation where the block adds after activations
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """One shortcut of a model. Bytes are those of one example, in the arithmetic of the example input."""
-
-    id: str  # the block's path; `path:n` where a block holds several
-    kind: str  # identity, projection (1x1 convolution, norm or padding) or pooled_projection
-    stage: int  # from 1; a new stage begins where the feature map's size changes
-    shape: tuple[int, ...]  # of the sum, without the batch
-    bytes: int  # of the tensor that the shortcut adds
-    parameters: int  # of its projection; they go with it
-    peak_bytes: int | None  # by how much it raises the naive peak of its own block; None where unknown
-    traffic_bytes: int | None  # read and written on its account
-    site: Site
-    last_conv: str | None  # path of the main path's last convolution, if only norm and activation follow
-    last_norm: str | None  # path of that convolution's batch norm
-    binary_input: bool  # whether the main path has layers with 1-bit activations
-    units: tuple[Unit, ...]  # how it could be shortened; empty where it cannot
-    projection: tuple[str, ...]  # paths of the layers on the skip
-
-    @property
-    def shortenable(self) -> bool:
-        """Whether one skip over the block can become one around each convolution."""
-        return bool(self.units)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a reader of a list wants, as JSON-serialisable values."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "stage": self.stage,
-            "shape": list(self.shape),
-            "bytes": self.bytes,
-            "parameters": self.parameters,
-            "peak_bytes": self.peak_bytes,
-            "traffic_bytes": self.traffic_bytes,
-            "shortenable": self.shortenable,
-            "binary_input": self.binary_input,
-        }
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """The shortcuts of a model, and its activations if the whole model could be traced."""
-
-    shortcuts: tuple[Shortcut, ...]
-    activations: ActivationGraph | None
-    notes: tuple[str, ...] = ()  # what is unknown, and why
-
-    def by_id(self) -> dict[str, Shortcut]:
-        """Return the shortcuts by their ids."""
-        return {shortcut.id: shortcut for shortcut in self.shortcuts}
+__all__ = ["analyse", "find_shortcuts"]
 
 
 def find_shortcuts(model: nn.Module, example_input: Any) -> tuple[Shortcut, ...]:
@@ -253,7 +167,7 @@ class _Finder:
             fork, steps = chain
             region = self._region(fork, main)
             if region is not None:
-                weight = sum(self._is_mixing(node) for node in steps)
+                weight = sum(is_mixing(node, self.module(node)) for node in steps)
                 candidates.append((weight, position, fork, steps, region))
         candidates.sort(key=lambda item: item[0])
         if not candidates or (len(candidates) == 2 and candidates[0][0] == candidates[1][0]):
@@ -268,7 +182,7 @@ class _Finder:
         return _Found(
             join=join,
             skip_operand=position,
-            kind=self._kind(steps),
+            kind=skip_kind([(node, self.module(node)) for node in steps]),
             info=self.infos[join],
             site=Site(
                 block,
@@ -307,32 +221,9 @@ class _Finder:
 
     def _projection_source(self, node: fx.Node) -> fx.Node | None:
         sources = [source for source in node.all_input_nodes if not self.constant[self.at[source]]]
-        if len(sources) != 1 or node not in self.infos or not self._is_projection_step(node):
+        if len(sources) != 1 or node not in self.infos or not is_projection_step(node, self.module(node)):
             return None
         return sources[0]
-
-    def _is_projection_step(self, node: fx.Node) -> bool:
-        module = self.module(node)
-        if module is not None:
-            if isinstance(module, nn.Conv2d | nn.Conv1d | BinaryConv2d):
-                kernel = module.kernel_size
-                return set(kernel if isinstance(kernel, tuple) else (kernel,)) == {1}
-            return self._is_norm(module) or self._is_elementwise(module) or _is_average_pool(module)
-        if node.op == "call_function":
-            if node.target in (*_ACTIVATION_FUNCTIONS, *_AVERAGE_POOLS, F.pad, F.dropout, F.batch_norm):
-                return True
-            return getattr(node.target, "__name__", "") == "getitem" and _is_slicing(node)
-        return node.op == "call_method" and node.target in ("contiguous", "relu", "relu_", "clone")
-
-    @staticmethod
-    def _is_norm(module: nn.Module) -> bool:
-        known = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-        return isinstance(module, known) or type(module).__name__ in _NORM_NAMES
-
-    @staticmethod
-    def _is_elementwise(module: nn.Module) -> bool:
-        known = (*_ACTIVATIONS, nn.Identity, nn.Dropout, nn.Dropout2d, LearnedThreshold)
-        return isinstance(module, known) or type(module).__name__ in _TRANSPARENT_NAMES
 
     def _region(self, fork: fx.Node, main: fx.Node) -> list[fx.Node] | None:
         """Return the steps between fork and join; None unless they compute on the fork alone."""
@@ -349,44 +240,10 @@ class _Finder:
             for source in node.all_input_nodes:
                 if source is not fork and source not in members and not self.constant[self.at[source]]:
                     return None
-        if not any(self._is_mixing(node) for node in region) or any(map(self._is_upsampling, region)):
+        layers = [(node, self.module(node)) for node in region]
+        if not any(is_mixing(*step) for step in layers) or any(is_upsampling(*step) for step in layers):
             return None
         return region
-
-    def _is_mixing(self, node: fx.Node) -> bool:
-        module = self.module(node)
-        if module is not None:
-            layers = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention, BinaryConv2d, BinaryLinear)
-            return isinstance(module, layers)
-        if node.op == "call_method":
-            return node.target in ("matmul", "bmm", "__matmul__")
-        if node.op != "call_function":
-            return False
-        # A function of the model's own that fx was told not to open, such as window attention.
-        home = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
-        foreign = home not in ("torch", "operator", "_operator", "builtins", "math")
-        return foreign or node.target in _MIXING_FUNCTIONS or getattr(node.target, "__name__", "") == "matmul"
-
-    def _is_upsampling(self, node: fx.Node) -> bool:
-        module = self.module(node)
-        if module is not None:
-            return isinstance(module, _UPSAMPLING)
-        return node.op == "call_function" and node.target in _UPSAMPLING_FUNCTIONS
-
-    def _kind(self, steps: list[fx.Node]) -> str:
-        pooled = any(
-            _is_average_pool(module) if (module := self.module(node)) is not None
-            else node.target in _AVERAGE_POOLS
-            for node in steps
-        )  # fmt: skip
-        if pooled:
-            return "pooled_projection"
-        plain = all(
-            self._is_elementwise(module) if (module := self.module(node)) is not None
-            else node.target in (*_ACTIVATION_FUNCTIONS, F.dropout, "contiguous", "relu", "relu_", "clone")
-            for node in steps
-        )  # fmt: skip
-        return "identity" if plain else "projection"
 
     def _last_conv(self, main: fx.Node) -> tuple[str | None, str | None]:
         node, norm = main, None
@@ -400,7 +257,7 @@ class _Finder:
             if (is_batch_norm or type(module).__name__ == "FrozenBatchNorm2d") and norm is None:
                 norm = self.prefix + str(node.target)
             elif not (isinstance(module, nn.ReLU) and norm is None) and not (
-                self._is_elementwise(module) and not isinstance(module, _ACTIVATIONS)
+                is_elementwise(module) and not isinstance(module, ACTIVATIONS)
             ):
                 return None, None
             node = node.all_input_nodes[0]
@@ -422,7 +279,7 @@ class _Finder:
         ]
         if len(convs) < 2 or any(owner_of(node) != _relative(block, self.prefix) for node in (*chain, join)):
             return ()
-        after_activation = isinstance(self.module(chain[-1]), _ACTIVATIONS)
+        after_activation = isinstance(self.module(chain[-1]), ACTIVATIONS)
         units, previous = [], fork
         for number, start in enumerate(convs):
             end = convs[number + 1] if number + 1 < len(convs) else len(chain)
@@ -430,7 +287,7 @@ class _Finder:
             for at in range(start + 1, end):
                 module = self.module(chain[at])
                 if module is not None and (
-                    self._is_norm(module) or (after_activation and isinstance(module, _ACTIVATIONS))
+                    is_norm(module) or (after_activation and isinstance(module, ACTIVATIONS))
                 ):
                     point = at
             source = shape if number == 0 else self.infos[previous].shape
@@ -442,15 +299,6 @@ class _Finder:
             units.append(Unit(*(self.prefix + str(chain[at].target) for at in (start, point))))
             previous = chain[end - 1]
         return tuple(units)
-
-
-def _is_average_pool(module: nn.Module) -> bool:
-    return isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.AvgPool1d)
-
-
-def _is_slicing(node: fx.Node) -> bool:
-    index = node.args[1] if len(node.args) > 1 else None
-    return isinstance(index, tuple) and all(isinstance(part, slice) or part is Ellipsis for part in index)
 
 
 def _join_paths(prefix: str, path: str) -> str:

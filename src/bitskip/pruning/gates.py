@@ -15,8 +15,8 @@ from bitskip.errors import PruningError, nearest
 from bitskip.graph.trace import additions_by_owner, operands_of, trace_block
 from bitskip.graph.working import opened_copy
 from bitskip.nn import LearnedThreshold
-from bitskip.pruning.find import Shortcut
 from bitskip.pruning.plan import Plan, PlannedShortcut
+from bitskip.pruning.shortcut import Shortcut
 
 __all__ = ["Gate", "ShortcutGates"]
 

@@ -19,7 +19,7 @@ from torch import nn
 from bitskip.errors import FileFormatError, PruningError
 from bitskip.files import read_json, write_json
 from bitskip.graph.working import unwrap
-from bitskip.pruning.find import Shortcut, Site, Unit
+from bitskip.pruning.shortcut import Shortcut, Site, Unit
 from bitskip.results.codec import decode
 
 __all__ = ["ACTIONS", "Action", "Plan", "PlannedShortcut", "fingerprint", "weights_digest"]

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitskip.nn.batch_norm import inputs_of, reestimate_batch_norm
-from bitskip.pruning.find import Analysis, Shortcut
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan
 from bitskip.pruning.remove import settle
+from bitskip.pruning.shortcut import Analysis, Shortcut
 
 __all__ = ["ZeroTraining", "prune_without_training", "refit_block"]
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from bitskip.memory import EXECUTORS
-from bitskip.pruning.find import Analysis, analyse
+from bitskip.pruning.find import analyse
+from bitskip.pruning.shortcut import Analysis
 
 __all__ = ["Gain", "compare", "latency", "take_turns"]
 

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from bitskip.errors import FileFormatError, PruningError
 from bitskip.files import read_json, write_json
 from bitskip.nn.batch_norm import inputs_of, keeping_statistics, reestimate_batch_norm
-from bitskip.pruning.find import Shortcut
 from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import PlannedShortcut, fingerprint, weights_digest
+from bitskip.pruning.shortcut import Shortcut
 from bitskip.results.codec import decode
 
 __all__ = ["Score", "load_scores", "score_shortcuts", "student_t", "write_scores"]
