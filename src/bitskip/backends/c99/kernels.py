@@ -117,6 +117,7 @@ class Writer:
         self.folds = zero_point_fits(program)
         self.constants = Constants()
         self.uses: set[str] = set()
+        self.grouped_taps = 0  # the most taps of a grouped convolution
         self.shifts: set[bool] = set()  # whether shifts of epilogues are 32 or more
         self.groups = {8}  # how many nibbles of a word of 1-bit weights a loop adds
         self.pads: dict[int, int] = {}  # zero point to the channels that a padded pixel needs
@@ -228,6 +229,7 @@ class Writer:
             by_tap = np.ascontiguousarray(op.weight.reshape(len(op.weight), -1).T)
             weights = self.constants.add(f"weights_{at}", by_tap, f"{what}, an input of all channels in turn")
             self.uses |= {"grouped", "integer_acc"}
+            self.grouped_taps = max(self.grouped_taps, taps)
         elif kernel == "w1a1":
             inputs = taps * -(-channels // 32)
             weights = self.constants.add(f"weights_{at}", half_words(op.weight, channels), what)

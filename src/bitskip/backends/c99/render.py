@@ -135,6 +135,7 @@ def render(
         "tile": core.tile,
         "words": core.tile // 2,
         "paired": core.paired,
+        "grouped_taps": writer.grouped_taps,
         "w1_groups": sorted(writer.groups, reverse=True),
         "gray": _GRAY,
         "shifts": sorted(writer.shifts, reverse=True),
