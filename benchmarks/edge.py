@@ -9,108 +9,30 @@ a clone of github.com/ARM-software/CMSIS-NN outside this repository.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
+from edge_networks import NETWORKS, RESULTS, UNTRAINED, smallest_arena
+from edge_tables import MARKS, tables
 from emulator import BOARDS, code_size, count_cmsis_nn, run_on_board
 from host_compilers import COMPILERS, wrong_pictures
 
 from bitskip.backends.c99 import TARGET
-from bitskip.backends.c99.cores import CORES
 from bitskip.backends.c99.counts import features, kernel_of
 from bitskip.backends.c99.plan import steps_of
-from bitskip.backends.c99.target import choose_plan
 from bitskip.backends.reference import run_reference
-from bitskip.errors import LoweringError
 from bitskip.files import read_json, write_json
 from bitskip.program import Conv2d, Program, conv_precision, op_outputs
-from bitskip.zoo.catalog import models_folder
 
-RESULTS = Path(__file__).parent.parent / "results" / "edge"
 COUNTS = RESULTS.parent.parent / "src" / "bitskip" / "backends" / "c99" / "counts.json"
-RESNET8 = "mlperf-resnet8"
-MOBILENET = "mobilenet-32px"
-MARKS = ("<!-- {}: made by benchmarks/edge.py -->", "<!-- end of {} -->")
 
 app = typer.Typer(add_completion=False)
-
-
-def _zoo(name: str) -> Callable[[], Program]:
-    return lambda: Program.load(models_folder() / f"{name}.bitskip")
-
-
-def _lowered(model: Any, shape: tuple[int, int, int], name: str) -> Program:
-    from bitskip.lower import lower
-
-    height, width, channels = shape
-    pictures = np.random.default_rng(0).integers(0, 256, (64, height, width, channels)).astype(np.uint8)
-    options = {"activations": "int8", "dense": "int8", "calibration": pictures, "name": name}
-    return lower(
-        model, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26), input_shape=(channels, height, width), **options
-    )
-
-
-def _untrained_resnet8() -> Program:
-    import torch
-
-    from bitskip.nn.baselines import build_baseline
-
-    torch.manual_seed(0)
-    return _lowered(build_baseline("mlperf-resnet8").eval(), (32, 32, 3), RESNET8)
-
-
-def _untrained_w1a1() -> Program:
-    import torch
-
-    from bitskip.nn import build
-    from bitskip.spec import named_spec
-
-    torch.manual_seed(0)
-    spec = dataclasses.replace(named_spec("resnet14-binary-none"), name="w1a1-none", precision=("w1a1",) * 3)
-    return _lowered(build(spec).eval(), (32, 32, 3), spec.name)
-
-
-def _untrained_mobilenet() -> Program:
-    """A MobileNetV1 (Howard et al. 2017) for 32 x 32 pictures, in int8."""
-    import torch
-    from torch import nn
-
-    def conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> list[nn.Module]:
-        layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-        return [layer, nn.BatchNorm2d(outputs), nn.ReLU()]
-
-    torch.manual_seed(0)
-    layers, width = conv(3, 16, 3, 1, 1), 16
-    for outputs, stride in ((32, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1)):
-        layers += conv(width, width, 3, stride, width) + conv(width, outputs, 1, 1, 1)
-        width = outputs
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
-    return _lowered(model.eval(), (32, 32, 3), MOBILENET)
-
-
-NETWORKS: dict[str, Callable[[], Program]] = {
-    "edge-m4-w1": _zoo("edge-m4-w1"),
-    "edge-m4-int8-first": _zoo("edge-m4-int8-first"),
-    "edge-32k": _zoo("edge-32k"),
-    "edge-16k": lambda: Program.load(RESULTS / "edge-16k.bitskip"),
-    "resnet14-binary-all-x0.25": _zoo("resnet14-binary-all-x0.25-int8"),
-    "resnet14-hybrid-all-x0.25": _zoo("resnet14-hybrid-all-x0.25-int8"),
-    "resnet14-full-all-x0.25": _zoo("resnet14-full-all-x0.25-int8"),
-    "resnet14-w1a1-none": _untrained_w1a1,
-    RESNET8: _untrained_resnet8,
-    MOBILENET: _untrained_mobilenet,
-}
-
-
-UNTRAINED = {"resnet14-w1a1-none", RESNET8, MOBILENET}  # their numbers count, their answers mean nothing
 
 
 def pictures_for(program: Program, count: int) -> npt.NDArray[np.uint8]:
@@ -160,14 +82,6 @@ def precision_macs(program: Program) -> dict[str, int]:
             taps = op.kernel[0] * op.kernel[1] * program.tensors[op.input].shape[2] // op.groups
             found[_kind(op, program)] = found.get(_kind(op, program), 0) + taps * outputs
     return found
-
-
-def smallest_arena(program: Program, core: str) -> int:
-    """Return the smallest arena that `--arena-bytes` can ask for."""
-    try:
-        return choose_plan(program, CORES[core], 1)[0].arena_bytes
-    except LoweringError as error:
-        return int(str(error).split()[-2])
 
 
 _SIZED = ("cortex-m4", "cortex-m0plus")  # cores whose code is measured, and run in the smallest arena
@@ -344,174 +258,6 @@ def write_docs(
                 before, _, rest = text.partition(start)
                 text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
         page.write_text(text, encoding="utf-8")
-
-
-def tables(results: Path) -> dict[str, str]:
-    """Return the tables of docs/edge.md and the README by name, as Markdown."""
-    known = {path.stem: read_json(path) for path in results.glob("*.json")}
-    rows = [known[name] for name in NETWORKS if name in known]
-    cmsis = known.get("cmsis-nn-resnet8")
-    return {
-        "devices": _devices_table(rows, cmsis),
-        "networks": _networks_table(rows, cmsis),
-        "instructions": _instructions_table(rows, cmsis),
-        "per MAC": _per_mac_table(rows, cmsis),
-        "memory": _memory_table(rows),
-        "conditions": _conditions(rows, cmsis, known.get("hosts")),
-    }
-
-
-def _markdown(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _accuracy(row: dict[str, Any]) -> str:
-    return "untrained" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
-
-
-def _million(count: int) -> str:
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
-
-
-def _networks_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
-    head = [
-        "network",
-        "CIFAR-10 test",
-        "MACs",
-        "constants (flash)",
-        "code -O3 / -Os",
-        "arena",
-        "least arena",
-        "stack",
-        "M4 instructions",
-    ]
-    body = []
-    for row in rows:
-        m4 = row["cores"]["cortex-m4"]
-        code = m4["code_bytes"]
-        body.append([
-            row["network"], _accuracy(row), _million(sum(row["macs"].values())), f"{m4['constant_bytes']:,}",
-            f"{code['-O3']:,} / {code['-Os']:,}", f"{m4['arena_bytes']:,}", f"{m4['smallest_arena_bytes']:,}",
-            f"{m4['stack_bytes']:,}", _million(m4["instructions"]),
-        ])  # fmt: skip
-    if cmsis is not None:
-        count = _million(cmsis["cores"]["cortex-m4"]["instructions"])
-        body.append(["the same ResNet-8 through CMSIS-NN", "", "12.5 M", "", "", "", "", "", count])
-    return _markdown(head, body)
-
-
-# What the README shows: trained networks that fit small boards, and what int8 ResNet-8 takes there.
-_ON_DEVICES = ("edge-16k", "edge-m4-w1", "edge-32k", "resnet14-hybrid-all-x0.25", RESNET8)
-
-
-def _devices_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
-    head = ["network", "CIFAR-10 test", "flash -O3 / -Os", "RAM", "M4 instructions", "M0+ instructions"]
-    by_name = {row["network"]: row for row in rows}
-    body = []
-    for row in (by_name[name] for name in _ON_DEVICES if name in by_name):
-        m4, small = row["cores"]["cortex-m4"], row["cores"]["cortex-m0plus"]
-        flash = " / ".join(
-            f"{(m4['constant_bytes'] + m4['code_bytes'][level]) / 1024:.1f}" for level in ("-O3", "-Os")
-        )
-        ram = m4["arena_bytes"] + m4["stack_bytes"]
-        body.append([
-            row["network"], _accuracy(row), f"{flash} KiB", f"{ram / 1024:.1f} KiB",
-            _million(m4["instructions"]), _million(small["instructions"]),
-        ])  # fmt: skip
-    if cmsis is not None:
-        counts = (cmsis["cores"][core]["instructions"] for core in ("cortex-m4", "cortex-m0plus"))
-        body.append(["the same ResNet-8 through CMSIS-NN", "", "", "", *map(_million, counts)])
-    return _markdown(head, body)
-
-
-def _instructions_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
-    cores = list(BOARDS)
-    body = [
-        [row["network"], *(_million(row["cores"][core]["instructions"]) for core in cores)] for row in rows
-    ]
-    if cmsis is not None:
-        counted = cmsis["cores"]
-        body.append(
-            ["the same ResNet-8 through CMSIS-NN"]
-            + [_million(counted[core]["instructions"]) if core in counted else "" for core in cores]
-        )
-    return _markdown(["network", *cores], body)
-
-
-def _per_mac_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
-    cores = list(BOARDS)
-    body = []
-    for row in rows:
-        total = sum(row["macs"].values())
-        whole = (f"{row['cores'][core]['instructions'] / total:.2f}" for core in cores)
-        body.append([f"{row['network']}, whole", *whole])
-        for precision, macs in row["macs"].items():
-            if macs < 0.02 * total:
-                continue
-            counts = (row["cores"][core]["instructions_by_precision"][precision] / macs for core in cores)
-            body.append([f"its {precision} layers", *(f"{count:.2f}" for count in counts)])
-    resnet8 = next((row for row in rows if row["network"] == RESNET8), None)
-    if cmsis is not None and resnet8 is not None:
-        total, counted = sum(resnet8["macs"].values()), cmsis["cores"]
-        body.append(
-            ["the same ResNet-8 through CMSIS-NN"]
-            + [f"{counted[core]['instructions'] / total:.2f}" if core in counted else "" for core in cores]
-        )
-    return _markdown(["", *cores], body)
-
-
-def _memory_table(rows: list[dict[str, Any]]) -> str:
-    from bitskip.spec import named_spec
-
-    body = []
-    for policy in ("all", "middle", "none"):
-        program = _random_network(named_spec(f"resnet14-binary-{policy}-x0.5"))
-        plain = choose_plan(program, CORES["cortex-m4"])[0].arena_bytes
-        body.append([policy, f"{plain:,}", f"{smallest_arena(program, 'cortex-m4'):,}"])
-    first = int(body[0][1].replace(",", ""))
-    for line in body:
-        line.append(f"{int(line[1].replace(',', '')) / first:.2f}")
-    return _markdown(
-        ["shortcuts of resnet14-binary-*-x0.5", "arena, layer by layer", "least arena, in bands", "of `all`"],
-        body,
-    )
-
-
-def _random_network(spec: Any) -> Program:
-    import torch
-
-    from bitskip.nn import build
-
-    torch.manual_seed(0)
-    side = spec.input_size
-    return _lowered(build(spec).eval(), (side, side, spec.input_channels), spec.name)
-
-
-def _conditions(
-    rows: list[dict[str, Any]], cmsis: dict[str, Any] | None, hosts: dict[str, Any] | None
-) -> str:
-    row = rows[0]
-    pictures = wrong = 0
-    for core in (core for r in rows for core in r["cores"].values()):
-        pictures += core["pictures"] + core.get("pictures_in_smallest_arena", 0)
-        wrong += core["pictures_with_a_wrong_bit"] + core.get("pictures_with_a_wrong_bit_in_bands", 0)
-    text = (
-        f"{row['date']}; {row['arm_gcc']}; {row['riscv_gcc']}; {row['qemu']}; `-O3`. "
-        f"{pictures:,} classifications on {len(row['cores'])} cores, each logit compared with the reference: "
-        f"{wrong} with a wrong bit."
-    )
-    if cmsis is not None:
-        text += f" CMSIS-NN: commit {cmsis['commit'][:12]}, compiled with the same flags."
-    if hosts is not None:
-        counts = [(n["pictures"], wrong) for n in hosts["networks"] for wrong in n["wrong"].values()]
-        names = ", ".join(n["network"] for n in hosts["networks"])
-        versions = "; ".join(hosts["networks"][0]["compilers"].values())
-        text += (
-            f" On the host, {names}: {sum(n for n, _ in counts):,} classifications by {len(counts)} builds "
-            f"(-O0 to -O3, 64 and 32 bits), {sum(n for _, n in counts)} with a wrong bit: {versions}."
-        )
-    return text
 
 
 if __name__ == "__main__":

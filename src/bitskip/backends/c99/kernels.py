@@ -17,7 +17,6 @@ from bitskip.backends.c99.bounds import (
     reach,
     room_above,
     shared_bias,
-    zero_point_fits,
 )
 from bitskip.backends.c99.plan import Plan, window_of
 from bitskip.backends.c99.weights import bit_stream, half_words, int8_words, nibbles, up4
@@ -114,7 +113,6 @@ class Writer:
         self.digits = not core.long_multiply and digits_fit(program)
         integers = [op for op in program.ops if isinstance(getattr(op, "epilogue", None), IntegerEpilogue)]
         self.low = any(self.lowest(op) > -128 for op in integers)
-        self.folds = zero_point_fits(program)
         self.constants = Constants()
         self.uses: set[str] = set()
         self.grouped_taps = 0  # the most taps of a grouped convolution
@@ -346,17 +344,13 @@ class Writer:
         target = self.tensor(op_outputs(op)[0])
         offset = 0 if self.core.saturates else 128
         zero = target.zero_point + offset
-        after = 1 << (epilogue.shift - 1)
-        after += zero << epilogue.shift if self.folds else 0
+        after = (1 << (epilogue.shift - 1)) + (zero << epilogue.shift)
         if residual is not None:
             after -= self.tensor(residual).zero_point * epilogue.residual_multiplier
         more = f", {int(epilogue.pre_relu and residual is not None)}"
         if self.low:
             more += f", {self.lowest(op) + offset}"
             self.uses.add("low")
-        if not self.folds:
-            more += f", {zero}"
-            self.uses.add("zero")
         if self.digits:
             return self.integer_digits(at, op, epilogue, after, more)
         by = room_above(epilogue)
