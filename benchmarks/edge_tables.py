@@ -130,7 +130,11 @@ def _goals_table(rows: dict[str, dict[str, Any]], cmsis: dict[str, Any] | None) 
     body.append(["code of the runtime", "<= 12 KiB", words, _yes(code[largest_code] <= 12 * 1024)])
     for goal, least, fits in (
         ("at ResNet-8's M4 budget (19.9 M), 45 KB of weights, 36 KiB of arena", 0.865, _in_budget),
-        ("at 32 KiB of weights (34 KiB with their scales)", 0.85, lambda m4: m4["constant_bytes"] <= 34 * 1024),
+        (
+            "at 32 KiB of weights (34 KiB with their scales)",
+            0.85,
+            lambda m4: m4["constant_bytes"] <= 34 * 1024,
+        ),
     ):
         known = [r for r in rows.values() if r["accuracy"] is not None and fits(r["cores"]["cortex-m4"])]
         best = max(known, key=lambda row: row["accuracy"])
