@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bitskip.backends.native import NativeProgram, tile_rate
 from bitskip.bench.timing import Spread, Timer, alternate, timer
@@ -82,13 +83,18 @@ def check_numbers(batch: int, seconds: float) -> None:
 
 def native_timers(program: Program, isas: tuple[str, ...], threads: int, batch: int) -> dict[str, Timer]:
     """Return a timer for each instruction set, all on the same random pictures."""
-    shape = (batch, *program.input_shape)
-    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    images = _pictures(program, batch)
 
     def one(engine: NativeProgram) -> Timer:
         return timer(lambda: engine.run(images))
 
     return {isa: one(NativeProgram(program, threads, isa)) for isa in isas}
+
+
+def _pictures(program: Program, batch: int) -> tuple[npt.NDArray[np.uint8], ...]:
+    """Return random pictures for every input."""
+    rng = np.random.default_rng(0)
+    return tuple(rng.integers(0, 256, (batch, *i.shape)).astype(np.uint8) for i in program.inputs)
 
 
 def timing(isa: str, threads: int, batch: int, spread: Spread) -> Timing:
@@ -99,7 +105,7 @@ def timing(isa: str, threads: int, batch: int, spread: Spread) -> Timing:
 def measure_layers(program: Program, isa: str, repeats: int = 200) -> list[LayerTime]:
     """Time every operation by itself, for one picture on one thread."""
     engine = NativeProgram(program, 1, isa)
-    image = np.random.default_rng(0).integers(0, 256, (1, *program.input_shape)).astype(np.uint8)
+    image = _pictures(program, 1)
     engine.profile(image, 20)
     medians = np.median(engine.profile(image, repeats), axis=0) / 1e3
     ceilings = {name: tile_rate(name) for name in set(engine.kernels)}

@@ -102,8 +102,8 @@ class Converter(ABC):
         """Return float32 weights (O, I, KH, KW) of a convolution of an f32 tensor."""
 
     @abstractmethod
-    def quantize_input(self, op: QuantizeInput) -> None:
-        """Write how the picture is read."""
+    def from_pixels(self, op: QuantizeInput, picture: str) -> None:
+        """Write how an input is read from its pixels, uint8 (N, C, H, W)."""
 
     @abstractmethod
     def binarize(self, op: Binarize) -> None:
@@ -233,6 +233,13 @@ class Converter(ABC):
         return self.w.node("Pad", [value, self.w.constant(np.array(ends * 2), "pads"), outside], "padded")
 
     # -- other ops ------------------------------------------------------------------------------------
+
+    def quantize_input(self, op: QuantizeInput) -> None:
+        given = self.program.inputs[op.input].name
+        if self.pixels:
+            self.from_pixels(op, self.w.node("Transpose", [given], "channels_first", perm=[0, 3, 1, 2]))
+        else:
+            self.write(given, (op.output,))
 
     def add(self, op: Add) -> None:
         if isinstance(op.epilogue, FloatEpilogue):

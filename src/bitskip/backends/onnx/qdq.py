@@ -293,13 +293,8 @@ class QdqConverter(Converter):
 
     # -- other ops ------------------------------------------------------------------------------------
 
-    def quantize_input(self, op: QuantizeInput) -> None:
+    def from_pixels(self, op: QuantizeInput, picture: str) -> None:
         w, result = self.w, self.tensors[op.output]
-        given = self.program.inputs[op.input].name
-        if not self.pixels:
-            self.write(given, (op.output,))
-            return
-        picture = w.node("Transpose", [given], "channels_first", perm=[0, 3, 1, 2])
         if op.table is not None:
             channels = result.shape[2]
             table = w.constant((op.table.astype(np.int16) + ZERO).astype(np.uint8).reshape(-1), "table")

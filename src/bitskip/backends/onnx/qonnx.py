@@ -216,13 +216,8 @@ class QonnxConverter(Converter):
 
     # -- other ops ------------------------------------------------------------------------------------
 
-    def quantize_input(self, op: QuantizeInput) -> None:
+    def from_pixels(self, op: QuantizeInput, picture: str) -> None:
         w, result = self.w, self.tensors[op.output]
-        given = self.program.inputs[op.input].name
-        if not self.pixels:
-            self.write(given, (op.output,))
-            return
-        picture = w.node("Transpose", [given], "channels_first", perm=[0, 3, 1, 2])
         levels = w.node("Cast", [picture], "levels", to=w.onnx.TensorProto.FLOAT)
         if op.table is None:
             self.real[op.output] = self.affine_part(levels, op.scale, op.bias)
