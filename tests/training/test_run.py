@@ -16,9 +16,10 @@ from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
 from bitskip.nn import BinaryConv2d, binary_layers
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.training import Recipe, RunResult, evaluate, load_recipe, load_run, train
+from bitskip.training.hardware import Hardware, versions
 from bitskip.training.initial import match_classes
 from bitskip.training.module import Classifier, Splits
-from bitskip.training.run import Hardware, _split, versions
+from bitskip.training.run import _split
 
 
 @pytest.fixture(scope="module")

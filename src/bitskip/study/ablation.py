@@ -22,9 +22,9 @@ from bitskip.jobs import Place, Task, run_tasks
 from bitskip.machine import machine
 from bitskip.results.ablation import ABLATION_FORMAT_VERSION
 from bitskip.spec import NetworkSpec, resolve_spec
-from bitskip.training import Hardware, Recipe, RunResult, load_recipe, train
+from bitskip.training import Hardware, Recipe, RunResult, load_recipe
 from bitskip.training.folder import weights_file
-from bitskip.training.run import merged, versions
+from bitskip.training.hardware import merged, versions
 
 __all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation"]
 
@@ -263,6 +263,8 @@ def run_ablation(
 
 
 def _run(job: Job, *, images: ImageSet, out: Path, hardware: Hardware, report: Any = None) -> RunResult:
+    from bitskip.training import train  # which loads Lightning: not where runs are only handed out
+
     return train(
         job.spec,
         job.recipe,

@@ -35,7 +35,7 @@ from bitskip.sources.load import LoadedModel, load_model
 from bitskip.sources.pruned import batches_for, prune_loaded, recover_loaded, write_pruned
 from bitskip.spec import NetworkSpec
 from bitskip.training import RunResult, evaluate, load_run
-from bitskip.training.run import versions
+from bitskip.training.hardware import versions
 
 __all__ = ["ARMS", "TARGETS", "Experiment", "run_experiment"]
 

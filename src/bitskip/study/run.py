@@ -29,8 +29,8 @@ from bitskip.results.study import (
 )
 from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
 from bitskip.study.paper import paper_figures
-from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe, train
-from bitskip.training.run import versions
+from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe
+from bitskip.training.hardware import versions
 
 __all__ = ["PRESETS", "Plan", "Preset", "machine", "plan_study", "run_study"]
 
@@ -257,6 +257,8 @@ def _train(
     progress_bar: bool,
     report: Callable[[dict[str, Any]], None],
 ) -> RunResult:
+    from bitskip.training import train  # which loads Lightning: not where runs are only handed out
+
     return train(
         run.spec,
         run.recipe,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bitskip.training.accuracy import evaluate
     from bitskip.training.folder import RunResult, load_run
+    from bitskip.training.hardware import Hardware, is_first_process
     from bitskip.training.recipes import Recipe, load_recipe, recipe_names
-    from bitskip.training.run import Hardware, is_first_process, train
+    from bitskip.training.run import train
 
 __all__ = [
     "Hardware",
@@ -26,7 +27,9 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Hardware": "hardware",
     "evaluate": "accuracy",
+    "is_first_process": "hardware",
     "RunResult": "folder",
     "load_run": "folder",
     "Recipe": "recipes",

@@ -144,7 +144,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         return Batches(
             *self.splits.validation,
             self.splits.normalisation,
-            4 * self.recipe.batch_size,
+            self.recipe.batch_size if self.device.type == "cpu" else 4 * self.recipe.batch_size,
             device=self.device,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,

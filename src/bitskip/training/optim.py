@@ -62,17 +62,18 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
         {"params": others, "weight_decay": 0.0},
     ]
     real: torch.optim.Optimizer
+    # On CPUs Adam is a fifteenth of a small network's step parameter by parameter; elsewhere torch chooses.
+    fused = True if all(p.device.type == "cpu" for p in model.parameters()) else None
     if recipe.optimizer == "adam":
-        real = torch.optim.Adam(groups, lr=recipe.learning_rate)
+        real = torch.optim.Adam(groups, lr=recipe.learning_rate, fused=fused)
     else:
         real = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=True)
     optimizers: list[torch.optim.Optimizer] = [real]
     if latents and recipe.latent.optimizer == "bop":
         optimizers.append(Bop(latents, recipe.latent.bop_gamma, recipe.latent.bop_threshold))
     elif latents:
-        optimizers.append(
-            torch.optim.Adam(latents, recipe.latent.learning_rate, weight_decay=recipe.latent.weight_decay)
-        )
+        rate, decay = recipe.latent.learning_rate, recipe.latent.weight_decay
+        optimizers.append(torch.optim.Adam(latents, rate, weight_decay=decay, fused=fused))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

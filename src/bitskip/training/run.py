@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 
-from bitskip import __version__
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation, held_out_count, split_validation
 from bitskip.data.image_set import are_numbers, some_names
@@ -31,11 +28,12 @@ from bitskip.files import file_digest, read_json, require_writable, write_bytes,
 from bitskip.nn import binary_layers, build
 from bitskip.nn.baselines import Baseline
 from bitskip.nn.batch_norm import reestimate_batch_norm
-from bitskip.nn.narrow import is_narrow, onednn_where_safe
+from bitskip.nn.narrow import onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.accuracy import evaluate
 from bitskip.training.folder import RunResult, class_names_of, load_run, load_weights, weights_file
+from bitskip.training.hardware import Hardware, is_first_process, merged, versions
 from bitskip.training.initial import match_classes, prepare
 from bitskip.training.module import Classifier, Splits, plain_batches
 from bitskip.training.recipes import Recipe, recipe_changes
@@ -48,32 +46,9 @@ from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 
 _CHECKPOINT_SECONDS = 10.0  # between checkpoints, where an epoch takes less
 
+_TEST_BATCH = {"cpu": 64}  # pictures whose activations caches hold; 512 elsewhere
+
 __all__ = ["Hardware", "is_first_process", "train"]
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Lightning's own flags: which devices a run uses."""
-
-    accelerator: str = "auto"  # auto, cpu, gpu, ...
-    devices: str = "auto"  # number of devices, or auto
-    nodes: int = 1  # number of machines
-    strategy: str = "auto"  # auto, ddp, ...
-    precision: str = "auto"  # auto: bf16-mixed where the processor computes in it, else 32-true
-    capture: bool = True  # on one GPU, run the whole training step as a CUDA graph
-    compile: bool = False  # train through torch.compile: faster steps, a slower start, needs a C++ compiler
-
-    def lightning_precision(self, network: NetworkSpec | nn.Module) -> Any:
-        """Return the precision flag for Lightning to train `network` with."""
-        if self.precision != "auto":
-            return self.precision
-        if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-            return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-        fast = any(
-            getattr(torch.cpu, probe, lambda: False)()
-            for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        )
-        return "bf16-mixed" if fast and not is_narrow(network) else "32-true"
 
 
 def train(
@@ -185,7 +160,8 @@ def train(
     if recipe.reestimate_batches:
         plain = plain_batches(splits, recipe, seed, device)
         reestimate_batch_norm(delivered, plain, recipe.reestimate_batches)
-    test = Batches(images.test_images, images.test_labels, splits.normalisation, 512, device=device)
+    size = _TEST_BATCH.get(device.type, 512)
+    test = Batches(images.test_images, images.test_labels, splits.normalisation, size, device=device)
     accuracy, loss = evaluate(delivered, test)
     delivered.to("cpu")
     sessions = merged([*module.earlier_sessions, module.session()])
@@ -352,33 +328,6 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}") from None
     if trainer.interrupted:
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}")
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes and prints; the others of a distributed run keep silent."""
-    from lightning.pytorch.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "bitskip": __version__,
-        "torch": str(torch.__version__),  # plain text, which checkpoints may hold
-        "lightning": L.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def merged(sessions: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return what several sessions, or runs, were computed with; values that differ stand side by side."""
-    found: dict[str, list[str]] = {}
-    for session in sessions:
-        for key, value in session.items():
-            if value not in found.setdefault(key, []):
-                found[key].append(value)
-    return {key: ", ".join(values) for key, values in found.items()}
 
 
 # -- what a run starts from -----------------------------------------------------------------------------
