@@ -228,8 +228,8 @@ class TestTheBinaryNetwork:
         assert ops["QLinearAdd"] == 6
         assert not {"Gather", "Cast", "Reshape"} & set(ops)
         ops = fused_ops(model_of(program)[0], tmp_path)
-        assert ops["QLinearConv"] == 12  # the stem and two additions of the first stage are exact
-        assert len(exact_layers(program, "auto")) == 3
+        assert ops["QLinearConv"] == 8  # the stem and the six additions are exact
+        assert len(exact_layers(program, "auto")) == 7
 
     @pytest.mark.parametrize("how", [{}, {"pictures": "pixels"}, {"weights": "int8"}, {"weights": "fp32"}])
     def test_same_answers(self, program: Program, images: npt.NDArray[np.uint8], how: dict[str, str]) -> None:

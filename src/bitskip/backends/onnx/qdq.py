@@ -211,8 +211,7 @@ class QdqConverter(Converter):
         weight = np.where(q.negate[:, None, None, None], -weight, weight)
         w = self.w
         kernel = quantized(w, weight, q.weight_scale, self.stored(op), q.unit)
-        zeros = w.constant(np.zeros(len(weight), np.int32), "bias_zero")
-        terms = [w.constant(q.bias, "bias"), w.constant(q.bias_scale, "bias_scale"), zeros]
+        terms = [w.constant(q.bias, "bias"), w.constant(q.bias_scale, "bias_scale")]
         bias = w.node("DequantizeLinear", terms, "bias_real", axis=0)
         return w.node("Conv", [self.value(op.input), kernel, bias], **self.window(op))
 
@@ -281,7 +280,7 @@ class QdqConverter(Converter):
         x = w.node("DequantizeLinear", [code, self.scalar(1.0), one], "sign")
         ones = np.ones(len(weight), np.float32)
         kernel = quantized(w, weight, ones, self.stored(op))
-        terms = [w.constant(bias, "bias"), w.constant(ones, "ones"), w.constant(np.zeros_like(bias), "zeros")]
+        terms = [w.constant(bias, "bias"), w.constant(ones, "ones")]
         inputs = [x, kernel, w.node("DequantizeLinear", terms, "bias_real", axis=0)]
         y = w.node("Conv", inputs, **self.window(op, padded=op.pad_value != 0))
         y = w.node("QuantizeLinear", [y, *self.scale_and_zero(1.0, ZERO)], "code")

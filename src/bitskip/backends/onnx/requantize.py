@@ -7,9 +7,10 @@ the rounding of the bias to a whole accumulator step, with
     s_w[c] = |m[c]| / 2^s * s_y / (s_x * unit)
     bias[c] = rint(b[c] / |m[c]| * unit)
 
-where a negative m[c] turns the weights' signs. A sign stands as -64 or 64, so that the bias is rounded
-finely: what its rounding shifts over a tie, the layers after it make more of. Two products of an activation
-(255) and 64 add up to less than 2^15, which is what the int8 kernels of x86 processors without VNNI can hold.
+where a negative m[c] turns the weights' signs. A sign stands as -unit or unit, each filter with a unit of
+its own from 32 to 64: the one of which the bias is nearest to a whole multiple, so that its rounding shifts
+next to nothing over a tie, which the layers after it would make more of. Two products of an activation (255)
+and 64 add up to less than 2^15, which is what the int8 kernels of x86 processors without VNNI can hold.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy.typing as npt
 
 from bitskip.program import Activation, Epilogue, FloatEpilogue, IntegerEpilogue, Tensor, inverse_scale
 
-__all__ = ["SIGN_UNIT", "Linear", "Requantized", "linear", "requantize", "residual_factor"]
+__all__ = ["SIGN_UNITS", "Linear", "Requantized", "linear", "requantize", "residual_factor"]
 
-SIGN_UNIT = 64  # 2 * 255 * 64 < 2^15
+SIGN_UNITS = np.arange(64, 31, -1, dtype=np.uint8)  # 2 * 255 * 64 < 2^15; a smaller one has a multiple here
 _BIAS_LIMIT = 1 << 30
 
 Doubles = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ class Requantized:
     """The same as QDQ."""
 
     negate: npt.NDArray[np.bool_]  # (C,), filters whose weights change their sign
-    unit: int  # what a weight of 1 is stored as
+    unit: npt.NDArray[np.uint8] | None  # (C,), what a sign of 1 is stored as; None for other weights
     weight_scale: npt.NDArray[np.float32]  # (C,)
     bias: npt.NDArray[np.int32]  # (C,)
     bias_scale: npt.NDArray[np.float32]  # (C,)
@@ -85,14 +86,16 @@ def requantize(
     # A filter that is multiplied by 0, or almost, gives its offset: |acc * tiny| stays below 2^-10 of a step.
     magnitude = np.maximum(magnitude, 2.0**-10 / max(bound, 1))
     offset = part.offset / magnitude  # in accumulator steps
-    unit = SIGN_UNIT if signs else 1
-    bias = np.rint(offset * unit)
-    if (np.abs(bias) + bound * unit >= _BIAS_LIMIT).any():
+    units = SIGN_UNITS if signs else np.ones(1, np.uint8)
+    steps = np.rint(offset[:, None] * units)  # (C, units)
+    chosen = np.argmin(np.abs(steps / units - offset[:, None]), axis=1)
+    unit, bias = units[chosen], np.take_along_axis(steps, chosen[:, None], axis=1)[:, 0]
+    if (np.abs(bias) + bound * float(unit.max()) >= _BIAS_LIMIT).any():
         return None
     scale = (magnitude * result.scale / (source.scale * unit)).astype(np.float32)
     return Requantized(
         part.factor < 0,
-        unit,
+        unit if signs else None,
         scale,
         bias.astype(np.int32),
         (scale * np.float32(source.scale)).astype(np.float32),

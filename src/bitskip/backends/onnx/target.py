@@ -33,22 +33,17 @@ def exact_layers(program: Program, rounding: str) -> frozenset[str]:
 
     A Program adds a residual before it rounds. Engines that fuse a convolution with its QDQ round before and
     after the addition, and the bias to a whole accumulator step; what is rounded otherwise early in a network
-    grows through the layers after it. `auto` keeps exact what reads the picture and the additions at the size
-    of the first one, `exact` all, `fused` none.
+    grows through the layers after it. `auto` keeps exact what reads the picture and every addition; a fused
+    layer's bias is then close enough (`requantize`). `exact` keeps all, `fused` none.
     """
-    joins, first, every = {}, [], []
+    kept, every = [], []
     for op in program.ops:
         if not isinstance(op, Conv2d) or program.tensors[op.input].dtype != "i8":
             continue
         every.append(op.name)
-        if op_residual(op) is not None:
-            joins[op.name] = program.tensors[op.outputs[0]].shape[:2]
-        if program.tensors[op.input].shape[2] <= _FEW_CHANNELS:
-            first.append(op.name)
-    if rounding == "auto":
-        size = next(iter(joins.values()), None)
-        return frozenset([*first, *(name for name, found in joins.items() if found == size)])
-    return frozenset(every if rounding == "exact" else ())
+        if op_residual(op) is not None or program.tensors[op.input].shape[2] <= _FEW_CHANNELS:
+            kept.append(op.name)
+    return frozenset({"auto": kept, "exact": every, "fused": []}[rounding])
 
 
 def model_of(

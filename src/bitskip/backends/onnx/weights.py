@@ -26,7 +26,7 @@ def integer_weight(op: Conv2d, channels: int) -> Array:
     return np.ascontiguousarray(weight.transpose(0, 3, 1, 2))
 
 
-def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: int = 1) -> str:
+def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: Array | None = None) -> str:
     """Return the dequantized weights, unit * weight * scale.
 
     Weights other than signs stand as uint8 with zero point 128: two products of a uint8 activation and an
@@ -37,16 +37,25 @@ def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: int = 1
         weight: int8 (O, I, KH, KW); +1 and -1 alone where `stored` is `bits`.
         scale: float32 (O,).
         stored: `bits` or `int8`.
-        unit: what the weights are multiplied by.
+        unit: what a filter's signs are multiplied by, uint8 (O,); None for 1.
     """
     signs = bool((np.abs(weight) == 1).all())
-    dtype, zero = (np.int8, 0) if signs else (np.uint8, 128)
+    column = None if unit is None else unit.reshape(-1, 1, 1, 1)
+    scales = w.constant(scale, "weight_scale")
+    if not signs:
+        q = w.constant((weight.astype(np.int16) + 128).astype(np.uint8), "weight")
+        zeros = w.constant(np.full(len(weight), 128, np.uint8), "weight_zero")
+        return w.node("DequantizeLinear", [q, scales, zeros], "weight_real", axis=0)
     if stored == "bits":
-        q = signs_of_bits(w, weight, unit)
+        q = signs_of_bits(w, weight)
+        if column is not None:  # in int32, since engines fold no arithmetic on int8 constants
+            types = w.onnx.TensorProto
+            units = w.node("Cast", [w.constant(column, "unit")], "unit", to=types.INT32)
+            q = w.node("Mul", [w.node("Cast", [q], "sign", to=types.INT32), units], "whole")
+            q = w.node("Cast", [q], "weight", to=types.INT8)
     else:
-        q = w.constant((weight.astype(np.int16) * unit + zero).astype(dtype), "weight")
-    zeros = w.constant(np.full(len(weight), zero, dtype), "weight_zero")
-    return w.node("DequantizeLinear", [q, w.constant(scale, "weight_scale"), zeros], "weight_real", axis=0)
+        q = w.constant((weight * (1 if column is None else column)).astype(np.int8), "weight")
+    return w.node("DequantizeLinear", [q, scales], "weight_real", axis=0)
 
 
 def real(w: Writer, weight: Array, stored: str) -> str:
@@ -57,13 +66,12 @@ def real(w: Writer, weight: Array, stored: str) -> str:
     return quantized(w, np.where(weight < 0, -1, 1).astype(np.int8), scale, "bits")
 
 
-def signs_of_bits(w: Writer, weight: Array, unit: int = 1) -> str:
-    """Return int8 signs times `unit` (O, I, KH, KW), stored as bits."""
+def signs_of_bits(w: Writer, weight: Array) -> str:
+    """Return int8 signs (O, I, KH, KW), stored as bits."""
     types = w.onnx.TensorProto
     flat = np.packbits(weight.reshape(-1) < 0, bitorder="little")
-    # An engine folds no arithmetic on int8 constants, so the unit stands in the table.
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    table = (unit * (1 - 2 * bits.astype(np.int8))).astype(np.int8)
+    table = 1 - 2 * bits.astype(np.int8)
     scope, w.scope = w.scope, ""
     signs = w.constant(table, "signs")  # (256, 8), of all layers
     w.scope = scope
