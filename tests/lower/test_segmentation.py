@@ -102,7 +102,7 @@ def test_a_dilated_1_bit_layer_stays_1_bit() -> None:
     near(Model(program).outputs(images)["out"], scores(network, images), 1e-4)
 
 
-@pytest.mark.parametrize("dense", ["fp32"])
+@pytest.mark.parametrize("dense", ["fp32", "int8"])
 def test_a_dilated_network_goes_to_onnx_and_back(small: nn.Module, dense: str, tmp_path: Path) -> None:
     images = pictures_of((4, SIDE, SIDE, 3), 5)
     how = {"activations": "int8", "dense": "int8", "calibration": images} if dense == "int8" else {}

@@ -44,6 +44,7 @@ from bitskip.lower.graph import (
     Graph,
     MulNode,
     PoolNode,
+    TableNode,
     node_inputs,
 )
 from bitskip.lower.integers import int8_weights, integer_terms
@@ -124,6 +125,8 @@ def assemble(
             writer.multiply(node)
         elif isinstance(node, ConcatNode):
             writer.concatenate(node)
+        elif isinstance(node, TableNode):
+            writer.look_up(node)
         else:
             writer.pointwise(node)
     outputs = tuple(Output(name, writer.done.held[value, F32]) for name, value in graph.outputs.items())
@@ -330,6 +333,11 @@ class _Writer:
             epilogue = FloatEpilogue(threshold=threshold)
         self.done.ops.append(Mul(node.name, *reads, outputs, epilogue))
         self.convert(node.output, forms, node.name)
+
+    def look_up(self, node: TableNode) -> None:
+        read, made = self.held(node.input, I8), self.tensor(node.output, I8, node.name)
+        self.done.ops.append(Lookup(node.name, read, made, node.table))
+        self.convert(node.output, self.wanted[node.output], node.name)
 
     def concatenate(self, node: ConcatNode) -> None:
         """Write a concatenation; int8 inputs of another scale go through a table first."""

@@ -21,6 +21,7 @@ from bitskip.lower.graph import (
     Graph,
     MulNode,
     PoolNode,
+    TableNode,
     node_inputs,
 )
 from bitskip.program import inverse_scale
@@ -145,6 +146,10 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
                     ask(node.input, F32)
             else:
                 ask(node.input, I8 if node.kind in KEEPS_SCALE and forms == [I8] else F32)
+            continue
+        if isinstance(node, TableNode):
+            ask(node.output, I8)
+            ask(node.input, I8)
             continue
         if isinstance(node, MulNode | ConcatNode) or is_table(node):
             integer = recipe.dense == "int8" and forms == [I8]

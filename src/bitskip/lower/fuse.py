@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bitskip.lower.folding import Folded, array, conv_node
-from bitskip.lower.graph import AddNode, AffineNode, ConcatNode, Floats, MulNode, Node, PoolNode
+from bitskip.lower.graph import AddNode, AffineNode, ConcatNode, Floats, MulNode, Node, PoolNode, TableNode
 from bitskip.lower.steps import (
     ActivationStep,
     AddStep,
@@ -25,6 +25,7 @@ from bitskip.lower.steps import (
     PoolStep,
     Recorder,
     Step,
+    TableStep,
 )
 from bitskip.program import Activation
 
@@ -112,6 +113,9 @@ class _Fuser:
                 self.open[step.output] = _Open(step, step.output)
             elif isinstance(step, PoolStep):
                 self.pool(step)
+            elif isinstance(step, TableStep):
+                self.need(step.input)
+                self.nodes.append(TableNode(step.name, step.input, step.output, step.table))
             elif isinstance(step, AddStep):
                 self.add(step)
             elif isinstance(step, MulStep | ConcatStep):

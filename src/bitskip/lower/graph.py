@@ -30,6 +30,7 @@ __all__ = [
     "Pair",
     "PoolNode",
     "Shape",
+    "TableNode",
     "node_inputs",
 ]
 
@@ -126,7 +127,17 @@ class ConcatNode:
     output: int
 
 
-Node = ConvNode | AffineNode | AddNode | PoolNode | MulNode | ConcatNode
+@dataclass(eq=False)
+class TableNode:
+    """One int8 code for each of the 256 codes of its input: both values live as int8."""
+
+    name: str
+    input: int
+    output: int
+    table: npt.NDArray[np.int8]  # (256,)
+
+
+Node = TableNode | ConvNode | AffineNode | AddNode | PoolNode | MulNode | ConcatNode
 
 
 def node_inputs(node: Node) -> tuple[int, ...]:

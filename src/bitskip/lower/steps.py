@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from bitskip.errors import LoweringError
@@ -28,6 +30,7 @@ __all__ = [
     "PoolStep",
     "Recorder",
     "Step",
+    "TableStep",
     "Traced",
 ]
 
@@ -132,6 +135,13 @@ class PoolStep(Step):
     count_padding: bool = False
 
 
+@dataclass(eq=False)
+class TableStep(Step):
+    """One int8 code for each of the 256 codes that the input is held as."""
+
+    table: npt.NDArray[np.int8]
+
+
 class Recorder:
     """Collects steps and numbers values.
 
@@ -224,6 +234,12 @@ class Recorder:
         """Record a product with one value a channel."""
         y = self.value(x.picture, x.shape)
         self.steps.append(MulStep(self.name, x.value, y.value, factor.value))
+        return y
+
+    def look_up(self, x: Traced, table: npt.NDArray[np.int8]) -> Traced:
+        """Record a table of codes, int8 (256,), for codes -128 to 127."""
+        y = self.value(x.picture, x.shape)
+        self.steps.append(TableStep(self.name, x.value, y.value, table))
         return y
 
     def concatenate(self, parts: list[Traced]) -> Traced:

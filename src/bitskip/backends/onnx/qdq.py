@@ -342,7 +342,8 @@ class QdqConverter(Converter):
         source, by, result = (self.tensors[n] for n in (op.input, op.factor, op.outputs[0]))
         unit = 2.0**-op.epilogue.shift * result.scale
         scale = (op.epilogue.multiplier * unit / (source.scale * by.scale)).astype(np.float32)
-        y = self.affine_part(y, scale, (op.epilogue.bias * unit).astype(np.float32))
+        if (scale != 1).any() or op.epilogue.bias.any():  # else the product is the value as it is
+            y = self.affine_part(y, scale, (op.epilogue.bias * unit).astype(np.float32))
         self.finish_integer(y, op.epilogue, op.outputs[0], rounded=True)
 
     def lookup(self, op: Lookup) -> None:

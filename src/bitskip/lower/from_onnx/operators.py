@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitskip.lower.forms import Quantization
-from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
+from bitskip.lower.steps import BATCH, ActivationStep, ConcatStep, PoolStep, Recorder, Traced
 from bitskip.lower.torch_activations import activate, prelu
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
 
@@ -28,7 +28,8 @@ class Coded:
     """What a QuantizeLinear gave: the codes of a value."""
 
     value: Traced
-    zero: int  # as int8
+    scale: float | None = None  # None for what came out of a table: its DequantizeLinear says it
+    zero: int = 0  # as int8
 
 
 @dataclass(eq=False)
@@ -286,11 +287,25 @@ def _quantize(reader: Reader, a: Attributes, x: Traced, scale: Any, zero: Any = 
         )
     shift = 128 if code.dtype == np.uint8 else 0
     at = int(code.reshape(-1)[0]) - shift
-    last = next((step for step in reader.record.steps if step.output == x.value), None)
-    bent = isinstance(last, ActivationStep) and last.activation.kind == "relu"
-    if at == -128 and not bent and last is not None:
+    pictured = all(step.output != x.value for step in reader.record.steps)
+    if at == -128 and not pictured and not _never_negative(reader, x.value):
         x = activate(reader.record, x, "relu")  # codes end where 0 is
-    return Coded(x, at)
+    return Coded(x, float(np.float32(np.asarray(scale).reshape(-1)[0])), at)
+
+
+def _never_negative(reader: Reader, value: int) -> bool:
+    """Whether codes that end at 0 hold all that `value` can be."""
+    held = reader.quantizations.get(value)
+    if held is not None and held.zero_point == -128:
+        return True
+    match next((step for step in reader.record.steps if step.output == value), None):
+        case ActivationStep(activation=activation):
+            return activation.kind in ("relu", "relu6", "sigmoid", "hard_sigmoid")
+        case ConcatStep(input=first, others=others):
+            return all(_never_negative(reader, part) for part in (first, *others))
+        case PoolStep(input=source):
+            return _never_negative(reader, source)
+    return False
 
 
 def _dequantize(reader: Reader, a: Attributes, x: Coded, scale: Any, zero: Any = None) -> Traced:
@@ -298,16 +313,59 @@ def _dequantize(reader: Reader, a: Attributes, x: Coded, scale: Any, zero: Any =
         reader.record.refuse("reads what no QuantizeLinear gave")
     if np.size(scale) != 1:
         reader.record.refuse("has a scale a channel, expected one")
-    reader.quantizations.setdefault(
-        x.value.value, Quantization(float(np.float32(np.asarray(scale).reshape(-1)[0])), x.zero)
-    )
+    at = x.zero
+    if x.scale is None:
+        code = np.zeros((), np.uint8) if zero is None else np.asarray(zero)
+        at = int(code.reshape(-1)[0]) - (128 if code.dtype == np.uint8 else 0)
+    step = float(np.float32(np.asarray(scale).reshape(-1)[0]))
+    reader.quantizations.setdefault(x.value.value, Quantization(step, at))
     return x.value
+
+
+def _cast(reader: Reader, a: Attributes, x: Any) -> Any:
+    """Codes as indices of a table, or real values that stay real."""
+    import onnx
+
+    kinds = onnx.TensorProto
+    expected = (kinds.INT32, kinds.INT64) if isinstance(x, Coded) else (kinds.FLOAT,)
+    if a["to"] not in expected:
+        reader.record.refuse(
+            f"casts to {kinds.DataType.Name(a['to'])}, expected codes to INT32 or values to FLOAT"
+        )
+    return x
+
+
+def _gather(reader: Reader, a: Attributes, data: Any, index: Any) -> Any:
+    """A table of 256 uint8 codes, or the nearest pixels along the height or the width."""
+    axis = a.get("axis", 0)
+    if isinstance(index, Coded):
+        table = np.asarray(data)
+        if table.shape != (256,) or table.dtype != np.uint8 or axis != 0:
+            reader.record.refuse(f"takes a table of {table.dtype} {table.shape}, expected uint8 (256,)")
+        if index.scale is None and index.value.value not in reader.quantizations:
+            reader.record.refuse(
+                "reads codes whose scale nothing says; expected them behind a QuantizeLinear"
+            )
+        if index.scale is not None:
+            reader.quantizations.setdefault(index.value.value, Quantization(index.scale, index.zero))
+        return Coded(reader.record.look_up(index.value, (table.astype(np.int16) - 128).astype(np.int8)))
+    pixels = np.asarray(index)
+    if isinstance(data, Traced) and data.is_picture and axis in (2, 3) and pixels.ndim == 1:
+        size = data.picture[axis - 2]
+        if np.array_equal(pixels, np.arange(len(pixels)) * size // len(pixels)):
+            shape = [*data.shape]
+            shape[axis] = len(pixels)
+            return reader.record.pool(data, "nearest", tuple(shape))
+    return reader.record.refuse(
+        "takes values by their place, expected a table of 256 codes or nearest pixels"
+    )
 
 
 OPERATORS: dict[str, Handler] = {
     "Add": _binary(operator.add),
     "AveragePool": _pool("avg"),
     "BatchNormalization": _batch_norm,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,
@@ -315,6 +373,7 @@ OPERATORS: dict[str, Handler] = {
     "Div": _binary(operator.truediv),
     "Dropout": _same,
     "Flatten": _flatten,
+    "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
     "HardSigmoid": _hard_sigmoid,

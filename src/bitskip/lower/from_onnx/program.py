@@ -20,7 +20,7 @@ from bitskip.lower.from_onnx.operators import OPERATORS, Coded, Reader
 from bitskip.lower.from_onnx.read import picture_inputs, read_model
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
-from bitskip.lower.steps import Recorder, Traced
+from bitskip.lower.steps import Recorder, TableStep, Traced
 from bitskip.program import Program
 
 __all__ = ["import_onnx"]
@@ -84,6 +84,12 @@ def import_onnx(
             graph, recipe, *terms, reader.quantizations, activations="int8", dense="int8", **labels
         )
         return program, tuple(notes)
+    tables = [step.name for step in reader.record.steps if isinstance(step, TableStep)]
+    if tables:
+        raise LoweringError(
+            f"'{tables[0]}' is a table of int8 codes, but {len(missing)} values that int8 layers read are "
+            "not quantized; export the network with every activation quantized"
+        )
     if reader.quantizations:
         notes.append(f"{len(missing)} values that int8 layers would read are not quantized: fp32 is kept")
     return assemble(graph, Recipe(), *terms, **labels)[0], tuple(notes)
@@ -174,5 +180,7 @@ def _without_rounding(model: Any, values: dict[str, Any]) -> list[Any]:
         if scaling is None or scaling.op_type != "Mul" or np.size(values.get(scaling.input[1], ())) != 1:
             continue
         node.input[0] = scaling.input[0]
+        node.input[1] = f"{node.output[0]}.scale"
+        values[node.input[1]] = np.float32(1) / np.asarray(values[scaling.input[1]], np.float32)
         dropped |= {id(rounding), id(scaling)}
     return [node for node in nodes if id(node) not in dropped]
