@@ -25,6 +25,7 @@ from bitskip.program import Conv2d, Program, op_residual
 __all__ = ["ROUNDINGS", "TARGET", "exact_layers", "model_of"]
 
 ROUNDINGS = ("auto", "fused", "exact")
+_EARLY_SIZES = 2  # of additions: what is rounded otherwise there has many layers to grow
 _FEW_CHANNELS = 4  # a picture's: a convolution of those costs little
 
 
@@ -33,15 +34,28 @@ def exact_layers(program: Program, rounding: str) -> frozenset[str]:
 
     A Program adds a residual before it rounds. Engines that fuse a convolution with its QDQ round before and
     after the addition, and the bias to a whole accumulator step; what is rounded otherwise early in a network
-    grows through the layers after it. `auto` keeps exact what reads the picture and every addition; a fused
-    layer's bias is then close enough (`requantize`). `exact` keeps all, `fused` none.
+    grows through the layers after it. `auto` keeps exact what reads the picture, every addition, and what has
+    int8 weights at the sizes of the first two additions: signs have a unit that keeps their bias close enough
+    (`requantize`), int8 weights fill their byte. `exact` keeps all, `fused` none.
     """
     kept, every = [], []
+    sizes = list(
+        dict.fromkeys(
+            program.tensors[op.outputs[0]].shape[:2]
+            for op in program.ops
+            if isinstance(op, Conv2d) and op_residual(op) is not None
+        )
+    )
     for op in program.ops:
         if not isinstance(op, Conv2d) or program.tensors[op.input].dtype != "i8":
             continue
         every.append(op.name)
-        if op_residual(op) is not None or program.tensors[op.input].shape[2] <= _FEW_CHANNELS:
+        early = program.tensors[op.outputs[0]].shape[:2] in sizes[:_EARLY_SIZES]
+        if (
+            op_residual(op) is not None
+            or program.tensors[op.input].shape[2] <= _FEW_CHANNELS
+            or (early and op.weight_dtype == "i8")
+        ):
             kept.append(op.name)
     return frozenset({"auto": kept, "exact": every, "fused": []}[rounding])
 

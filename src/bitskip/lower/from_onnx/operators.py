@@ -16,7 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitskip.lower.forms import Quantization
-from bitskip.lower.steps import BATCH, ActivationStep, ConcatStep, PoolStep, Recorder, Traced
+from bitskip.lower.steps import (
+    BATCH,
+    ActivationStep,
+    AddStep,
+    ConcatStep,
+    MulStep,
+    PoolStep,
+    Recorder,
+    Traced,
+)
 from bitskip.lower.torch_activations import activate, prelu
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
 
@@ -303,6 +312,8 @@ def _never_negative(reader: Reader, value: int) -> bool:
             return activation.kind in ("relu", "relu6", "sigmoid", "hard_sigmoid")
         case ConcatStep(input=first, others=others):
             return all(_never_negative(reader, part) for part in (first, *others))
+        case AddStep(input=first, other=second) | MulStep(input=first, factor=second):
+            return _never_negative(reader, first) and _never_negative(reader, second)
         case PoolStep(input=source):
             return _never_negative(reader, source)
     return False
