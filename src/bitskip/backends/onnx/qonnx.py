@@ -133,7 +133,7 @@ class QonnxConverter(Converter):
     def constant_weight(self, weight: Array, op: Conv2d) -> str:
         """Return whole weights (O, I, KH, KW) as float32, stored as `weights` asks."""
         if op.weight_dtype == "w1" and self.weights == "bits":
-            stored = signs_of_bits(self.w, weight)
+            stored = signs_of_bits(self.w, weight, np.ones((1, 1, 1, 1), np.int8))
         elif self.weights == "fp32":
             return self.w.constant(weight.astype(np.float32), "weight")
         else:

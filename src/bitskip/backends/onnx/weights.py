@@ -1,8 +1,8 @@
 """How the weights of a convolution stand in the file: as bits, int8 or float32.
 
 1-bit weights are a stream of bits (O, I, KH, KW), I of a byte's bit 0 first, padded to whole bytes. `Gather`
-takes each byte's eight signs out of a table of 256 rows, `Reshape` gives the kernel its shape. Both read
-constants alone, so an engine computes them once, when it loads the file.
+takes each byte's eight bits out of a table of 256 rows, `Reshape` gives the kernel its shape and `Where` its
+two values. All read constants alone, so an engine computes them once, when it loads the file.
 """
 
 from __future__ import annotations
@@ -47,12 +47,7 @@ def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: Array |
         zeros = w.constant(np.full(len(weight), 128, np.uint8), "weight_zero")
         return w.node("DequantizeLinear", [q, scales, zeros], "weight_real", axis=0)
     if stored == "bits":
-        q = signs_of_bits(w, weight)
-        if column is not None:  # in int32, since engines fold no arithmetic on int8 constants
-            types = w.onnx.TensorProto
-            units = w.node("Cast", [w.constant(column, "unit")], "unit", to=types.INT32)
-            q = w.node("Mul", [w.node("Cast", [q], "sign", to=types.INT32), units], "whole")
-            q = w.node("Cast", [q], "weight", to=types.INT8)
+        q = signs_of_bits(w, weight, np.ones((1, 1, 1, 1), np.int8) if column is None else column)
     else:
         q = w.constant((weight * (1 if column is None else column)).astype(np.int8), "weight")
     return w.node("DequantizeLinear", [q, scales], "weight_real", axis=0)
@@ -66,12 +61,15 @@ def real(w: Writer, weight: Array, stored: str) -> str:
     return quantized(w, np.where(weight < 0, -1, 1).astype(np.int8), scale, "bits")
 
 
-def signs_of_bits(w: Writer, weight: Array) -> str:
-    """Return int8 signs (O, I, KH, KW), stored as bits."""
+def signs_of_bits(w: Writer, weight: Array, unit: Array) -> str:
+    """Return int8 signs (O, I, KH, KW) times `unit` (O, 1, 1, 1), stored as bits.
+
+    Engines fold no arithmetic on int8 constants, but they fold `Where`.
+    """
     types = w.onnx.TensorProto
     flat = np.packbits(weight.reshape(-1) < 0, bitorder="little")
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    table = 1 - 2 * bits.astype(np.int8)
+    table = bits.astype(np.bool_)
     scope, w.scope = w.scope, ""
     signs = w.constant(table, "signs")  # (256, 8), of all layers
     w.scope = scope
@@ -81,4 +79,6 @@ def signs_of_bits(w: Writer, weight: Array) -> str:
         taken = w.node("Reshape", [taken, w.constant(np.array([-1]), "all")], "stream")
         ends = [w.constant(np.array([value]), what) for value, what in ((0, "start"), (weight.size, "end"))]
         taken = w.node("Slice", [taken, *ends], "used")
-    return w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "weight")
+    negative = w.node("Reshape", [taken, w.constant(np.array(weight.shape), "shape")], "negative")
+    ends = [w.constant((sign * unit.astype(np.int8)).astype(np.int8), "unit") for sign in (-1, 1)]
+    return w.node("Where", [negative, *ends], "weight")
