@@ -99,6 +99,8 @@ class Model:
     def preprocess(self, picture: Any) -> npt.NDArray[np.uint8]:
         """Return a picture as the model takes it, uint8 (height, width, channels): what `bitskip run` does.
 
+        Of several inputs it is the first's size.
+
         It is turned upright, brought to 8 bits, scaled by its shorter side and cropped at the centre
         (`bitskip.pictures`). The engines normalise with `mean` and `std` themselves.
 
