@@ -41,8 +41,7 @@ typedef struct { int32_t dtype, zero_point, born, dies, offset; uint32_t h, w, c
 static tensor tensor_at(const bsk_program *p, uint32_t number) {
   const uint8_t *at = p->tensors + (size_t)number * BSK_TENSOR_BYTES;
   tensor t = {at[0], i8(at + 1), (int32_t)u16(at + 2), (int32_t)u16(at + 4), i32(at + 20), u32(at + 8), u32(at + 12), u32(at + 16), u32(at + 24), 0};
-  if (t.born == BSK_NO_TENSOR) t.born = -1;
-  if (t.dies == BSK_NO_TENSOR) t.dies = -1;
+  t.born = t.born == BSK_NO_TENSOR ? -1 : t.born, t.dies = t.dies == BSK_NO_TENSOR ? -1 : t.dies;
   const uint64_t pixels = (uint64_t)t.h * t.w, element = t.dtype == BSK_F32 || t.dtype == BSK_I32 ? 4 : 1;
   t.bytes = t.dtype == BSK_BITS ? pixels * (((uint64_t)t.c + 63) / 64) * 8 : pixels * t.c * element;
   return t;
@@ -81,8 +80,7 @@ static bsk_status check_names(bsk_program *p) {
     lines += p->names[i] == '\n';
     CHECK(length <= BSK_MAX_NAME, "a name is longer than 1000 bytes");
   }
-  CHECK(length == 0 && lines == 1 + (uint64_t)p->n_outputs + p->n_classes + p->n_tensors + p->n_ops, "there are not as many names as things");
-  CHECK(is_utf8((const uint8_t *)p->names, p->names_bytes), "the names are not UTF-8");
+  CHECK(length == 0 && lines == 1 + (uint64_t)p->n_outputs + p->n_classes + p->n_tensors + p->n_ops && is_utf8((const uint8_t *)p->names, p->names_bytes), "there are not as many names as things, or they are not UTF-8");
   return BSK_OK;
 }
 
@@ -237,10 +235,9 @@ static bsk_status check_window(bsk_program *p, uint32_t number, const view *v) {
     }
     const uint8_t *steps = v->record + BSK_COL_STEPS + 4 * axis;
     const int64_t side = axis ? v->kw : v->kh, stride = u16(steps), between = u16(steps + 2), padding = v->record[BSK_COL_PADDING + axis];
-    CHECK(side >= 1 && side <= (pool ? BSK_MAX_SIDE : BSK_MAX_KERNEL) && stride >= 1, "a kernel or stride is out of range");
-    CHECK(between == 0 || (!pool && side > 1 && between < BSK_MAX_DILATION), "a dilation is out of range");
     const int64_t kernel = (between + 1) * (side - 1) + 1;
-    CHECK(kernel <= BSK_MAX_SIDE, "a dilated kernel reaches too far");
+    CHECK(side >= 1 && side <= (pool ? BSK_MAX_SIDE : BSK_MAX_KERNEL) && stride >= 1 && kernel <= BSK_MAX_SIDE, "a kernel or stride is out of range");
+    CHECK(between == 0 || (!pool && side > 1 && between < BSK_MAX_DILATION), "a dilation is out of range");
     CHECK(padding < kernel && padding < BSK_MAX_KERNEL && (!pool || 2 * padding <= kernel), "padding is too large for its kernel");
     const int64_t room = size + 2 * padding - kernel;
     int64_t more = room >= 0 ? (room + stride - 1) / stride + 1 : 1 - -room / stride;
@@ -351,8 +348,7 @@ static bsk_status check_constants(bsk_program *p, uint32_t number, const view *v
 }
 
 static bsk_status check_op(bsk_program *p, uint32_t number, uint64_t *at, uint64_t end, uint64_t *outputs) {
-  view v = {0};
-  v.record = p->ops + (size_t)number * BSK_RECORD_BYTES;
+  view v = {.record = p->ops + (size_t)number * BSK_RECORD_BYTES};
   for (size_t i = 0; i < COUNT(rows); ++i)
     if (rows[i].code == v.record[BSK_COL_KIND]) v.row = &rows[i];
   CHECK(v.row, "an op is unknown");
