@@ -149,3 +149,15 @@ def test_a_corrupt_picture_is_named(tmp_path: Path) -> None:
     assert end.returncode == 2
     assert "3.png" in end.stderr
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    words = ("resnet14-full-all", "--accelerator", "gpu", "--data", "mini", "--out", str(tmp_path / "run"))
+    ran = bitskip("train", *words)
+    assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+    assert "sees no GPU here; use --accelerator cpu" in ran.err
+    assert not (tmp_path / "run").exists()

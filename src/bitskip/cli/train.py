@@ -19,6 +19,7 @@ from bitskip.cli.options import (
     NodesOption,
     StrategyOption,
     epoch_line,
+    gpus_of,
     interactive,
     parse_changes,
     path_or_none,
@@ -103,6 +104,7 @@ def train(
     from bitskip.training import train as run
     from bitskip.training.small import fit_recipe
 
+    gpus_of(accelerator)  # a GPU that is not there is said before anything is written
     base = trainable(model)
     changes = parse_changes(change or []) | ({} if epochs is None else {"epochs": epochs})
     settled = load_recipe(recipe, base, changes)
