@@ -125,12 +125,13 @@ class Writer:
                 self.pads[source.zero_point] = max(self.pads.get(source.zero_point, 0), source.shape[2])
 
     def kernel(self, op: Op) -> str:
-        """Return which kernel runs `op`: w1, i8, w1a1, f32, grouped, head or logits; else its kind."""
+        """Return what runs `op`: w1, i8, w1a1, f32, depthwise, grouped, head, logits; else its kind."""
         if not isinstance(op, Conv2d):
             return op.kind
         dtype = self.program.tensors[op.input].dtype
         if op.groups > 1:
-            return "grouped"
+            depthwise = op.groups == len(op.weight) == self.program.tensors[op.input].shape[2]
+            return "depthwise" if depthwise and op.groups % 4 == 0 else "grouped"
         if dtype == "i32":
             return "logits" if integer_logits(op, self.program) else "head"
         return {"bits": "w1a1", "f32": "f32"}.get(dtype, "w1" if op.weight_dtype == "w1" else "i8")
@@ -222,11 +223,11 @@ class Writer:
                 f"weights_{at}", int8_words(op.weight, self.core.dsp and channels % 4 != 0), what
             )
             self.uses |= {"i8", "integer_acc"} | (set() if channels % 4 else {"i8_words"})
-        elif kernel == "grouped":
+        elif kernel in ("grouped", "depthwise"):
             inputs = taps * channels // op.groups
             by_tap = np.ascontiguousarray(op.weight.reshape(len(op.weight), -1).T)
             weights = self.constants.add(f"weights_{at}", by_tap, f"{what}, an input of all channels in turn")
-            self.uses |= {"grouped", "integer_acc"}
+            self.uses |= {kernel, "integer_acc"}
             self.grouped_taps = max(self.grouped_taps, taps)
         elif kernel == "w1a1":
             inputs = taps * -(-channels // 32)
@@ -247,7 +248,7 @@ class Writer:
             self.uses.add("logits" if kernel == "logits" else "head_i32")
         if (
             not weights.startswith("(")
-            and kernel in ("f32", "head", "logits", "grouped")
+            and kernel in ("f32", "head", "logits", "grouped", "depthwise")
             and op.weight.dtype != np.uint64
         ):
             weights = f"(const uint32_t *)(const void *){weights}"
@@ -285,6 +286,7 @@ class Writer:
             "f32": f"bsk_f32_row(&conv_{at}, rows, &finish, {int(op.weight_dtype == 'w1')});",
             "grouped": f"bsk_grouped_row(&conv_{at}, rows, &finish, {channels // op.groups}, "
             f"{target.shape[2] // op.groups}, {self.words(at)});",
+            "depthwise": f"bsk_depthwise_row(&conv_{at}, rows, &finish, {self.words(at)});",
             "head": f"bsk_head(&conv_{at}, {self.row(op.input, '0', const=True)}, &finish);",
         }
         done.statements.append(calls[kernel])

@@ -189,7 +189,7 @@ def render(
         "macs": macs,
         "instructions": predict(program, core.name),
         "float": has_float,
-        "kernels": sorted(writer.uses & {"w1", "w1a1", "i8", "grouped", "conv_f32"}),
+        "kernels": sorted(writer.uses & {"w1", "w1a1", "i8", "grouped", "depthwise", "conv_f32"}),
         "notes": [float_words] if has_float else [],
     }
     return files, facts
