@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ def run_block(language: str, code: str, folder: Path) -> dict[str, Any]:
     """Run one block in `folder`; raises RuntimeError with what it printed if it fails."""
     words = ["sh", "-e", "-c", code] if language == "sh" else [sys.executable, "-c", code]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), _cpu_seconds()
     end = subprocess.run(
         words, cwd=folder, env=os.environ | {"PATH": path}, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -44,7 +45,14 @@ def run_block(language: str, code: str, folder: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     if end.returncode != 0:
         raise RuntimeError(f"exit code {end.returncode} of\n{code}\n{end.stdout}")
-    return {"code": code, "seconds": round(seconds, 1), "output": end.stdout.replace(f"{folder}/", "")}
+    used = round(_cpu_seconds() - before, 1)
+    return {"code": code, "seconds": round(seconds, 1), "cpu_seconds": used, "output": end.stdout.replace(f"{folder}/", "")}
+
+
+def _cpu_seconds() -> float:
+    """Return what the blocks have taken of the processor so far, whoever else used it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run_all(folder: Path) -> list[dict[str, Any]]:
@@ -68,12 +76,14 @@ def page(text: str, record: dict[str, Any]) -> str:
         return f"```{match[1]}\n{match[2]}```\n\n```text\n{_shown(next(steps)['output'])}```"
 
     before, _, rest = BLOCK.sub(filled, text).partition(BEGIN)
-    seconds = [step["seconds"] for step in record["steps"]]
+    steps_taken = record["steps"]
+    longest = max(steps_taken, key=lambda step: step["seconds"])
     host = record["machine"]
     said = (
         f"Recorded {record['date']} with bitskip {record['bitskip']}, "
         f"on {host['cores']} cores of {host['cpu']} that were shared with other work: "
-        f"{max(seconds):.0f} s of training, {sum(seconds):.0f} s in all."
+        f"{longest['seconds']:.0f} s of training ({longest['cpu_seconds']:.0f} s of processor time), "
+        f"{sum(step['seconds'] for step in steps_taken):.0f} s in all."
     )
     return f"{before}{BEGIN}\n{said}\n{END}{rest.partition(END)[2]}"
 

@@ -17,7 +17,7 @@ from bitskip.nn import binary_layers, build
 from bitskip.program import Program
 from bitskip.runtime import Model
 from bitskip.spec import NetworkSpec
-from bitskip.training import load_recipe, train
+from bitskip.training import load_recipe, train, what_is_kept
 from bitskip.training.small import MIN_STEPS, fit_recipe, steps_of
 from bitskip.training.unpack import unpack_weights
 from bitskip.zoo import model_path
@@ -111,9 +111,41 @@ def test_few_pictures_get_smaller_batches_and_more_epochs() -> None:
 def test_trained_weights_take_fewer_and_smaller_steps() -> None:
     recipe = load_recipe("modern", "resnet14-full-all")
     fresh, _ = fit_recipe(recipe, 300)
-    fitted, _ = fit_recipe(recipe, 300, trained=True)
+    fitted, _ = fit_recipe(recipe, 300, kept="body")
     assert recipe.epochs < fitted.epochs < fresh.epochs
     assert fitted.learning_rate == pytest.approx(0.2 * fresh.learning_rate)
+    assert fresh.resolution
+    assert fitted.resolution == ()
+    assert fit_recipe(recipe, 50_000, kept="body") == (recipe, "")
+
+
+def test_a_network_that_knows_all_classes_takes_the_fewest_and_smallest() -> None:
+    recipe = load_recipe("modern", "resnet14-hybrid-all")
+    fitted, said = fit_recipe(recipe, 300, kept="all")
+    assert fitted.epochs == -(-60 // 16)
+    assert fitted.learning_rate == pytest.approx(0.05 * recipe.learning_rate * 16 / 128)
+    assert fitted.latent.learning_rate == pytest.approx(
+        0.05 * recipe.latent.learning_rate * (16 / 128) ** 0.5
+    )
+    assert "64 steps" in said
+    assert "more are needed" not in said
+    asked = load_recipe("modern", "resnet14-hybrid-all", {"learning_rate": 0.3, "epochs": 2})
+    fitted, _ = fit_recipe(asked, 300, {"learning_rate", "epochs"}, kept="all")
+    assert (fitted.learning_rate, fitted.epochs) == (0.3, 2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kept"),
+    [
+        (("truck", "cat", "frog"), "all"),
+        (("cat", "dragon"), "body"),
+        (("0", "1", "2"), "body"),
+    ],
+)
+def test_what_a_start_keeps(classes: tuple[str, ...], kept: str) -> None:
+    pictures, labels = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
+    images = ImageSet("set", pictures, labels, pictures, labels, classes)
+    assert what_is_kept("zoo:resnet14-binary-all-x0.25-int8", images) == kept
 
 
 def test_what_was_asked_for_stays_and_too_few_steps_are_said() -> None:

@@ -100,7 +100,7 @@ def train(
     from bitskip.errors import SpecError
     from bitskip.sources.trainable import trainable
     from bitskip.spec import NetworkSpec
-    from bitskip.training import Hardware, is_first_process, load_recipe
+    from bitskip.training import Hardware, is_first_process, load_recipe, what_is_kept
     from bitskip.training import train as run
     from bitskip.training.small import fit_recipe
 
@@ -125,7 +125,7 @@ def train(
         settled,
         len(images.train_images),
         {*changes, *(("epochs", "batch_size") if own else ())},
-        trained=start is not None,
+        kept="fresh" if start is None else what_is_kept(start, images),
     )
     if said:
         say(f"note: {said}")

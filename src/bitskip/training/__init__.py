@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bitskip.training.folder import RunResult, load_run
     from bitskip.training.hardware import Hardware, is_first_process
     from bitskip.training.recipes import Recipe, load_recipe, recipe_names
-    from bitskip.training.run import train
+    from bitskip.training.run import train, what_is_kept
 
 __all__ = [
     "Hardware",
@@ -24,6 +24,7 @@ __all__ = [
     "load_run",
     "recipe_names",
     "train",
+    "what_is_kept",
 ]
 
 _PLACES = {

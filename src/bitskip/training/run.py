@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ _CHECKPOINT_SECONDS = 10.0  # between checkpoints, where an epoch takes less
 
 _TEST_BATCH = {"cpu": 64}  # pictures whose activations caches hold; 512 elsewhere
 
-__all__ = ["Hardware", "is_first_process", "train"]
+__all__ = ["Hardware", "is_first_process", "train", "what_is_kept"]
 
 
 def train(
@@ -365,6 +365,23 @@ def _start_weights(
         pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
     weights = unpack_weights(program, pictures, recipe.latent.standardise)
     return match_classes(weights, program.class_names, images.class_names, head)
+
+
+def what_is_kept(start: Path | str, images: ImageSet) -> Literal["body", "all"]:
+    """Return what of the weights to start from a network for `images` keeps: `all` if it knows their classes.
+
+    Raises:
+        RunError: if there is no such file; SpecError for a name that the zoo does not have.
+    """
+    if is_packed(start):
+        from bitskip.program import Program
+
+        known = tuple(Program.load(_start_file(start)).class_names)
+    else:
+        known = class_names_of(Path(start))
+    wanted = images.class_names
+    by_name = not are_numbers(known) and not are_numbers(wanted) and set(wanted) <= set(known)
+    return "all" if by_name or known == wanted else "body"
 
 
 def _epochs_of(start: Path | str) -> int:
