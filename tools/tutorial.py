@@ -46,7 +46,8 @@ def run_block(language: str, code: str, folder: Path) -> dict[str, Any]:
     if end.returncode != 0:
         raise RuntimeError(f"exit code {end.returncode} of\n{code}\n{end.stdout}")
     used = round(_cpu_seconds() - before, 1)
-    return {"code": code, "seconds": round(seconds, 1), "cpu_seconds": used, "output": end.stdout.replace(f"{folder}/", "")}
+    output = end.stdout.replace(f"{folder}/", "")
+    return {"code": code, "seconds": round(seconds, 1), "cpu_seconds": used, "output": output}
 
 
 def _cpu_seconds() -> float:

@@ -29,6 +29,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("count", "torchvision:mobilenet_v2", "--input-size", "64"),
         ("torchvision:mobilenet_v2",),
     ),
+    "count a detector": (
+        ("count", "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", "--input-size", "64"),
+        ("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",),
+    ),
     "inspect": (("inspect", "resnet14-binary-all-x0.25-int8"), LAYERS[:2]),
     "shortcuts list": (("shortcuts", "list", "torchvision:resnet18"), ("layer1.0", "layer4.1")),
     "shortcuts plan": (
@@ -102,6 +106,14 @@ def test_report_on_an_ablation(bitskip: Run, width: int) -> None:
     assert (ran.code, ran.err) == (0, "")
     check(ran.out, width, ("alternating_flip", "label_smoothing"))
     assert Path("page", "page.md").is_file()
+
+
+def test_report_on_a_folder(bitskip: Run, tmp_path: Path) -> None:
+    quick().save(tmp_path / "results.json")
+    assert bitskip("report", str(tmp_path), "--out", str(tmp_path / "report")).code == 0
+    ran = bitskip("report", str(tmp_path / "report"))
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "is a folder without results.json" in ran.err
 
 
 def test_report_on_something_else(bitskip: Run, tmp_path: Path) -> None:

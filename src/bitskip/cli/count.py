@@ -149,8 +149,8 @@ def _print_layers(cost: Cost, wide: bool) -> None:
     )
     _print_parts(cost)
     print_table(
-        "Totals",
-        ["", cost.name],
+        f"Totals of {cost.name}",
+        ["", ""],
         [[label, values[0]] for label, values in _totals([cost])],
         notes=[f"note: {note}" for note in cost.notes],
     )

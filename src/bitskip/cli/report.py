@@ -17,7 +17,9 @@ def report(
     results: Annotated[
         str,
         typer.Argument(
-            metavar="RESULTS.json", help="A results file of `study` or `ablate`.", show_default=False
+            metavar="RESULTS",
+            help="A results file of `study` or `ablate`, or the folder that it lies in.",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -33,13 +35,20 @@ def report(
 
     Examples:
 
-    - `bitskip report runs/quick/results.json`
+    - `bitskip report runs/quick`
     - `bitskip report results.json --out report`
     - `bitskip report results/ablation/full/results.json --out ablation`
     """
     from bitskip.errors import FileFormatError
     from bitskip.files import read_json
 
+    if Path(results).is_dir():  # of the command that wrote them
+        inside = Path(results) / "results.json"
+        if not inside.is_file():
+            raise FileFormatError(
+                f"'{results}' is a folder without results.json; expected what `study` wrote"
+            )
+        results = str(inside)
     values = read_json(Path(results))
     folder = Path(results).parent if out is None else Path(out)
     if not isinstance(values, dict):
