@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from bitskip.backends import Exported
-from bitskip.backends.onnx.description import INPUTS, OPSET, check_options, model_from, strange_tables
+from bitskip.backends.onnx.description import INPUTS, check_options, model_from
+from bitskip.backends.onnx.form import OnnxForm
 from bitskip.backends.onnx.qonnx import QonnxConverter
 from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.onnx.writer import Writer
-from bitskip.errors import RunError
-from bitskip.files import write_bytes
 from bitskip.program import Conv2d, Program
 from bitskip.program.bounds import accumulator_bound
 
@@ -46,32 +42,21 @@ def qonnx_model_of(
     return model_from(converter, batch=1), converter
 
 
-class QonnxTarget:
+class QonnxTarget(OnnxForm[QonnxConverter]):
     """QONNX, for FINN and the tools around it."""
 
     name = "qonnx"
     summary = "QONNX for FINN and Brevitas: BipolarQuant, Quant, MultiThreshold"
-    options = frozenset({"weights", "input", "rounding"})
+    weights = "fp32"
 
-    def supports(self, program: Program) -> tuple[str, ...]:
-        """Return why `program` cannot be written: each op has a counterpart, so there is nothing."""
-        return ()
+    def convert(
+        self, program: Program, *, weights: str, pictures: str, rounding: str
+    ) -> tuple[Any, QonnxConverter]:
+        """Return `qonnx_model_of` the program."""
+        return qonnx_model_of(program, weights=weights, pictures=pictures, rounding=rounding)
 
-    def export(self, program: Program, out: Path, options: Mapping[str, Any]) -> Exported:
-        """Write one `.onnx` file.
-
-        Raises:
-            RunError: if the file cannot be written, onnx is missing or an option is strange.
-        """
-        pictures = str(options.get("input", "normalised"))
-        strange = strange_tables(program) if pictures == "normalised" else []
-        if strange:
-            raise RunError("; ".join(strange))
-        weights = str(options.get("weights", "fp32"))
-        rounding = str(options.get("rounding", "auto"))
-        model, converter = qonnx_model_of(program, weights=weights, pictures=pictures, rounding=rounding)
-        content = model.SerializeToString(deterministic=True)
-        write_bytes(out, content)
+    def told(self, program: Program, converter: QonnxConverter) -> tuple[list[str], dict[str, Any]]:
+        """Return which nodes of QONNX it has, and which sums float32 may round."""
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(converter.kinds.items()))
         lines = [f"nodes of QONNX: {counts or 'none'}"]
         wide = [
@@ -83,21 +68,7 @@ class QonnxTarget:
         ]
         if wide:
             lines.append(f"sums of {len(wide)} layers may pass 2^24, above which float32 rounds them")
-        return Exported(
-            (out,),
-            tuple(lines),
-            {
-                "to": self.name,
-                "bytes": len(content),
-                "opset": OPSET,
-                "weights": weights,
-                "input": pictures,
-                "rounding": rounding,
-                "batch": 1,
-                "nodes": converter.kinds,
-                "wide_layers": wide,
-            },
-        )
+        return lines, {"batch": 1, "nodes": converter.kinds, "wide_layers": wide}
 
 
 TARGET = QonnxTarget()

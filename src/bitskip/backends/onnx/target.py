@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from bitskip.backends import Exported
 from bitskip.backends.onnx.description import (
     INPUTS,
     IR_VERSION,
-    OPSET,
     check_options,
     model_from,
-    strange_tables,
 )
+from bitskip.backends.onnx.form import OnnxForm
 from bitskip.backends.onnx.qdq import QdqConverter
 from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.onnx.writer import Writer
-from bitskip.errors import RunError
-from bitskip.files import write_bytes
 from bitskip.program import Conv2d, Program, op_residual
 
 __all__ = ["ROUNDINGS", "TARGET", "exact_layers", "model_of"]
@@ -82,52 +76,28 @@ def model_of(
     return model_from(converter), converter
 
 
-class OnnxTarget:
+class OnnxTarget(OnnxForm[QdqConverter]):
     """Standard ONNX, for every engine."""
 
     name = "onnx"
     summary = "standard ONNX for any engine: QDQ for int8, 1-bit weights as bits"
-    options = frozenset({"weights", "input", "rounding"})
+    weights = "bits"
 
-    def supports(self, program: Program) -> tuple[str, ...]:
-        """Return why `program` cannot be written: each op has a counterpart, so there is nothing."""
-        return ()
+    def convert(
+        self, program: Program, *, weights: str, pictures: str, rounding: str
+    ) -> tuple[Any, QdqConverter]:
+        """Return `model_of` the program."""
+        return model_of(program, weights=weights, pictures=pictures, rounding=rounding)
 
-    def export(self, program: Program, out: Path, options: Mapping[str, Any]) -> Exported:
-        """Write one `.onnx` file.
-
-        Raises:
-            RunError: if the file cannot be written, onnx is missing or an option is strange.
-        """
-        pictures = str(options.get("input", "normalised"))
-        strange = strange_tables(program) if pictures == "normalised" else []
-        if strange:
-            raise RunError("; ".join(strange))
-        weights = str(options.get("weights", "bits"))
-        rounding = str(options.get("rounding", "auto"))
-        model, converter = model_of(program, weights=weights, pictures=pictures, rounding=rounding)
-        content = model.SerializeToString(deterministic=True)
-        write_bytes(out, content)
+    def told(self, program: Program, converter: QdqConverter) -> tuple[list[str], dict[str, Any]]:
+        """Return which layers engines run in int8, and which not."""
         lines = []
         if converter.fused:
             lines.append(f"{len(converter.fused)} layers are QDQ, which engines run in int8")
         if converter.floats:
             lines.append(f"{len(converter.floats)} layers with integer inputs are computed in float32")
-        return Exported(
-            (out,),
-            tuple(lines),
-            {
-                "to": self.name,
-                "bytes": len(content),
-                "opset": OPSET,
-                "ir_version": IR_VERSION,
-                "weights": weights,
-                "input": pictures,
-                "rounding": rounding,
-                "qdq_layers": converter.fused,
-                "float_layers": converter.floats,
-            },
-        )
+        layers = {"qdq_layers": converter.fused, "float_layers": converter.floats}
+        return lines, {"ir_version": IR_VERSION, **layers}
 
 
 TARGET = OnnxTarget()
