@@ -21,6 +21,7 @@ from bitskip.lower.run import calibration_pictures, lower_run
 from bitskip.machine import machine
 from bitskip.runtime import Model
 from bitskip.runtime.accuracy import measure_with_flip
+from bitskip.spec import NetworkSpec
 from bitskip.training import RunResult, load_run
 from bitskip.zoo.catalog import Card, models_folder
 
@@ -40,6 +41,8 @@ def add(
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; make it, or name one that exists with --folder")
     spec, _ = load_run(run)
+    if not isinstance(spec, NetworkSpec):
+        raise DataError(f"{run} holds {spec.name}, but the zoo is of networks that a spec describes")
     result = RunResult.load(run)
     images = read_images(data, spec.input_size)
     if (images.name, len(images.test_images)) != (result.data, result.test_images):

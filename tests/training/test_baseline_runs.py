@@ -14,6 +14,7 @@ import torch
 from bitskip.data import ImageSet, load_mini
 from bitskip.data.batches import Batches
 from bitskip.errors import FileFormatError, RunError, SpecError
+from bitskip.lower.run import lower_run
 from bitskip.nn import binary_layers
 from bitskip.nn.baselines import Baseline
 from bitskip.program import Program
@@ -95,6 +96,7 @@ def test_a_run_packs_with_its_classes_and_is_counted(run: Path, bitskip: Callabl
     program = Program.load(out)
     assert program.name == "mlperf-resnet8"
     assert program.class_names == tuple(load_mini().class_names)
+    assert lower_run(run).name == "mlperf-resnet8"  # which knows its shape without being told
     counted = json.loads(bitskip("count", str(run), "--json").out)
     assert counted["parameters"] == RESNET8.cost().parameters
 

@@ -14,6 +14,7 @@ from bitskip.data.batches import Normalisation
 from bitskip.errors import DataError, FileFormatError, LoweringError
 from bitskip.lower import lower
 from bitskip.program import Program
+from bitskip.spec import NetworkSpec
 from bitskip.training.folder import load_run, weights_file, weights_metadata
 
 __all__ = ["calibration_pictures", "class_names", "lower_run"]
@@ -81,7 +82,10 @@ def lower_run(
         LoweringError: if the network cannot run as asked for.
     """
     if model is None:
-        _, model = load_run(run)
+        network, model = load_run(run)
+        if not isinstance(network, NetworkSpec):  # a module that does not say itself what it is
+            input_shape = input_shape or (network.input_channels, network.input_size, network.input_size)
+            name = name or network.baseline
     metadata = weights_metadata(run)
     known = Normalisation.from_metadata(metadata)
     if known is None:
