@@ -157,3 +157,27 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(path))
     assert " engine: [" in capsys.readouterr().out
+
+
+DETECTOR = """
+import torchvision
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+def detector():
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+    backbone.out_channels = 8
+    pooler = torchvision.ops.MultiScaleRoIAlign(["0"], 7, 2)
+    anchors = AnchorGenerator(((16,),), ((1.0,),))
+    return FasterRCNN(backbone, num_classes=2, rpn_anchor_generator=anchors, box_roi_pool=pooler)
+"""
+
+
+def test_a_detector_is_sent_to_pack_backbone(tmp_path: Path, bitskip: Command) -> None:
+    (tmp_path / "own.py").write_text(DETECTOR)
+    refused = bitskip("pack", f"{tmp_path / 'own.py'}:detector", "-o", str(tmp_path / "d.bitskip"))
+    assert refused.code == 2
+    assert "is a detector" in refused.err
+    assert "pack_backbone(detector, size)" in refused.err
+    assert not (tmp_path / "d.bitskip").exists()

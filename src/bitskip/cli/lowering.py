@@ -71,6 +71,11 @@ def lower_loaded(
         weights=path_or_none(weights),
         normalisation=read_normalisation(mean, std),
     )
+    if loaded.task == "detection":
+        raise LoweringError(
+            f"{source} is a detector, whose proposals and boxes have no packed form; pack its backbone with "
+            "bitskip.detection.pack_backbone(detector, size) and put that in with attach (docs/detection.md)"
+        )
     for note in loaded.notes:
         say(f"note: {note}")
     trained_on = () if loaded.run is None else class_names(weights_metadata(loaded.run))
