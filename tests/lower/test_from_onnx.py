@@ -236,6 +236,40 @@ def test_operators_that_cannot_be_imported(name: str, tmp_path: Path) -> None:
         import_onnx(tmp_path / "m.onnx")
 
 
+def test_activations_of_few_bits_as_brevitas_writes_them(tmp_path: Path) -> None:
+    """QuantizeLinear, Clip to the codes of 4 bits, DequantizeLinear (QCDQ)."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.integers(-7, 8, (3, 3, 3, 3)).astype(np.int8), "ws": np.full(3, 0.1, np.float32),
+        "wz": np.zeros(3, np.int8), "sp": np.float32(10 / 255), "z": np.int8(0),
+        "s": np.float32(0.3), "zu": np.uint8(0), "none": np.uint8(0), "most": np.uint8(15),
+    }  # fmt: skip
+    steps = [
+        ("QuantizeLinear", ["x0", "sp", "z"], "q"), ("DequantizeLinear", ["q", "sp", "z"], "d"),
+        ("DequantizeLinear", ["w", "ws", "wz"], "wd"),
+        ("Conv", ["d", "wd"], "c"), ("Relu", ["c"], "r"), ("QuantizeLinear", ["r", "s", "zu"], "q2"),
+        ("Clip", ["q2", "none", "most"], "qc2"), ("DequantizeLinear", ["qc2", "s", "zu"], "y"),
+    ]  # fmt: skip
+    axes = {"wd": {"axis": 0}}
+    nodes = [helper.make_node(kind, given, [made], **axes.get(made, {})) for kind, given, made in steps]
+    picture = helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["N", 3, 8, 8])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 6, 6])
+    initial = [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    made = helper.make_graph(nodes, "g", [picture], [result], initial)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    program, _ = import_onnx(tmp_path / "m.onnx", mean=(0.5,) * 3, std=(0.1,) * 3)
+    assert [op.kind for op in program.ops].count("lookup") == 1
+    x = rng.integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    pictures = ((x / np.float32(255) - np.float32(0.5)) / np.float32(0.1)).transpose(0, 3, 1, 2)
+    expected = ReferenceEvaluator(model).run(None, {"x0": pictures.astype(np.float32)})[0]
+    (found,) = Model(program).outputs(x).values()
+    steps_apart = np.abs(found - expected.transpose(0, 2, 3, 1)) / 0.3
+    assert steps_apart.max() < 1.01  # a tie
+    assert (steps_apart < 0.01).mean() > 0.9  # weights of 4 bits are brought to 8
+    assert len(np.unique(found)) > 8
+
+
 def graph(nodes: list[Any], inputs: int = 1, opset: int = 18) -> Any:
     pictures = [
         helper.make_tensor_value_info(f"x{at}", TensorProto.FLOAT, ["N", 3, 8, 8]) for at in range(inputs)

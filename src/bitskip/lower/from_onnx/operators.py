@@ -124,12 +124,37 @@ def _batch_norm(
     return batch_norm(reader.record, x, mean, variance, scale, bias, eps=a.get("epsilon", 1e-5))
 
 
-def _clip(reader: Reader, a: Attributes, x: Traced, low: Any = None, high: Any = None) -> Traced:
+def _clip(reader: Reader, a: Attributes, x: Any, low: Any = None, high: Any = None) -> Any:
+    if isinstance(x, Coded):
+        return _clipped_codes(reader, x, low, high)
+
     def number(value: Any) -> float | None:
         return None if value is None else float(np.asarray(value))
 
     y: Traced = FUNCTIONS[torch.clamp](reader.record, x, number(low), number(high))
     return y
+
+
+def _need_no_picture(reader: Reader, x: Coded) -> None:
+    """Refuse a table of a picture's codes: those are of the picture's own range, whatever the file's."""
+    if all(step.output != x.value.value for step in reader.record.steps):
+        reader.record.refuse("changes the codes of the picture, expected all 256 of them as they are")
+
+
+def _clipped_codes(reader: Reader, x: Coded, low: Any, high: Any) -> Coded:
+    """Fewer codes than 256, as Brevitas writes them (QCDQ)."""
+    codes = np.arange(-128, 128)
+    for end, bound in ((low, np.maximum), (high, np.minimum)):
+        if end is not None:
+            shift = 128 if np.asarray(end).dtype == np.uint8 else 0
+            codes = bound(codes, int(np.asarray(end).reshape(-1)[0]) - shift)
+    if np.array_equal(codes, np.arange(-128, 128)):
+        return x
+    _need_no_picture(reader, x)
+    if x.scale is None:
+        reader.record.refuse("clips codes whose scale nothing says; expected them behind a QuantizeLinear")
+    reader.quantizations.setdefault(x.value.value, Quantization(x.scale, x.zero))
+    return Coded(reader.record.look_up(x.value, codes.astype(np.int8)), x.scale, x.zero)
 
 
 def _plain(kind: str) -> Handler:
@@ -357,6 +382,7 @@ def _gather(reader: Reader, a: Attributes, data: Any, index: Any) -> Any:
             reader.record.refuse(
                 "reads codes whose scale nothing says; expected them behind a QuantizeLinear"
             )
+        _need_no_picture(reader, index)
         if index.scale is not None:
             reader.quantizations.setdefault(index.value.value, Quantization(index.scale, index.zero))
         return Coded(reader.record.look_up(index.value, (table.astype(np.int16) - 128).astype(np.int8)))
