@@ -200,3 +200,34 @@ def test_a_failed_command_is_told_in_one_line() -> None:
     code = "import sys; print('ERROR: no such thing'); print('and more'); sys.exit(3)"
     with pytest.raises(RunError, match=r"ended with code 3: ERROR: no such thing$"):
         runtime_peers._run([sys.executable, "-c", code])
+
+
+def test_ceilings_name_a_peer_only_where_nothing_shared_the_machine() -> None:
+    import ceilings
+
+    networks = {name: {"ms": 2.0, "kernels_alone_us": 1000.0} for name in ceilings.GOALS}
+    found = {
+        "machine": {"cpu": "A CPU", "cores": 2}, "isa": "avx2", "load_average": 1.0, "peer": "fast int8",
+        "peer_ms": 4.0, "networks": networks,
+    }  # fmt: skip
+    assert "| int8 | 2.00 | 1.00 | 50% | 2.00 | 4.00 | 1.1 |" in ceilings.table(found)
+    shared = ceilings.table(found | {"load_average": 9.0})
+    assert "| int8 | 2.00 | 1.00 | 50% |\n" in shared
+    assert "fast int8" not in shared
+
+
+def test_networks_of_224_pixels_stand_beside_their_peers_in_the_doc() -> None:
+    import runtime_224
+
+    found = {"bitskip int8": result(2.0), "openvino int8": result(3.0)}
+    given = {
+        "machine": {"cpu": "A CPU"}, "isa": "avx2", "load_average": 1.0,
+        "batches": {"resnet14": {"1": 3.0, "8": 2.5}},
+        "networks": {"resnet18": {"results": found, "x_int8": {"bitskip int8": 1.5, "openvino int8": 1.0}}},
+    }  # fmt: skip
+    table = runtime_224.table(given)
+    assert table.index("| resnet18 | bitskip int8 | 2.0 | 1.50 |") < table.index("openvino int8")
+    assert "| resnet14 | 1: 3.00, 8: 2.50 |" in table
+    doc = runtime_224.DOC.read_text(encoding="utf-8")
+    assert doc.count(runtime_224.BEGIN) == doc.count(runtime_224.END) == 1
+    assert doc.count("<!-- ceilings -->") == doc.count("<!-- end of ceilings -->") == 1

@@ -1,8 +1,8 @@
-/* 3x3 convolutions of stride 1 by minimal filtering, F(m x m, 3x3) (Lavin and Gray, 2016, arXiv 1509.09308): exact on integers.
+/* 3x3 convolutions of stride 1 or 2 by minimal filtering, F(m x m, 3x3) (Lavin and Gray, 2016, arXiv 1509.09308): exact on integers.
  *
  * 1. m x m outputs come from (m + 2)^2 products a pair of channels instead of 9 m^2: 16 for 36 where m = 2, 36 for 144 where m = 4.
- *    For each of the (m + 2)^2 points: M = sum over channels of U V, with U = G g G' of the weights, made when constants are packed,
- *    V = B' d B of a tile of the input, and Y = A' M A.
+ *    For each of the (m + 2)^2 points: M = sum over channels of U V, with U = G g G' of the weights, V = B' d B of a tile of the input,
+ *    and Y = A' M A.
  * 2. Integers: rows of G are scaled until they are whole. m = 2: 2 G, so that A' M A = 4 Y. m = 4: rows (1 0 0), (1 1 1), (1 -1 1),
  *    (1 2 4), (1 -2 4), (0 0 1), whose scales 1/4, -1/6, -1/6, 1/24, 1/24, 1 go to the other side, times 24: A' S M S A = 576 Y with
  *    S = diag(6, -4, -4, 1, 1, 24).
@@ -25,7 +25,6 @@
 
 #define BSK_WINOGRAD_POINTS 36
 #define BSK_WINOGRAD_TILES 32 /* of a band, at most: what they take stays in a second-level cache of 512 KiB */
-#define BSK_WINOGRAD_SIDE 6 /* points along an axis, at most */
 
 /* From point to point, in bytes: an odd number of cache lines, so that streams of all points do not meet in one set of a cache. */
 #define BSK_WINOGRAD_APART(bytes) (((bytes) + 127) / 128 * 128 + 64)

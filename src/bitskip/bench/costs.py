@@ -4,7 +4,8 @@
    types, timed on one thread with the kernel that the runtime chooses for it.
 2. A convolution between rows takes nanoseconds a multiply-accumulate from the rows of its types, kernel and
    stride, each weighted by the inverse fourth power of its distance in doublings of channels in, channels
-   out and side.
+   out and side. Output channels count in whole tiles of 32, as kernels compute them, and only rows that the
+   same kernel of the runtime ran count, where this machine can say which that is.
    One with groups counts as one of as many channels in as a group has, which its kernels are not timed for.
 3. Other epilogues, and operations that are no convolution, are nanoseconds an output element.
 Importing this module loads numpy alone.
@@ -29,7 +30,9 @@ from bitskip.results.codec import decode
 
 __all__ = ["ConvCost", "CostTable", "calibrate"]
 
-VERSION = 1
+VERSION = 2
+PASSES = 3  # over all rows: what disturbs a machine for a while then meets no row in each
+TILE = 32  # output channels of a kernel's tile
 _OTHER_DATA = np.empty(1 << 21, np.uint8)  # more than a core's own cache
 CHANNELS, SIDES = (16, 32, 64, 128, 256), (8, 16, 32)
 SHAPES = ((3, 1), (3, 2), (1, 1), (1, 2))  # kernel side, stride
@@ -54,11 +57,16 @@ class ConvCost:
     outputs: int
     side: int  # of the output
     us: float
+    variant: str = ""  # the kernel that ran it
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one picture."""
-        return self.side**2 * self.outputs * self.inputs * self.kernel**2
+    def macs(self) -> float:
+        """Multiply-accumulates of one picture, in whole tiles of output channels."""
+        return _macs(self.kernel, self.inputs, self.outputs, self.side)
+
+
+def _macs(kernel: float, inputs: int, outputs: int, side: float) -> float:
+    return side**2 * -(-outputs // TILE) * TILE * inputs * kernel**2
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,26 @@ class CostTable:
     ]  # of epilogues beyond the plain one of their kind: residual, bits, i8, prelu, rprelu
     element_ns: float  # of an operation that is no convolution
 
-    def conv_us(self, types: str, kernel: int, stride: int, inputs: int, outputs: int, side: float) -> float:
+    def conv_us(
+        self,
+        types: str,
+        kernel: int,
+        stride: int,
+        inputs: int,
+        outputs: int,
+        side: float,
+        variant: str | None = None,
+    ) -> float:
         """Return the microseconds of a convolution with a plain epilogue.
+
+        Args:
+            types: of input and weights, as in `ConvCost`.
+            kernel: its side.
+            stride: of both axes.
+            inputs: channels in.
+            outputs: channels out.
+            side: of the output.
+            variant: the kernel that runs it, where that is known.
 
         Raises:
             RunError: if the table has no row of these types.
@@ -84,15 +110,16 @@ class CostTable:
             raise RunError(f"the cost table has no convolution of {types}; measure it again")
         like = [row for row in rows if (row.kernel, row.stride) == (kernel, stride)]
         rows = like or [row for row in rows if row.stride == min(stride, 2)] or rows
+        rows = [row for row in rows if row.variant == variant] or rows
         here = np.log2([inputs, outputs, side])
         distance = [float(np.sum((np.log2([r.inputs, r.outputs, r.side]) - here) ** 2)) for r in rows]
         weight = np.array([1.0 / (d * d + 1e-12) for d in distance])
         rate = np.array([math.log(row.us / row.macs) for row in rows])
-        macs = side**2 * outputs * inputs * kernel**2
+        macs = _macs(kernel, inputs, outputs, side)
         return macs * math.exp(float((weight * rate).sum() / weight.sum()))
 
-    def op_us(self, program: Program, op: Op) -> float:
-        """Return the microseconds of one operation."""
+    def op_us(self, program: Program, op: Op, variant: str | None = None) -> float:
+        """Return the microseconds of one operation, which the kernel `variant` runs where that is known."""
         height, width, channels = program.tensors[op_outputs(op)[0]].shape
         elements = height * width * channels
         given = program.tensors[op.input].dtype
@@ -102,12 +129,17 @@ class CostTable:
         side = math.sqrt(height * width)
         kernel = round(math.sqrt(op.kernel[0] * op.kernel[1]))
         inputs = program.tensors[op.input].shape[2] // op.groups
-        us = self.conv_us(types, kernel, op.stride[0], inputs, channels, side)
+        us = self.conv_us(types, kernel, op.stride[0], inputs, channels, side, variant)
         return us + elements * sum(self.extras.get(name, 0.0) for name in extras_of(program, op)) / 1e3
 
     def predict_us(self, program: Program) -> float:
         """Return the microseconds of one picture on one thread."""
-        return sum(self.op_us(program, op) for op in program.ops)
+        from bitskip.backends.native import NativeProgram, available_isas
+
+        variants: tuple[str | None, ...] = (None,) * len(program.ops)
+        if self.isa in available_isas():
+            variants = NativeProgram(program, 1, self.isa).kernels
+        return sum(map(self.op_us, itertools.repeat(program), program.ops, variants))
 
     def save(self, path: Path) -> None:
         """Write the table as JSON."""
@@ -156,21 +188,26 @@ def calibrate(
     """
     from bitskip.backends.native import cpu_features
 
-    rows = []
-    for types, (kernel, stride) in itertools.product(TYPES, SHAPES):
-        say(f"{types}, kernel {kernel}x{kernel}, stride {stride}")
+    rows: dict[tuple[Any, ...], ConvCost] = {}
+    for at, types, (kernel, stride) in itertools.product(range(PASSES), TYPES, SHAPES):
+        say(f"{types}, kernel {kernel}x{kernel}, stride {stride}, pass {at + 1} of {PASSES}")
         for inputs, outputs, side in itertools.product((3, *CHANNELS), CHANNELS, sides):
             if outputs in (inputs, 2 * inputs) or (inputs == 3 and outputs <= 64 and kernel == 3):
-                us = _time(_conv(types, kernel, stride, inputs, outputs, side), isa)
-                rows.append(ConvCost(types, kernel, stride, inputs, outputs, side, us))
+                shape = (types, kernel, stride, inputs, outputs, side)
+                us, variant = _time(_conv(*shape), isa)
+                if shape not in rows or us < rows[shape].us:
+                    rows[shape] = ConvCost(*shape, us, variant)
+    per_element = 1e3 / (32 * 32 * 64)
+
+    def least(described: tuple[dict[str, Any], int]) -> float:
+        return min(_time(described, isa)[0] for _ in range(PASSES))
+
     extras = {}
     for name, (types, more) in _EXTRAS.items():
-        base = _time(_conv(types, 1, 1, 32, 64, 32), isa)
-        extras[name] = (
-            max(0.0, _time(_conv(types, 1, 1, 32, 64, 32, more), isa) - base) * 1e3 / (32 * 32 * 64)
-        )
-    element = _time(_elementwise(32, 64), isa) * 1e3 / (32 * 32 * 64)
-    return CostTable(isa, cpu_features(), tuple(rows), extras, element)
+        plain, whole = (least(_conv(types, 1, 1, 32, 64, 32, parts)) for parts in ((), more))
+        extras[name] = max(0.0, whole - plain) * per_element
+    element = least(_elementwise(32, 64)) * per_element
+    return CostTable(isa, cpu_features(), tuple(rows.values()), extras, element)
 
 
 # By name: the types of the convolution, and what its description gets.
@@ -253,8 +290,8 @@ def _elementwise(side: int, channels: int) -> tuple[dict[str, Any], int]:
     return {"kind": 2, "epilogue": 1, "in": (*shape, 0), "out_f32": (*shape, bytes_)}, 2 * bytes_
 
 
-def _time(described: tuple[dict[str, Any], int], isa: str) -> float:
-    """Return the least microseconds of a dozen runs, which is what a run takes when nothing disturbs it.
+def _time(described: tuple[dict[str, Any], int], isa: str) -> tuple[float, str]:
+    """Return the least microseconds of a dozen runs, which is what one takes undisturbed, and the kernel.
 
     As in a network, its weights were in none of the core's own caches before.
     """
@@ -269,4 +306,4 @@ def _time(described: tuple[dict[str, Any], int], isa: str) -> float:
         start = time.perf_counter()
         engine.run_op(0)
         least = min(least, time.perf_counter() - start)
-    return least * 1e6
+    return least * 1e6, str(engine.kernels[0])

@@ -18,6 +18,7 @@ __all__ = [
     "LayerTime",
     "Timing",
     "check_numbers",
+    "macs_of",
     "measure",
     "measure_layers",
     "native_timers",
@@ -111,13 +112,14 @@ def measure_layers(program: Program, isa: str, repeats: int = 200) -> list[Layer
     ceilings = {name: tile_rate(name) for name in set(engine.kernels)}
     layers = []
     for op, name, kernel, us in zip(program.ops, engine.op_names, engine.kernels, medians, strict=True):
-        macs, ceiling = _macs(program, op), ceilings[kernel]
+        macs, ceiling = macs_of(program, op), ceilings[kernel]
         rate = macs / float(us) / 1e3 if ceiling else None
         layers.append(LayerTime(name, kernel, float(us), macs, rate, ceiling))
     return layers
 
 
-def _macs(program: Program, op: Op) -> int:
+def macs_of(program: Program, op: Op) -> int:
+    """Return the multiply-accumulates of a convolution for one picture, 0 for anything else."""
     if not isinstance(op, Conv2d):
         return 0
     height, width, channels = program.tensors[op.outputs[0]].shape
