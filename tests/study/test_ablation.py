@@ -175,12 +175,10 @@ def test_an_ablation_resumes_with_more_arms_in_two_processes(corner: ImageSet, t
 def test_an_interrupted_ablation_says_how_to_go_on(
     corner: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bitskip.study import ablation
-
     def stop(*_: Any, **__: Any) -> None:
         raise InterruptedRunError("interrupted; continue with --resume --out somewhere/inside")
 
-    monkeypatch.setattr(ablation, "train", stop)
+    monkeypatch.setattr("bitskip.training.run.train", stop)
     with pytest.raises(RunError, match=f"^interrupted; the same command with --out {tmp_path} goes on$"):
         run_ablation(_plan(), corner, tmp_path)
 
@@ -254,13 +252,11 @@ def test_command(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
 def test_a_stopped_command_leaves_a_page_of_what_is_done(
     tmp_path: Path, bitskip: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bitskip.study import ablation
-
     def stop(*_: Any, **__: Any) -> None:
         write_json(tmp_path / "results.json", _values() | {"runs_done": 8})
         raise InterruptedRunError("interrupted")
 
-    monkeypatch.setattr(ablation, "run_ablation", stop)
+    monkeypatch.setattr("bitskip.study.ablation.run_ablation", stop)
     end = bitskip("ablate", MODEL, "--width", "0.0625", "--data", "mini", "--out", str(tmp_path))
     assert (end.code != 0, "interrupted" in end.err) == (True, True)
     assert "Not complete: 8 of 9 runs are done." in (tmp_path / "page.md").read_text()
