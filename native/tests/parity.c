@@ -63,12 +63,12 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
   memset(op, 0, sizeof *op);
   for (;;) {
     const int types = below(5);
-    const int plain = below(3) == 0; /* 3x3 of stride 1 on whole vectors of channels, which have kernels of their own */
+    const int plain = below(3) == 0; /* 3x3 of stride 1 or 2 on whole vectors of channels, which have kernels of their own */
     const int in = ins[types], k0 = plain ? 3 : PICK(kernels), k1 = plain || below(3) ? k0 : PICK(kernels), h = 1 + below(12), w = 1 + below(12);
     const int ci = plain ? 16 << below(4) : PICK(channels), other = PICK(channels), grouping = types == 2 || types == 4 ? below(4) : 0;
     const int co = grouping == 1 ? ci : other; /* a quarter depthwise, a quarter in two groups where the channels allow */
     op->groups = grouping == 1 ? ci : grouping == 2 && ci % 2 == 0 && co % 2 == 0 ? 2 : 1;
-    op->kh = k0, op->kw = k1, op->sh = plain ? 1 : 1 + below(3), op->sw = plain ? 1 : 1 + below(3);
+    op->kh = k0, op->kw = k1, op->sh = 1 + below(plain ? 2 : 3), op->sw = plain ? op->sh : 1 + below(3);
     const int spread = below(3) == 0; /* taps that lie apart */
     op->gap_h = spread && k0 > 1 ? below(4) : 0, op->gap_w = spread && k1 > 1 ? below(4) : 0;
     const int reach0 = (op->gap_h + 1) * (k0 - 1) + 1, reach1 = (op->gap_w + 1) * (k1 - 1) + 1;
