@@ -316,6 +316,7 @@ def main() -> int:
         paper.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "results" / "paper" / "results.json", paper)
     seconds = None if args.minutes is None else 60 * args.minutes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # trainings are told to stop then too
     state = run(wanted, out, args.at_a_time, seconds)
     for name, how in state.items():
         if how != "done":
