@@ -53,9 +53,12 @@ test-edge: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# bitskip_ops.h is generated; the .inc files are tables.
+C_SOURCES := $(filter-out %/bitskip_ops.h, $(sort $(shell find native examples/c -name '*.[ch]' -o -name '*.?pp' -o -name '*.inl')))
 lint: $(STAMP)
 	$(BIN)/ruff check src tests tools benchmarks examples
 	$(BIN)/ruff format --check --quiet src tests tools benchmarks examples
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -20,13 +20,9 @@ using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 namespace {
 
-int integer(const nb::dict &d, const char *key, int otherwise) {
-  return d.contains(key) ? nb::cast<int>(d[key]) : otherwise;
-}
+int integer(const nb::dict &d, const char *key, int otherwise) { return d.contains(key) ? nb::cast<int>(d[key]) : otherwise; }
 
-double real(const nb::dict &d, const char *key, double otherwise) {
-  return d.contains(key) ? nb::cast<double>(d[key]) : otherwise;
-}
+double real(const nb::dict &d, const char *key, double otherwise) { return d.contains(key) ? nb::cast<double>(d[key]) : otherwise; }
 
 // A tensor is (dtype, h, w, c, zero_point, offset).
 bsk_tensor tensor(const nb::dict &d, const char *key) {
@@ -205,7 +201,7 @@ class Engine {
     for (const bsk_op &op : described_)
       if (op.in.offset <= BSK_AT_INPUT) image_bytes_ = std::max(image_bytes_, read_bytes(op.in));
     if (program_.n_inputs) image_bytes_ = bsk_program_image_bytes(&program_); /* those that no op reads too */
-    constants_ = Constants(); /* repacked: not needed any more */
+    constants_ = Constants();                                                 /* repacked: not needed any more */
     described_.clear();
     content_.clear();
   }
@@ -267,25 +263,32 @@ NB_MODULE(_native, m) {
   m.doc() = "The native runtime: engines built from descriptions of operations (see bitskip.backends.native).";
   m.def("cpu_features", &bsk_cpu_features, "Bits of the BSK_CPU_ constants.");
   m.def("limit_cpu", &bsk_cpu_limit, nb::arg("allowed"), "Hide features from engines made later, for tests; 0xffffffff shows all.");
-  m.def("conv_kernels", [] {
-    std::vector<std::string> names;
-    for (std::size_t i = 0; bsk_conv_variant(i); ++i) names.emplace_back(bsk_conv_variant(i)->name);
-    return names;
-  }, "Names of the convolution kernels in this build, whether this machine can run them or not.");
-  m.def("prefer_conv", [](const std::string &name) { bsk_conv_prefer(name.c_str()); }, nb::arg("name"),
-        "Take this convolution kernel wherever it can run, in engines made later, for tests and timing; '' takes the usual ones again.");
+  m.def(
+      "conv_kernels",
+      [] {
+        std::vector<std::string> names;
+        for (std::size_t i = 0; bsk_conv_variant(i); ++i) names.emplace_back(bsk_conv_variant(i)->name);
+        return names;
+      },
+      "Names of the convolution kernels in this build, whether this machine can run them or not.");
+  m.def(
+      "prefer_conv", [](const std::string &name) { bsk_conv_prefer(name.c_str()); }, nb::arg("name"),
+      "Take this convolution kernel wherever it can run, in engines made later, for tests and timing; '' takes the usual ones again.");
   m.def("tile_rate", &tile_rate, nb::arg("name"), "Multiply-accumulates a nanosecond of a convolution kernel's tile alone; 0 where it cannot run.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
-  m.def("check", [](const nb::bytes &content) {
-    std::vector<bitskip::Block> block;
-    bsk_program program;
-    const char *error = open(content, true, block, program);
-    return std::string(error ? error : "");
-  }, nb::arg("content"), "Why bsk_open refuses the content of a file; empty if it does not.");
+  m.def(
+      "check",
+      [](const nb::bytes &content) {
+        std::vector<bitskip::Block> block;
+        bsk_program program;
+        const char *error = open(content, true, block, program);
+        return std::string(error ? error : "");
+      },
+      nb::arg("content"), "Why bsk_open refuses the content of a file; empty if it does not.");
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<const nb::bytes &, int, int, bool>(), nb::arg("content"), nb::arg("isa"), nb::arg("threads") = 1, nb::arg("guarded") = false)
-      .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"),
-           nb::arg("threads") = 1, nb::arg("guarded") = false)
+      .def(nb::init<const nb::list &, std::size_t, int, int, bool>(), nb::arg("ops"), nb::arg("arena_bytes"), nb::arg("isa"), nb::arg("threads") = 1,
+           nb::arg("guarded") = false)
       .def("run", &Engine::run, nb::arg("images"), nb::arg("outs"), nb::arg("offsets"))
       .def("profile", &Engine::profile, nb::arg("images"), nb::arg("repeats"))
       .def("write", &Engine::write, nb::arg("offset"), nb::arg("data"))

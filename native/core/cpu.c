@@ -50,7 +50,6 @@ static uint32_t detect(void) {
   return found;
 }
 
-
 #elif defined(__aarch64__)
 #if defined(__linux__)
 #include <sys/auxv.h>

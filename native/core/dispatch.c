@@ -11,7 +11,6 @@
 #include "../kernels/plain/plain.h"
 #include "../kernels/winograd/winograd.h"
 
-
 typedef struct {
   bsk_conv_types types;
   bsk_conv_kernel kernel;
@@ -42,9 +41,8 @@ static const bsk_grouped_kernel groupeds[] = {
 #include "../kernels/conv_grouped/kernels.inc"
 };
 
-#define BSK_EPILOGUE(isa, level, needs, last)                                                                        \
-  {"epilogue_" #isa, level, needs, last, bsk_epi_float_f32_##isa, bsk_epi_float_i32_##isa, bsk_epi_threshold_##isa, \
-   bsk_epi_integer_##isa},
+#define BSK_EPILOGUE(isa, level, needs, last) \
+  {"epilogue_" #isa, level, needs, last, bsk_epi_float_f32_##isa, bsk_epi_float_i32_##isa, bsk_epi_threshold_##isa, bsk_epi_integer_##isa},
 static const bsk_epi_kernels epilogues[] = {
 #include "../kernels/epilogue/kernels.inc"
 };
@@ -56,9 +54,7 @@ static const bsk_plain_kernels *const plains[] = {
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-static int runs_here(bsk_isa level, uint32_t needs, bsk_isa asked) {
-  return (int)level <= (int)asked && (needs & ~bsk_cpu_features()) == 0;
-}
+static int runs_here(bsk_isa level, uint32_t needs, bsk_isa asked) { return (int)level <= (int)asked && (needs & ~bsk_cpu_features()) == 0; }
 
 int bsk_isa_available(bsk_isa isa) {
   const uint32_t found = bsk_cpu_features();
@@ -91,8 +87,8 @@ void bsk_conv_prefer(const char *name) {
 static int can_run(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
   const bsk_special *special = kernel->special;
   if (!special || !special->winograd) return 1;
-  return !s->dilated && s->kh == 3 && s->kw == 3 && s->sh == special->winograd->stride && s->sw == special->winograd->stride && s->inputs % special->winograd->align == 0 &&
-         (special->winograd->is_float || s->largest < special->winograd->limit);
+  return !s->dilated && s->kh == 3 && s->kw == 3 && s->sh == special->winograd->stride && s->sw == special->winograd->stride &&
+         s->inputs % special->winograd->align == 0 && (special->winograd->is_float || s->largest < special->winograd->limit);
 }
 
 static int64_t tiles_of(const bsk_conv_shape *s, int m) { return (int64_t)((s->height + m - 1) / m) * ((s->width + m - 1) / m); }

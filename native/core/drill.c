@@ -14,11 +14,14 @@ double bsk_tile_drill(const bsk_conv_kernel *kernel, void *memory, size_t bytes,
   size_t steps = WEIGHT_BYTES / ready / (size_t)groups / 16 * 16;
   if (steps == 0) steps = 16;
   const size_t row = kernel->rows == BSK_ROWS_BITS ? 4 * steps : kernel->rows == BSK_ROWS_NIBBLES ? steps : step_bytes * steps;
-  if (bytes < DRILL_BYTES || row + 64 * BSK_MAX_PIXELS + 4 * 2 * BSK_GROUP + ready * (size_t)groups * steps > DRILL_BYTES - sizeof(int32_t) * BSK_MAX_PIXELS * BSK_GROUP) return 0.0;
+  if (bytes < DRILL_BYTES ||
+      row + 64 * BSK_MAX_PIXELS + 4 * 2 * BSK_GROUP + ready * (size_t)groups * steps > DRILL_BYTES - sizeof(int32_t) * BSK_MAX_PIXELS * BSK_GROUP)
+    return 0.0;
   char *at = (char *)memory; /* accumulators, base, weights, rows; what they hold is all the same to the time */
   int32_t *acc = (int32_t *)memory;
   at += sizeof(int32_t) * BSK_MAX_PIXELS * BSK_GROUP;
-  bsk_tile tile = {.weights = at + 4 * 2 * BSK_GROUP, .row_bytes = 0, .group_bytes = ready * steps, .kh = 1, .run = (int32_t)steps, .groups = groups, .n = kernel->pixels};
+  bsk_tile tile = {
+      .weights = at + 4 * 2 * BSK_GROUP, .row_bytes = 0, .group_bytes = ready * steps, .kh = 1, .run = (int32_t)steps, .groups = groups, .n = kernel->pixels};
   for (int i = 0; i < kernel->pixels; ++i) {
     tile.base[i] = (const int32_t *)(const void *)at;
     tile.px[i] = at + 4 * 2 * BSK_GROUP + ready * (size_t)groups * steps + 64 * (size_t)i;

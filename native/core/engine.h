@@ -5,21 +5,21 @@
 
 typedef struct {
   const bsk_conv_kernel *kernel;
-  const void *weights;        /* packed, `groups` x group_bytes */
-  const int32_t *base;        /* [row class][column class][groups * BSK_GROUP], or NULL (float) */
-  const uint16_t *row_class;  /* a class an output row: which rows of the kernel read padding */
+  const void *weights;       /* packed, `groups` x group_bytes */
+  const int32_t *base;       /* [row class][column class][groups * BSK_GROUP], or NULL (float) */
+  const uint16_t *row_class; /* a class an output row: which rows of the kernel read padding */
   const uint16_t *col_class;
-  const uint8_t *pad_pixel;   /* one padding pixel in the kernel's form, pixel_bytes long */
-  size_t group_bytes, steps;  /* of the packed weights of a group */
-  size_t ready_bytes;         /* of a group's weights as the tile reads them */
+  const uint8_t *pad_pixel;                  /* one padding pixel in the kernel's form, pixel_bytes long */
+  size_t group_bytes, steps;                 /* of the packed weights of a group */
+  size_t ready_bytes;                        /* of a group's weights as the tile reads them */
   size_t pixel_bytes, row_bytes, rows_bytes; /* of the padded rows in scratch */
   int32_t col_classes, groups, run, channels_padded;
-  size_t line_bytes;    /* all taps of a pixel side by side, or 0 where tiles read rows */
-  size_t sums_bytes;    /* of the channel sums of the rows in scratch (BSK_ROWS_TABLES), or 0 */
-  int32_t band;         /* output rows whose input rows are in scratch at once */
-  int32_t by_groups;    /* Winograd: threads share the groups of output channels, not the rows */
-  int32_t direct;       /* the input tensor already has the kernel's form: no copy */
-  int32_t pad_is_zero;  /* every byte of pad_pixel is 0 */
+  size_t line_bytes;   /* all taps of a pixel side by side, or 0 where tiles read rows */
+  size_t sums_bytes;   /* of the channel sums of the rows in scratch (BSK_ROWS_TABLES), or 0 */
+  int32_t band;        /* output rows whose input rows are in scratch at once */
+  int32_t by_groups;   /* Winograd: threads share the groups of output channels, not the rows */
+  int32_t direct;      /* the input tensor already has the kernel's form: no copy */
+  int32_t pad_is_zero; /* every byte of pad_pixel is 0 */
 } bsk_conv_plan;
 
 typedef struct {

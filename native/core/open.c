@@ -8,9 +8,12 @@
 #include "bitskip.h"
 #include "bytes.h"
 
+/* clang-format off */
 typedef struct { uint8_t code, slope, shifts; } activation_row;
 typedef struct { uint8_t code, shape, least, most, residual, keeps_scale, window, in_place, count_padding; } op_row;
 typedef struct { uint8_t op, in, weight, epilogue; uint32_t writes, needs, takes; uint8_t groups; } form_row;
+typedef struct { int32_t dtype, zero_point, born, dies, offset; uint32_t h, w, c, scale; uint64_t bytes; } tensor;
+/* clang-format on */
 #define X(...) {__VA_ARGS__},
 static const activation_row activations[] = {BSK_ACTIVATIONS(X)};
 static const op_row rows[] = {BSK_ROWS(X)};
@@ -22,21 +25,6 @@ static const form_row forms[] = {BSK_FORMS(X)};
 #define POST (BIT(POST_SLOPE) | BIT(POST_SHIFT_IN) | BIT(POST_SHIFT_OUT))
 
 /* ---- Reading ----------------------------------------------------------------------------------------------------- */
-
-static uint32_t crc32(const uint8_t *at, size_t n) { /* zlib's; four bits at a time */
-  uint32_t table[16], crc = 0xffffffffu;
-  for (uint32_t i = 0; i < 16; ++i) {
-    table[i] = i;
-    for (int bit = 0; bit < 4; ++bit) table[i] = table[i] >> 1 ^ (table[i] & 1 ? 0xedb88320u : 0);
-  }
-  for (size_t i = 0; i < 2 * n; ++i) {
-    if (i % 2 == 0) crc ^= at[i / 2];
-    crc = crc >> 4 ^ table[crc & 15];
-  }
-  return ~crc;
-}
-
-typedef struct { int32_t dtype, zero_point, born, dies, offset; uint32_t h, w, c, scale; uint64_t bytes; } tensor;
 
 static tensor tensor_at(const bsk_program *p, uint32_t number) {
   const uint8_t *at = p->tensors + (size_t)number * BSK_TENSOR_BYTES;
@@ -51,8 +39,10 @@ static bsk_status fail(bsk_program *p, const char *message, uint32_t number) {
   p->error = message, p->error_at = number;
   return BSK_ERR_FORMAT;
 }
+/* clang-format off */
 #define CHECK(condition, message) do { if (!(condition)) return fail(p, message, number); } while (0)
 #define TRY(call) do { const bsk_status status_ = (call); if (status_ != BSK_OK) return status_; } while (0)
+/* clang-format on */
 
 /* ---- Names --------------------------------------------------------------------------------------------------------- */
 
@@ -80,7 +70,8 @@ static bsk_status check_names(bsk_program *p) {
     lines += p->names[i] == '\n';
     CHECK(length <= BSK_MAX_NAME, "a name is longer than 1000 bytes");
   }
-  CHECK(length == 0 && lines == 1 + (uint64_t)p->n_outputs + p->n_classes + p->n_tensors + p->n_ops && is_utf8((const uint8_t *)p->names, p->names_bytes), "there are not as many names as things, or they are not UTF-8");
+  CHECK(length == 0 && lines == 1 + (uint64_t)p->n_outputs + p->n_classes + p->n_tensors + p->n_ops && is_utf8((const uint8_t *)p->names, p->names_bytes),
+        "there are not as many names as things, or they are not UTF-8");
   return BSK_OK;
 }
 
@@ -102,7 +93,9 @@ static bsk_status check_tensor(bsk_program *p, uint32_t number) {
   const float scale = f32(at + 24), least = 1.0f / (float)(1ull << 50) / (float)(1ull << 50);
   CHECK(t.dtype != BSK_I8 || (scale >= least && scale <= 1.0f / least), "an i8 tensor's scale is not in 2^-100..2^100");
   CHECK(t.dtype == BSK_I8 || (t.scale == 0x3f800000u && t.zero_point == 0), "only i8 tensors have a scale and a zero point");
-  CHECK(number >= p->n_inputs || (t.offset == -1 && t.born == -1 && bsk_program_tensor(p, number).offset - (int64_t)t.bytes >= BSK_AT_INPUT - (int64_t)BSK_MAX_BYTES), "an input belongs to the caller: offset -1, less than 2^31 bytes together");
+  CHECK(number >= p->n_inputs ||
+            (t.offset == -1 && t.born == -1 && bsk_program_tensor(p, number).offset - (int64_t)t.bytes >= BSK_AT_INPUT - (int64_t)BSK_MAX_BYTES),
+        "an input belongs to the caller: offset -1, less than 2^31 bytes together");
   if (number < p->n_inputs) return BSK_OK;
   CHECK(t.offset >= 0 && t.offset % (t.dtype == BSK_BITS ? 8 : 64) == 0, "a tensor's offset is negative or not aligned");
   CHECK((uint32_t)t.offset <= p->arena_bytes && t.bytes <= p->arena_bytes - (uint32_t)t.offset, "a tensor lies outside the arena");
@@ -156,7 +149,8 @@ static bsk_status check_aliasing(bsk_program *p) {
       const uint32_t before = a.born < b.born ? number : other;
       const uint8_t *op = p->ops + (size_t)second.born * BSK_RECORD_BYTES;
       CHECK(op[BSK_COL_IN_PLACE] && first.dies == second.born && u16(op + BSK_COL_INPUTS + 2) == before && u16(op + BSK_COL_INPUTS) != before &&
-                first.offset == second.offset && first.dtype == second.dtype && first.born < second.born, "a tensor overlaps another that is alive");
+                first.offset == second.offset && first.dtype == second.dtype && first.born < second.born,
+            "a tensor overlaps another that is alive");
     }
   }
   return BSK_OK;
@@ -168,7 +162,7 @@ typedef struct {
   const uint8_t *record;
   const op_row *row;
   const form_row *form;
-  tensor in, out, added; /* added: the residual or the factor */
+  tensor in, out, added;                               /* added: the residual or the factor */
   uint32_t n_inputs, n_outputs, groups, kh, kw, given; /* given: a mask of constants */
   int residual;
 } view;
@@ -214,7 +208,8 @@ static bsk_status check_places(bsk_program *p, uint32_t number, view *v) {
   for (uint32_t i = 0; i < v->n_inputs - (uint32_t)v->residual; ++i) {
     const tensor t = tensor_at(p, list[i]);
     CHECK(t.dtype == v->in.dtype, "an op's inputs differ in dtype");
-    CHECK(!v->row->keeps_scale || v->in.dtype != BSK_I8 || (t.scale == v->out.scale && t.zero_point == v->out.zero_point), "a scale or zero point changes where it must not");
+    CHECK(!v->row->keeps_scale || v->in.dtype != BSK_I8 || (t.scale == v->out.scale && t.zero_point == v->out.zero_point),
+          "a scale or zero point changes where it must not");
     CHECK(v->row->shape != BSK_SHAPE_CONCAT || (t.h == v->in.h && t.w == v->in.w), "the inputs of a concat differ in height or width");
     channels += v->row->shape == BSK_SHAPE_CONCAT ? t.c : 0;
   }
@@ -280,8 +275,7 @@ static bsk_status check_columns(bsk_program *p, uint32_t number, view *v) {
 /* The largest |acc|, or 0 for a float one; below 2^62 in any case. */
 static bsk_status accumulator(bsk_program *p, uint32_t number, const view *v, uint64_t *bound) {
   *bound = v->row->code == BSK_FILE_MUL ? 255 * 255 : 255;
-  if (v->row->code == BSK_FILE_GLOBAL_AVG_POOL && v->in.dtype == BSK_I8)
-    CHECK((uint64_t)v->in.h * v->in.w * 255 < 1ull << 31, "a sum can reach 2^31");
+  if (v->row->code == BSK_FILE_GLOBAL_AVG_POOL && v->in.dtype == BSK_I8) CHECK((uint64_t)v->in.h * v->in.w * 255 < 1ull << 31, "a sum can reach 2^31");
   if (v->row->code != BSK_FILE_CONV2D) return BSK_OK;
   const uint64_t taps = (uint64_t)v->kh * v->kw * (v->in.c / v->groups), weight = v->form->weight == 2 ? 127 : 1;
   uint64_t largest = v->in.dtype == BSK_I8 ? 255 : v->in.dtype == BSK_BITS ? 1 : 0;
@@ -380,10 +374,13 @@ bsk_status bsk_open(const void *bytes, size_t size, bsk_program *p) {
   p->n_tensors = u32(b + 20), p->n_ops = u32(b + 24), p->n_outputs = u32(b + 28), p->n_classes = u32(b + 32);
   p->arena_bytes = u32(b + 36), p->names_bytes = u32(b + 44), p->json_bytes = u32(b + 48), p->n_inputs = u32(b + 52);
   const uint64_t constants = u32(b + 40), end = BSK_HEADER_BYTES + constants;
-  CHECK(p->n_tensors >= 1 && p->n_tensors <= BSK_MAX_TENSORS && p->n_ops >= 1 && p->n_ops <= BSK_MAX_OPS && p->n_outputs >= 1 && p->n_outputs <= BSK_MAX_OUTPUTS && p->arena_bytes <= BSK_MAX_BYTES && constants % 8 == 0, "the header is out of range");
+  CHECK(p->n_tensors >= 1 && p->n_tensors <= BSK_MAX_TENSORS && p->n_ops >= 1 && p->n_ops <= BSK_MAX_OPS && p->n_outputs >= 1 &&
+            p->n_outputs <= BSK_MAX_OUTPUTS && p->arena_bytes <= BSK_MAX_BYTES && constants % 8 == 0,
+        "the header is out of range");
   CHECK(p->n_inputs++ < BSK_MAX_PICTURES && p->n_inputs <= p->n_tensors, "there are more inputs than there may be");
   for (int i = 56; i < BSK_HEADER_BYTES; ++i) CHECK(b[i] == 0, "the header holds more than it should");
-  const uint64_t ops = end + (uint64_t)p->n_tensors * BSK_TENSOR_BYTES, outputs = ops + (uint64_t)p->n_ops * BSK_RECORD_BYTES, names = outputs + 4 * (uint64_t)p->n_outputs;
+  const uint64_t ops = end + (uint64_t)p->n_tensors * BSK_TENSOR_BYTES, outputs = ops + (uint64_t)p->n_ops * BSK_RECORD_BYTES,
+                 names = outputs + 4 * (uint64_t)p->n_outputs;
   CHECK(names + p->names_bytes + p->json_bytes == size, "the parts do not make up the file");
   p->tensors = b + end, p->ops = b + ops, p->outputs = b + outputs;
   p->names = (const char *)b + names, p->json = p->names + p->names_bytes;

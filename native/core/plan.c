@@ -22,8 +22,8 @@ static bsk_status fail(bsk_status status, const char *message) {
   last_error = message;
   return status;
 }
-#define CHECK(condition, message) \
-  do {                            \
+#define CHECK(condition, message)                             \
+  do {                                                        \
     if (!(condition)) return fail(BSK_ERR_ARGUMENT, message); \
   } while (0)
 
@@ -71,8 +71,7 @@ static bsk_status check_tensor(const bsk_tensor *t, size_t arena_bytes) {
     return BSK_OK;
   }
   CHECK(t->dtype != BSK_U8, "only the program's inputs are u8");
-  CHECK(t->offset >= 0 && (uint64_t)t->offset <= arena_bytes && (uint64_t)bytes <= arena_bytes - (uint64_t)t->offset,
-        "a tensor lies outside the arena");
+  CHECK(t->offset >= 0 && (uint64_t)t->offset <= arena_bytes && (uint64_t)bytes <= arena_bytes - (uint64_t)t->offset, "a tensor lies outside the arena");
   CHECK(t->offset % (t->dtype == BSK_BITS ? 8 : t->dtype == BSK_I8 ? 1 : 4) == 0, "a tensor's offset is not aligned to its elements");
   return BSK_OK;
 }
@@ -107,8 +106,7 @@ static const float *take_floats(block *b, const float *from, int32_t n, int32_t 
   return to;
 }
 
-static bsk_status plan_activation(block *b, const bsk_act *act, int32_t n, int32_t padded, const float **slope,
-                                  const float **in, const float **out) {
+static bsk_status plan_activation(block *b, const bsk_act *act, int32_t n, int32_t padded, const float **slope, const float **in, const float **out) {
   const int rprelu = act->kind == BSK_ACT_RPRELU, slopes = rprelu || act->kind == BSK_ACT_PRELU;
   CHECK(act->kind >= BSK_ACT_NONE && act->kind <= BSK_ACT_SILU, "unknown activation");
   CHECK(!slopes || act->slope, "prelu without slopes");
@@ -319,7 +317,9 @@ static void fill_base(const bsk_op *op, const weights_view *v, const bsk_conv_pl
                 if (r < r0 || r >= r1 || s < s0 || s >= s1) value -= weight_sum(op, v, o, r, s);
           }
         } else if (o < v->o) {
-          const int32_t shift = c->kernel->rows == BSK_ROWS_U8 || c->kernel->rows == BSK_ROWS_TABLES ? 128 + op->in.zero_point : c->kernel->rows == BSK_ROWS_I8 ? op->in.zero_point : 0;
+          const int32_t shift = c->kernel->rows == BSK_ROWS_U8 || c->kernel->rows == BSK_ROWS_TABLES ? 128 + op->in.zero_point
+                                : c->kernel->rows == BSK_ROWS_I8                                     ? op->in.zero_point
+                                                                                                     : 0;
           if (shift)
             for (int32_t r = 0; r < v->kh; ++r)
               for (int32_t s = 0; s < v->kw; ++s) value -= shift * weight_sum(op, v, o, r, s);
@@ -383,17 +383,18 @@ static void pack_taps(const bsk_op *op, const weights_view *v, int8_t *to) {
       for (int32_t i = 0; i < v->i; ++i) {
         const size_t step = (size_t)(o / BSK_GROUP) * (size_t)(v->i / 2) + (size_t)(i / 2);
         to[((step * 9 + (size_t)tap) * BSK_GROUP + (size_t)(o % BSK_GROUP)) * 2 + (size_t)(i % 2)] =
-            op->weight_dtype == BSK_BITS ? (int8_t)(1 - 2 * weight_negative(v, o, tap / 3, tap % 3, i)) : ((const int8_t *)v->data)[weight_at(v, o, tap / 3, tap % 3, i)];
+            op->weight_dtype == BSK_BITS ? (int8_t)(1 - 2 * weight_negative(v, o, tap / 3, tap % 3, i))
+                                         : ((const int8_t *)v->data)[weight_at(v, o, tap / 3, tap % 3, i)];
       }
 }
 
 /* U of floats: [group][point][input][lane]. */
 static void pack_points(const weights_view *v, int m, float *to) {
-  static const double four[6][3] = {{1 / 4.0, 0, 0},           {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0},
-                                    {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
+  static const double four[6][3] = {
+      {1 / 4.0, 0, 0}, {-1 / 6.0, -1 / 6.0, -1 / 6.0}, {-1 / 6.0, 1 / 6.0, -1 / 6.0}, {1 / 24.0, 1 / 12.0, 1 / 6.0}, {1 / 24.0, -1 / 12.0, 1 / 6.0}, {0, 0, 1}};
   static const double two[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
   const int n = m + 2;
-  const double(*transform)[3] = m == 4 ? four : two;
+  const double (*transform)[3] = m == 4 ? four : two;
   for (int32_t o = 0; o < v->o; ++o)
     for (int32_t i = 0; i < v->i; ++i) {
       double half[6][3];
@@ -513,7 +514,8 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
 
   bsk_conv_plan *c = &p->conv;
   const weights_view v = view_of(op, shape->c);
-  const bsk_conv_shape what = {in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, op->gap_h > 0 || op->gap_w > 0, in->dtype == BSK_I8 ? largest_here(op, &v) : 0};
+  const bsk_conv_shape what = {
+      in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, op->gap_h > 0 || op->gap_w > 0, in->dtype == BSK_I8 ? largest_here(op, &v) : 0};
   c->kernel = bsk_find_conv(types, isa, &what);
   if (!c->kernel) return fail(BSK_ERR_ISA, "no kernel for this instruction set");
   p->name = c->kernel->name;
@@ -557,8 +559,8 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
   const int by_padding = in->dtype == BSK_BITS && op->pad_value == 0 && c->kernel->rows != BSK_ROWS_SIGNS;
   const int32_t row_classes = classify(row_class, shape->h, op->sh, op->ph, op->gap_h, op->kh, in->h, by_padding);
   c->col_classes = classify(col_class, shape->w, op->sw, op->pw, op->gap_w, op->kw, in->w, by_padding);
-  int32_t *base = in->dtype == BSK_F32 ? NULL
-                                       : (int32_t *)take(b, (size_t)row_classes * (size_t)c->col_classes * (size_t)c->groups * BSK_GROUP * sizeof(int32_t));
+  int32_t *base =
+      in->dtype == BSK_F32 ? NULL : (int32_t *)take(b, (size_t)row_classes * (size_t)c->col_classes * (size_t)c->groups * BSK_GROUP * sizeof(int32_t));
   c->weights = weights;
   c->pad_pixel = pad_pixel;
   c->row_class = row_class;
@@ -572,8 +574,7 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
     for (int32_t r = 0; r < op->kh; ++r)
       for (int32_t s = 0; s < op->kw; ++s)
         for (int32_t i = 0; i < steps; ++i, step += packs[c->kernel->pack].packed)
-          for (int32_t lane = 0; lane < BSK_GROUP; ++lane)
-            pack_step(c->kernel->pack, &v, step, lane, g * BSK_GROUP + lane, r, s, i * per_step);
+          for (int32_t lane = 0; lane < BSK_GROUP; ++lane) pack_step(c->kernel->pack, &v, step, lane, g * BSK_GROUP + lane, r, s, i * per_step);
   fill_pad_pixel(op, c, pad_pixel);
   c->pad_is_zero = 1;
   for (size_t i = 0; i < c->pixel_bytes; ++i) c->pad_is_zero &= pad_pixel[i] == 0;
@@ -586,7 +587,8 @@ static bsk_status plan_conv(block *b, const bsk_op *op, bsk_isa isa, const bsk_t
 static bsk_status plan_pool(const bsk_op *op, const bsk_tensor *shape) {
   const bsk_tensor *in = &op->in;
   CHECK(op->kh >= 1 && op->kw >= 1 && op->sh >= 1 && op->sw >= 1 && op->sh <= MAX_SIDE && op->sw <= MAX_SIDE, "a pool's window or stride is below 1");
-  CHECK(op->ph >= 0 && op->pw >= 0 && op->ph < op->kh && op->pw < op->kw && op->kh <= MAX_SIDE && op->kw <= MAX_SIDE, "a pool's padding is not below its window");
+  CHECK(op->ph >= 0 && op->pw >= 0 && op->ph < op->kh && op->pw < op->kw && op->kh <= MAX_SIDE && op->kw <= MAX_SIDE,
+        "a pool's padding is not below its window");
   const int32_t low_h = in->h + 2 * op->ph - op->kh, low_w = in->w + 2 * op->pw - op->kw;
   const int32_t most_h = low_h < 0 ? 1 : (low_h + op->sh - 1) / op->sh + 1, most_w = low_w < 0 ? 1 : (low_w + op->sw - 1) / op->sw + 1;
   CHECK(shape->c == in->c && shape->h <= most_h && shape->w <= most_w, "a pool's output has the wrong shape");
@@ -677,7 +679,7 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
       return BSK_OK;
     case BSK_OP_FC_I32:
       if ((status = plan_fc(b, op, shape, p))) return status;
-          *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
+      *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
       return plan_epilogue(b, op, shape, 1, p);
     default: {
       p->simple = bsk_find_simple(op->kind);
@@ -702,8 +704,7 @@ static bsk_status plan_op(block *b, const bsk_op *op, size_t arena_bytes, bsk_is
 
 /* ---- The engine --------------------------------------------------------------------------------------------------- */
 
-static bsk_status build(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t *bytes,
-                        size_t *scratch, bsk_engine **out) {
+static bsk_status build(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t *bytes, size_t *scratch, bsk_engine **out) {
   block b = {(char *)memory, 0};
   CHECK(ops && n_ops > 0 && n_ops <= 65536, "a program has no operation, or more than 65536");
   if (!bsk_isa_available(isa)) return fail(BSK_ERR_ISA, "this machine does not have the asked instruction set");
@@ -738,8 +739,7 @@ bsk_status bsk_engine_bytes(const bsk_op *ops, size_t n_ops, size_t arena_bytes,
   return BSK_OK;
 }
 
-bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t bytes,
-                           bsk_engine **engine) {
+bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t bytes, bsk_engine **engine) {
   bsk_sizes sizes;
   size_t used, scratch;
   const bsk_status status = bsk_engine_bytes(ops, n_ops, arena_bytes, isa, &sizes);

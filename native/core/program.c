@@ -2,9 +2,7 @@
 #include "bitskip.h"
 #include "bytes.h"
 
-static float scale_of(const bsk_program *p, uint32_t number) {
-  return f32(p->tensors + (size_t)number * BSK_TENSOR_BYTES + 24);
-}
+static float scale_of(const bsk_program *p, uint32_t number) { return f32(p->tensors + (size_t)number * BSK_TENSOR_BYTES + 24); }
 
 static int64_t input_bytes(const bsk_program *p, uint32_t count) { /* of the first `count` inputs, which lie one after the other */
   int64_t bytes = 0;
@@ -14,7 +12,11 @@ static int64_t input_bytes(const bsk_program *p, uint32_t count) { /* of the fir
 
 bsk_tensor bsk_program_tensor(const bsk_program *p, uint32_t number) {
   const uint8_t *at = p->tensors + (size_t)number * BSK_TENSOR_BYTES;
-  const bsk_tensor t = {at[0], (int32_t)u32(at + 8), (int32_t)u32(at + 12), (int32_t)u32(at + 16), i8(at + 1),
+  const bsk_tensor t = {at[0],
+                        (int32_t)u32(at + 8),
+                        (int32_t)u32(at + 12),
+                        (int32_t)u32(at + 16),
+                        i8(at + 1),
                         number < p->n_inputs ? BSK_AT_INPUT - input_bytes(p, number) : (int64_t)u32(at + 20)};
   return t;
 }

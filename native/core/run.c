@@ -117,8 +117,7 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
     if (op->gap_w > 0) { /* pixels that one kernel reads lie side by side: those of one remainder by the dilation together */
       fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
       if (sums) fill_sums(p, sums, whole);
-      for (size_t x = 0; x < width; ++x)
-        copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1);
+      for (size_t x = 0; x < width; ++x) copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1);
       continue;
     }
     fill_padding(p, rows, sums, left);

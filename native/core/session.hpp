@@ -45,8 +45,7 @@ class Block {
     if (!base_) throw std::bad_alloc();
     data_ = static_cast<char *>(base_) + (64 - reinterpret_cast<std::uintptr_t>(base_) % 64) % 64;
   }
-  Block(Block &&other) noexcept
-      : bytes_(other.bytes_), mapped_(other.mapped_), base_(std::exchange(other.base_, nullptr)), data_(other.data_) {}
+  Block(Block &&other) noexcept : bytes_(other.bytes_), mapped_(other.mapped_), base_(std::exchange(other.base_, nullptr)), data_(other.data_) {}
   Block(const Block &) = delete;
   Block &operator=(const Block &) = delete;
   Block &operator=(Block &&) = delete;
@@ -97,8 +96,7 @@ class Session {
       const std::size_t t = static_cast<std::size_t>(thread);
       /* Whoever is free takes the next image: a thread that shares its processor must not hold up the others. */
       for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < whole;) {
-        for (std::size_t op = 0; op < n_ops; ++op)
-          bsk_engine_run_op(engine_, op, images + i * image_bytes, arenas_[t].data(), scratch_[t].data(), 0, 1);
+        for (std::size_t op = 0; op < n_ops; ++op) bsk_engine_run_op(engine_, op, images + i * image_bytes, arenas_[t].data(), scratch_[t].data(), 0, 1);
         take(outputs, i, arenas_[t]);
       }
       if (whole < n) pool_.barrier(); /* thread 0's arena is free from here */

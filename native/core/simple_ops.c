@@ -49,7 +49,10 @@ static const char *check_bilinear(const bsk_op *op, const bsk_tensor *out) {
   return out->c == op->in.c && op->in.dtype == BSK_F32 && present(&op->out_f32) ? NULL : "a bilinear resize takes and gives f32 of the same channels";
 }
 
-typedef struct { int32_t low, high; float of_low, of_high; } between;
+typedef struct {
+  int32_t low, high;
+  float of_low, of_high;
+} between;
 
 /* The two pixels of `size` that pixel `at` of `count` lies between, and their shares: torch's align_corners=False. */
 static between between_of(int32_t at, int32_t size, int32_t count) {
@@ -140,10 +143,8 @@ static void run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y
 }
 
 static const struct bsk_simple_op simple_ops[] = {
-    {BSK_FILE_CONCAT, "concat", 0, check_concat, run_concat},
-    {BSK_FILE_RESIZE, "resize", 0, check_resize, run_resize},
-    {BSK_FILE_BILINEAR, "bilinear", 0, check_bilinear, run_bilinear},
-    {BSK_FILE_MUL, "mul", 255 * 255, check_mul, run_mul},
+    {BSK_FILE_CONCAT, "concat", 0, check_concat, run_concat},         {BSK_FILE_RESIZE, "resize", 0, check_resize, run_resize},
+    {BSK_FILE_BILINEAR, "bilinear", 0, check_bilinear, run_bilinear}, {BSK_FILE_MUL, "mul", 255 * 255, check_mul, run_mul},
     {BSK_FILE_LOOKUP, "lookup", 0, check_lookup, run_lookup},
 };
 

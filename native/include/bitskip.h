@@ -34,16 +34,16 @@ typedef enum { BSK_ISA_SCALAR = 0, BSK_ISA_NEON = 1, BSK_ISA_AVX2 = 2, BSK_ISA_A
 
 /* What the processor and the operating system allow, each detected on its own. */
 enum {
-  BSK_CPU_AVX2 = 1u << 0, /* AVX2 and FMA */
+  BSK_CPU_AVX2 = 1u << 0,   /* AVX2 and FMA */
   BSK_CPU_AVX512 = 1u << 1, /* AVX-512 F, BW, VL and DQ */
   BSK_CPU_VPOPCNTDQ = 1u << 2,
   BSK_CPU_VNNI = 1u << 3, /* AVX-512 VNNI */
   BSK_CPU_NEON = 1u << 4,
   BSK_CPU_DOTPROD = 1u << 5,
   BSK_CPU_AVXVNNI = 1u << 7, /* VNNI on 256 bits, on machines without AVX-512 too */
-  BSK_CPU_AMX = 1u << 6, /* tiles and their int8 products, and the system's leave to use them */
+  BSK_CPU_AMX = 1u << 6,     /* tiles and their int8 products, and the system's leave to use them */
   /* Not of the processor: methods of its kernels, here so that bsk_cpu_limit can hide them. */
-  BSK_CPU_LOOKUP = 1u << 24, /* 1-bit weights by table lookup */
+  BSK_CPU_LOOKUP = 1u << 24,  /* 1-bit weights by table lookup */
   BSK_CPU_WINOGRAD = 1u << 25 /* 3x3 convolutions by Winograd's minimal filtering */
 };
 uint32_t bsk_cpu_features(void);
@@ -80,8 +80,8 @@ typedef struct {
   const int64_t *b;          /* integer: either these, or those of the next line times 2^b_shift */
   const int32_t *b32;
   int32_t b_shift;
-  int32_t shift;             /* integer, 1..40 */
-  int32_t residual_m;        /* integer, with a residual */
+  int32_t shift;      /* integer, 1..40 */
+  int32_t residual_m; /* integer, with a residual */
 } bsk_epilogue;
 
 typedef enum {
@@ -104,14 +104,14 @@ typedef struct {
   bsk_tensor out_f32, out_bits, out_i8; /* at least one present; out_i8 is the i32 output of BSK_OP_GLOBAL_POOL on i8 */
   int32_t kh, kw, sh, sw, ph, pw;
   int32_t gap_h, gap_w;  /* conv: pixels that lie between two taps, dilation - 1 */
-  int32_t pad_value;    /* conv on bits: 0, +1 or -1 */
-  int32_t groups;       /* conv: 1, or more with f32 and i8 weights; 0 means 1 */
-  int32_t weight_dtype; /* BSK_F32, BSK_I8 or BSK_BITS */
+  int32_t pad_value;     /* conv on bits: 0, +1 or -1 */
+  int32_t groups;        /* conv: 1, or more with f32 and i8 weights; 0 means 1 */
+  int32_t weight_dtype;  /* BSK_F32, BSK_I8 or BSK_BITS */
   int32_t weight_stream; /* BSK_BITS: a stream of bits (O, KH, KW, I), as in the file, not words */
-  const void *weights;  /* canonical, docs/program.md "Weights"; BSK_BITS in memory form, uint64 (O, KH, KW, ceil(I/64)) */
-  const uint8_t *table; /* quantize_input to i8: (c, 256), as unsigned bytes of the int8 values */
-  float in_scale;       /* dequantize */
-  float pool_scale;     /* global pool on f32: 1 / (H * W) */
+  const void *weights;   /* canonical, docs/program.md "Weights"; BSK_BITS in memory form, uint64 (O, KH, KW, ceil(I/64)) */
+  const uint8_t *table;  /* quantize_input to i8: (c, 256), as unsigned bytes of the int8 values */
+  float in_scale;        /* dequantize */
+  float pool_scale;      /* global pool on f32: 1 / (H * W) */
   int32_t count_padding; /* avg_pool: divide by the whole window, not by its taps inside the picture */
   bsk_epilogue epi;
 } bsk_op;
@@ -156,8 +156,7 @@ typedef struct {
 bsk_status bsk_engine_bytes(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, bsk_sizes *sizes);
 
 /* Build an engine inside `memory`. On an error *message names what is wrong (a constant string). */
-bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t bytes,
-                           bsk_engine **engine);
+bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t bytes, bsk_engine **engine);
 
 /* Why the last bsk_engine_bytes or bsk_engine_init of this thread failed. */
 const char *bsk_last_error(void);
@@ -168,8 +167,7 @@ const char *bsk_engine_kernel(const bsk_engine *engine, size_t op);
 
 /* Run operation `op` on the output rows of part `part` of `parts`; all parts of one operation may run at once. `image` is the
  * u8 picture (H, W, C); of a program with several inputs each of them, one after the other. */
-void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image, void *arena, void *scratch, int part,
-                       int parts);
+void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image, void *arena, void *scratch, int part, int parts);
 
 /* Run all operations, on one thread. Outputs then lie in the arena, at the offsets of their tensors. */
 void bsk_engine_run(const bsk_engine *engine, const uint8_t *image, void *arena, void *scratch);

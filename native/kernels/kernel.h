@@ -43,27 +43,27 @@
 
 /* How a kernel wants its input rows; the padding is written in the same form. */
 typedef enum {
-  BSK_ROWS_BITS = 0, /* uint32 words, ceil(C / 32) a pixel */
-  BSK_ROWS_U8 = 1,   /* q + 128, channels padded to 4 with 0 */
-  BSK_ROWS_I16 = 2,  /* q - zero_point as int16, channels padded to 2 with 0 */
-  BSK_ROWS_I8 = 3,   /* q, channels padded to 4 with 0 */
-  BSK_ROWS_F32 = 4,  /* as is */
-  BSK_ROWS_SIGNS = 6, /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
+  BSK_ROWS_BITS = 0,    /* uint32 words, ceil(C / 32) a pixel */
+  BSK_ROWS_U8 = 1,      /* q + 128, channels padded to 4 with 0 */
+  BSK_ROWS_I16 = 2,     /* q - zero_point as int16, channels padded to 2 with 0 */
+  BSK_ROWS_I8 = 3,      /* q, channels padded to 4 with 0 */
+  BSK_ROWS_F32 = 4,     /* as is */
+  BSK_ROWS_SIGNS = 6,   /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
   BSK_ROWS_NIBBLES = 5, /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
-  BSK_ROWS_TABLES = 7 /* for 8 channels of q + 128 (padded with 0) 64 bytes: subset sums of the first 4, then the last 4, first
-                         their low 5 bits (16 bytes and 16 bytes), then what stands above; see conv_i8_w1/lookup.h */
+  BSK_ROWS_TABLES = 7   /* for 8 channels of q + 128 (padded with 0) 64 bytes: subset sums of the first 4, then the last 4, first
+                           their low 5 bits (16 bytes and 16 bytes), then what stands above; see conv_i8_w1/lookup.h */
 } bsk_rows;
 
 /* How weights are packed for a kernel: [group][kh][kw][step][lane of BSK_GROUP][inputs of a step]. */
 typedef enum {
-  BSK_PACK_BITS = 0,     /* uint32 of 32 inputs a lane */
-  BSK_PACK_I8 = 1,       /* 4 int8 a lane */
-  BSK_PACK_I16 = 2,      /* 2 int16 a lane */
-  BSK_PACK_F32 = 3,      /* 1 float a lane */
-  BSK_PACK_MASK_I8 = 4,  /* BSK_GROUP * 4 bits a step, bit 1 = -1: 16 bytes that `unpack` turns into BSK_PACK_I8 */
-  BSK_PACK_NIBBLES = 6,  /* a byte of 4 bits a lane */
-  BSK_PACK_SUBSETS = 7,  /* a byte a lane: bits 0..3 the first 4 inputs, bits 4..7 the next 4, 1 = +1; `unpack` parts them */
-  BSK_PACK_MASK_F32 = 5  /* BSK_GROUP bits a step, bit 1 = -1: 4 bytes that `unpack` turns into BSK_PACK_F32 */
+  BSK_PACK_BITS = 0,    /* uint32 of 32 inputs a lane */
+  BSK_PACK_I8 = 1,      /* 4 int8 a lane */
+  BSK_PACK_I16 = 2,     /* 2 int16 a lane */
+  BSK_PACK_F32 = 3,     /* 1 float a lane */
+  BSK_PACK_MASK_I8 = 4, /* BSK_GROUP * 4 bits a step, bit 1 = -1: 16 bytes that `unpack` turns into BSK_PACK_I8 */
+  BSK_PACK_NIBBLES = 6, /* a byte of 4 bits a lane */
+  BSK_PACK_SUBSETS = 7, /* a byte a lane: bits 0..3 the first 4 inputs, bits 4..7 the next 4, 1 = +1; `unpack` parts them */
+  BSK_PACK_MASK_F32 = 5 /* BSK_GROUP bits a step, bit 1 = -1: 4 bytes that `unpack` turns into BSK_PACK_F32 */
 } bsk_pack;
 
 /* acc[p][lane] = base[p][lane] + sum over kh rows of `run` steps (for bits: base - 2 * popcount). base may be NULL
@@ -87,17 +87,17 @@ typedef void (*bsk_unpack_fn)(const void *masks, void *weights, size_t steps);
 /* What a convolution is, for choosing its kernel. `largest`: no integer accumulator is larger in absolute value. */
 typedef struct {
   int32_t inputs, outputs, height, width, kh, kw, sh, sw; /* height, width: of the output */
-  int32_t dilated; /* whether taps lie apart */
+  int32_t dilated;                                        /* whether taps lie apart */
   int64_t largest;
 } bsk_conv_shape;
 
 /* What only some kernels need. */
 typedef struct {
-  int step_align;   /* steps of a pixel are padded to a multiple of this */
-  int least_inputs; /* with fewer input channels the next slower variant is better */
-  int least_width;  /* likewise with a narrower output */
-  int line;         /* output widths that are no multiple of this get their taps side by side, a line a pixel */
-  int groups;       /* of a tile, fewer in the last one; 0 means 1 */
+  int step_align;                    /* steps of a pixel are padded to a multiple of this */
+  int least_inputs;                  /* with fewer input channels the next slower variant is better */
+  int least_width;                   /* likewise with a narrower output */
+  int line;                          /* output widths that are no multiple of this get their taps side by side, a line a pixel */
+  int groups;                        /* of a tile, fewer in the last one; 0 means 1 */
   void (*begin)(void), (*end)(void); /* around all tiles of a call, or NULL */
   void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
   const struct bsk_winograd *winograd; /* transforms around the tile, which then multiplies; kernels/winograd/winograd.h */
@@ -113,7 +113,7 @@ typedef struct {
   bsk_pack pack;
   int pixels;
   bsk_tile_fn run;
-  bsk_unpack_fn unpack; /* NULL where the tile reads the packed form itself */
+  bsk_unpack_fn unpack;       /* NULL where the tile reads the packed form itself */
   const bsk_special *special; /* NULL for most */
 } bsk_conv_kernel;
 
@@ -177,8 +177,8 @@ typedef struct {
   size_t residual_stride;
   float *f32;
   int8_t *i8;
-  size_t out_stride; /* of f32 and i8 */
-  uint32_t *bits;    /* the group's 32-bit word of the first pixel */
+  size_t out_stride;  /* of f32 and i8 */
+  uint32_t *bits;     /* the group's 32-bit word of the first pixel */
   size_t bits_stride; /* 32-bit words a pixel, even */
 } bsk_epi_call;
 

@@ -34,10 +34,12 @@ static void put(uint8_t *at, size_t bytes, uint32_t value) {
 }
 
 static void change(uint8_t *at, size_t bytes) {
-  static const uint32_t edges[] = {0, 1, 2, 3, 7, 8, 63, 64, 127, 128, 255, 256, 0xffff, 65536, 65537, 1u << 20, 0x7fffffff, 0x80000000u, 0xffffffffu, 0x7f800000, 0xffffffc0u};
+  static const uint32_t edges[] = {0,   1,      2,     3,     7,        8,          63,          64,          127,        128,        255,
+                                   256, 0xffff, 65536, 65537, 1u << 20, 0x7fffffff, 0x80000000u, 0xffffffffu, 0x7f800000, 0xffffffc0u};
   uint32_t old = 0;
   for (size_t i = 0; i < bytes; ++i) old |= (uint32_t)at[i] << 8 * i;
-  const uint32_t choices[] = {old + 1, old - 1, old * 2, old + 64, old ^ 1, next(), edges[below(sizeof edges / sizeof edges[0])], edges[below(sizeof edges / sizeof edges[0])]};
+  const uint32_t choices[] = {
+      old + 1, old - 1, old * 2, old + 64, old ^ 1, next(), edges[below(sizeof edges / sizeof edges[0])], edges[below(sizeof edges / sizeof edges[0])]};
   put(at, bytes, choices[below(8)]);
 }
 

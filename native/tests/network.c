@@ -61,7 +61,20 @@ static bsk_tensor place(net *made, int dtype, int side, int c) {
 static bsk_tensor conv(net *made, bsk_tensor in, int kind, int width, int stride, int last) {
   const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
   bsk_op *op = &made->ops[made->n++];
-  const bsk_op empty = {.kind = BSK_OP_CONV, .in = in, .residual = none, .more = {none, none}, .out_f32 = none, .out_bits = none, .out_i8 = none, .groups = 1, .kh = 3, .kw = 3, .sh = stride, .sw = stride, .ph = 1, .pw = 1};
+  const bsk_op empty = {.kind = BSK_OP_CONV,
+                        .in = in,
+                        .residual = none,
+                        .more = {none, none},
+                        .out_f32 = none,
+                        .out_bits = none,
+                        .out_i8 = none,
+                        .groups = 1,
+                        .kh = 3,
+                        .kw = 3,
+                        .sh = stride,
+                        .sw = stride,
+                        .ph = 1,
+                        .pw = 1};
   *op = empty;
   const size_t taps = (size_t)width * 9;
   op->weight_dtype = kind == FP32 ? BSK_F32 : kind == INT8 ? BSK_I8 : BSK_BITS;
@@ -141,8 +154,8 @@ int main(int argc, char **argv) {
     for (size_t k = 0; k < ISAS; ++k) {
       if (!engines[i][k]) continue;
       qsort(times[i][k], (size_t)rounds, sizeof(double), by_value);
-      printf("%s\n {\"network\": \"%s\", \"isa\": \"%s\", \"median_ms\": %.4f, \"p10_ms\": %.4f, \"min_ms\": %.4f, \"kernels\": [", comma, nets[i].name, isas[k].name,
-             times[i][k][rounds / 2], times[i][k][rounds / 10], times[i][k][0]);
+      printf("%s\n {\"network\": \"%s\", \"isa\": \"%s\", \"median_ms\": %.4f, \"p10_ms\": %.4f, \"min_ms\": %.4f, \"kernels\": [", comma, nets[i].name,
+             isas[k].name, times[i][k][rounds / 2], times[i][k][rounds / 10], times[i][k][0]);
       for (size_t op = 0; op < made[i].n; ++op) printf("%s\"%s\"", op ? ", " : "", bsk_engine_kernel(engines[i][k], op));
       printf("]}");
       comma = ",";

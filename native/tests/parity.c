@@ -75,7 +75,8 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
     op->ph = below(reach0), op->pw = below(reach1);
     op->weight_dtype = ws[types];
     const size_t taps = (size_t)co * (size_t)k0 * (size_t)k1;
-    const size_t need = op->weight_dtype == BSK_BITS ? taps * (((size_t)ci + 63) / 64) * 8 : taps * (size_t)(ci / op->groups) * (op->weight_dtype == BSK_F32 ? 4 : 1);
+    const size_t need =
+        op->weight_dtype == BSK_BITS ? taps * (((size_t)ci + 63) / 64) * 8 : taps * (size_t)(ci / op->groups) * (op->weight_dtype == BSK_F32 ? 4 : 1);
     if (h + 2 * op->ph < reach0 || w + 2 * op->pw < reach1 || need > weight_room) continue;
     *arena = 0;
     const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
@@ -179,8 +180,8 @@ int main(int argc, char **argv) {
       ++compared;
       if (!same(&op, expected, got, bytes)) {
         ++wrong;
-        printf("round %d: %s differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0],
-               op.in.h, op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
+        printf("round %d: %s differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0], op.in.h,
+               op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
       }
       free(got);
     }
@@ -192,8 +193,8 @@ int main(int argc, char **argv) {
       if (!same(&op, expected, got, bytes)) {
         ++wrong;
         printf("round %d: %s (asked for %s) differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1],
-               bsk_conv_variant(i)->name, name[0], op.in.h, op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw,
-               op.epi.kind);
+               bsk_conv_variant(i)->name, name[0], op.in.h, op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph,
+               op.pw, op.epi.kind);
       }
       free(got);
     }

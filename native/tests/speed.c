@@ -24,9 +24,11 @@ static double now(void) {
 static const struct {
   const char *name;
   int in, weights;
-} types[] = {{"bits_w1", BSK_BITS, BSK_BITS}, {"i8_w1", BSK_I8, BSK_BITS}, {"i8_i8", BSK_I8, BSK_I8}, {"f32_w1", BSK_F32, BSK_BITS}, {"f32_f32", BSK_F32, BSK_F32}};
+} types[] = {
+    {"bits_w1", BSK_BITS, BSK_BITS}, {"i8_w1", BSK_I8, BSK_BITS}, {"i8_i8", BSK_I8, BSK_I8}, {"f32_w1", BSK_F32, BSK_BITS}, {"f32_f32", BSK_F32, BSK_F32}};
 
-static const int shapes[][5] = {{64, 64, 32, 3, 1}, {128, 128, 16, 3, 1}, {256, 256, 8, 3, 1}, {64, 128, 32, 3, 2}, {64, 128, 32, 1, 2}, {64, 64, 56, 3, 1}, {256, 64, 56, 1, 1}, {512, 512, 7, 3, 1}};
+static const int shapes[][5] = {{64, 64, 32, 3, 1},  {128, 128, 16, 3, 1}, {256, 256, 8, 3, 1}, {64, 128, 32, 3, 2},
+                                {64, 128, 32, 1, 2}, {64, 64, 56, 3, 1},   {256, 64, 56, 1, 1}, {512, 512, 7, 3, 1}};
 
 #define MAX_VARIANTS 16
 static int as_json;
@@ -49,8 +51,22 @@ static void measure(int type, const int *s, int rounds) {
     for (size_t i = 0; i < weights / 4; ++i) ((float *)(void *)w)[i] = (float)rand() / (float)RAND_MAX - 0.5f;
   for (size_t i = 0; i < in_bytes; ++i) memory[i] = (char)(rand() % 64);
   const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
-  bsk_op op = {.kind = BSK_OP_CONV, .in = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0}, .residual = none, .more = {none, none}, .out_f32 = none, .out_bits = none, .out_i8 = none,
-               .groups = 1, .kh = k, .kw = k, .sh = stride, .sw = stride, .ph = pad, .pw = pad, .weight_dtype = types[type].weights, .weights = w};
+  bsk_op op = {.kind = BSK_OP_CONV,
+               .in = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0},
+               .residual = none,
+               .more = {none, none},
+               .out_f32 = none,
+               .out_bits = none,
+               .out_i8 = none,
+               .groups = 1,
+               .kh = k,
+               .kw = k,
+               .sh = stride,
+               .sw = stride,
+               .ph = pad,
+               .pw = pad,
+               .weight_dtype = types[type].weights,
+               .weights = w};
   bsk_tensor out = {BSK_I8, o, o, co, 0, (int64_t)in_bytes};
   if (in == BSK_F32) {
     out.dtype = BSK_F32, op.out_f32 = out, op.epi.kind = BSK_EPI_FLOAT, op.epi.scale = ones, op.epi.bias = ones;
@@ -89,10 +105,13 @@ static void measure(int type, const int *s, int rounds) {
   const double macs = (double)o * o * co * ci * k * k;
   for (int v = 0; v < found; ++v) {
     if (as_json)
-      printf("{\"types\": \"%s\", \"inputs\": %d, \"outputs\": %d, \"side\": %d, \"kernel\": %d, \"stride\": %d, \"variant\": \"%s\", \"us\": %.2f, \"macs_per_ns\": %.2f}\n",
-             types[type].name, ci, co, side, k, stride, names[v], least[v], macs / least[v] / 1e3);
+      printf(
+          "{\"types\": \"%s\", \"inputs\": %d, \"outputs\": %d, \"side\": %d, \"kernel\": %d, \"stride\": %d, \"variant\": \"%s\", \"us\": %.2f, "
+          "\"macs_per_ns\": %.2f}\n",
+          types[type].name, ci, co, side, k, stride, names[v], least[v], macs / least[v] / 1e3);
     else
-      printf("%-8s %4d -> %4d %3dx%-3d kernel %d stride %d  %-24s %9.1f us %7.1f MACs/ns\n", types[type].name, ci, co, side, side, k, stride, names[v], least[v], macs / least[v] / 1e3);
+      printf("%-8s %4d -> %4d %3dx%-3d kernel %d stride %d  %-24s %9.1f us %7.1f MACs/ns\n", types[type].name, ci, co, side, side, k, stride, names[v],
+             least[v], macs / least[v] / 1e3);
     free(blocks[v]), free(scratch[v]);
   }
   free(memory), free(ones), free(m), free(t), free(b);

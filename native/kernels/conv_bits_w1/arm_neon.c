@@ -19,9 +19,9 @@ void bsk_conv_bits_w1_neon(const bsk_tile *tile, void *acc) {
   for (int half = 0; half < 2; ++half) {
     const int first = 16 * half;
     int32_t *out = (int32_t *)acc + first;
-#define DECLARE(p)                                                     \
-  uint8x16_t a##p = zero, b##p = zero, c##p = zero, d##p = zero;       \
-  const char *x##p = (const char *)tile->px[p];                        \
+#define DECLARE(p)                                               \
+  uint8x16_t a##p = zero, b##p = zero, c##p = zero, d##p = zero; \
+  const char *x##p = (const char *)tile->px[p];                  \
   memcpy(out + p * BSK_GROUP, tile->base[p] + first, 16 * sizeof *out);
     PIXELS(DECLARE)
     const uint32_t *w = (const uint32_t *)tile->weights + first;
@@ -33,19 +33,19 @@ void bsk_conv_bits_w1_neon(const bsk_tile *tile, void *acc) {
         for (; i < stop; ++i, w += BSK_GROUP) {
           const uint32x4_t w0 = vld1q_u32(w), w1 = vld1q_u32(w + 4), w2 = vld1q_u32(w + 8), w3 = vld1q_u32(w + 12);
 #define COUNT(sum, weights) sum = vaddq_u8(sum, vcntq_u8(vreinterpretq_u8_u32(veorq_u32(v, weights))));
-#define STEP(p)                                                                                       \
-  {                                                                                                   \
-    uint32_t word;                                                                                    \
-    memcpy(&word, x##p + 4 * i, 4);                                                                   \
-    const uint32x4_t v = vdupq_n_u32(word);                                                           \
-    COUNT(a##p, w0) COUNT(b##p, w1) COUNT(c##p, w2) COUNT(d##p, w3)                                   \
+#define STEP(p)                                                     \
+  {                                                                 \
+    uint32_t word;                                                  \
+    memcpy(&word, x##p + 4 * i, 4);                                 \
+    const uint32x4_t v = vdupq_n_u32(word);                         \
+    COUNT(a##p, w0) COUNT(b##p, w1) COUNT(c##p, w2) COUNT(d##p, w3) \
   }
           PIXELS(STEP)
         }
         if (room == 0) {
-#define WIDEN(p)                                                                                          \
-  widen(out + p * BSK_GROUP, a##p), widen(out + p * BSK_GROUP + 4, b##p);                                 \
-  widen(out + p * BSK_GROUP + 8, c##p), widen(out + p * BSK_GROUP + 12, d##p);                            \
+#define WIDEN(p)                                                               \
+  widen(out + p * BSK_GROUP, a##p), widen(out + p * BSK_GROUP + 4, b##p);      \
+  widen(out + p * BSK_GROUP + 8, c##p), widen(out + p * BSK_GROUP + 12, d##p); \
   a##p = b##p = c##p = d##p = zero;
           PIXELS(WIDEN)
           room = MAX_STEPS;

@@ -15,12 +15,11 @@
 #define MAX_WIDENED 259 /* 260 * 252 fits 16 bits, with the last bytes */
 
 #define BITS4(n) (uint8_t)(((n) & 1) + ((n) >> 1 & 1) + ((n) >> 2 & 1) + ((n) >> 3 & 1))
-#define TABLE(a)                                                                                                   \
-  BITS4(a ^ 0), BITS4(a ^ 1), BITS4(a ^ 2), BITS4(a ^ 3), BITS4(a ^ 4), BITS4(a ^ 5), BITS4(a ^ 6), BITS4(a ^ 7), \
-      BITS4(a ^ 8), BITS4(a ^ 9), BITS4(a ^ 10), BITS4(a ^ 11), BITS4(a ^ 12), BITS4(a ^ 13), BITS4(a ^ 14), BITS4(a ^ 15)
-static const _Alignas(64) uint8_t differing[256] = {TABLE(0),  TABLE(1),  TABLE(2),  TABLE(3), TABLE(4),  TABLE(5),
-                                                    TABLE(6),  TABLE(7),  TABLE(8),  TABLE(9), TABLE(10), TABLE(11),
-                                                    TABLE(12), TABLE(13), TABLE(14), TABLE(15)};
+#define TABLE(a)                                                                                                                                             \
+  BITS4(a ^ 0), BITS4(a ^ 1), BITS4(a ^ 2), BITS4(a ^ 3), BITS4(a ^ 4), BITS4(a ^ 5), BITS4(a ^ 6), BITS4(a ^ 7), BITS4(a ^ 8), BITS4(a ^ 9), BITS4(a ^ 10), \
+      BITS4(a ^ 11), BITS4(a ^ 12), BITS4(a ^ 13), BITS4(a ^ 14), BITS4(a ^ 15)
+static const _Alignas(64) uint8_t differing[256] = {TABLE(0), TABLE(1), TABLE(2),  TABLE(3),  TABLE(4),  TABLE(5),  TABLE(6),  TABLE(7),
+                                                    TABLE(8), TABLE(9), TABLE(10), TABLE(11), TABLE(12), TABLE(13), TABLE(14), TABLE(15)};
 
 /* Byte sums to int16 ones, as unpack orders them: channels 0..7 and 16..23, then 8..15 and 24..31. */
 BSK_INLINE void widen(uint16_t *sums, __m256i bytes) {
@@ -61,24 +60,24 @@ BSK_INLINE void tile_of(const bsk_tile *tile, int first, int32_t *out, int group
   const size_t pieces = (run + 59) / 60, piece = ((run + pieces - 1) / pieces + 3) / 4 * 4;
   size_t widened = 0;
   int started = 0; /* whether `out` holds a part of the sum already */
-#define STEP(p)                                                                                                             \
-  {                                                                                                                         \
-    const __m256i t = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(const void *)(differing + x##p[k])));   \
-    a##p = _mm256_add_epi8(a##p, _mm256_shuffle_epi8(t, one));                                                              \
-    KEEP(a##p)                                                                                                              \
-    if (groups == 2) {                                                                                                      \
-      b##p = _mm256_add_epi8(b##p, _mm256_shuffle_epi8(t, two));                                                            \
-      KEEP(b##p)                                                                                                            \
-    }                                                                                                                       \
+#define STEP(p)                                                                                                          \
+  {                                                                                                                      \
+    const __m256i t = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(const void *)(differing + x##p[k]))); \
+    a##p = _mm256_add_epi8(a##p, _mm256_shuffle_epi8(t, one));                                                           \
+    KEEP(a##p)                                                                                                           \
+    if (groups == 2) {                                                                                                   \
+      b##p = _mm256_add_epi8(b##p, _mm256_shuffle_epi8(t, two));                                                         \
+      KEEP(b##p)                                                                                                         \
+    }                                                                                                                    \
   }
-#define STEPS(at)                                                                                                           \
-  {                                                                                                                         \
-    const size_t k = at;                                                                                                    \
-    const __m256i one = LOAD(w + BSK_GROUP * k), two = groups == 2 ? LOAD(v + BSK_GROUP * k) : one;                          \
-    PIXELS(STEP)                                                                                                            \
+#define STEPS(at)                                                                                   \
+  {                                                                                                 \
+    const size_t k = at;                                                                            \
+    const __m256i one = LOAD(w + BSK_GROUP * k), two = groups == 2 ? LOAD(v + BSK_GROUP * k) : one; \
+    PIXELS(STEP)                                                                                    \
   }
-#define WIDEN(p)                                          \
-  widen(sums + p * stride, a##p);                         \
+#define WIDEN(p)                  \
+  widen(sums + p * stride, a##p); \
   if (groups == 2) widen(sums + p * stride + BSK_GROUP, b##p);
   for (int r = 0; r < tile->kh; ++r) {
 #define ROW(p) const uint8_t *x##p = (const uint8_t *)tile->px[first + p] + (size_t)r * tile->row_bytes;
@@ -89,8 +88,7 @@ BSK_INLINE void tile_of(const bsk_tile *tile, int first, int32_t *out, int group
       PIXELS(DECLARE)
       size_t left = steps;
       for (; left >= 4; left -= 4) {
-        STEPS(0) STEPS(1) STEPS(2) STEPS(3)
-        w += 4 * BSK_GROUP, v += 4 * BSK_GROUP;
+        STEPS(0) STEPS(1) STEPS(2) STEPS(3) w += 4 * BSK_GROUP, v += 4 * BSK_GROUP;
 #define FOUR(p) x##p += 4;
         PIXELS(FOUR)
       }

@@ -20,13 +20,13 @@ void bsk_conv_bits_w1_avx512(const bsk_tile *tile, void *acc) {
     for (size_t i = 0; i < run; ++i) {
       const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + 16);
       w += BSK_GROUP;
-#define STEP(p)                                                                              \
-  {                                                                                          \
-    int32_t word;                                                                            \
-    memcpy(&word, x##p + 4 * i, 4);                                                          \
-    const __m512i v = _mm512_set1_epi32(word);                                               \
-    a##p = _mm512_add_epi32(a##p, _mm512_popcnt_epi32(_mm512_xor_si512(v, w0)));             \
-    b##p = _mm512_add_epi32(b##p, _mm512_popcnt_epi32(_mm512_xor_si512(v, w1)));             \
+#define STEP(p)                                                                  \
+  {                                                                              \
+    int32_t word;                                                                \
+    memcpy(&word, x##p + 4 * i, 4);                                              \
+    const __m512i v = _mm512_set1_epi32(word);                                   \
+    a##p = _mm512_add_epi32(a##p, _mm512_popcnt_epi32(_mm512_xor_si512(v, w0))); \
+    b##p = _mm512_add_epi32(b##p, _mm512_popcnt_epi32(_mm512_xor_si512(v, w1))); \
   }
       PIXELS(STEP)
     }
@@ -34,10 +34,8 @@ void bsk_conv_bits_w1_avx512(const bsk_tile *tile, void *acc) {
     PIXELS(NEXT_ROW)
   }
   int32_t *out = (int32_t *)acc;
-#define STORE(p)                                                                                              \
-  _mm512_storeu_si512(out + p * BSK_GROUP, _mm512_sub_epi32(_mm512_loadu_si512(tile->base[p]),                \
-                                                            _mm512_slli_epi32(a##p, 1)));                     \
-  _mm512_storeu_si512(out + p * BSK_GROUP + 16, _mm512_sub_epi32(_mm512_loadu_si512(tile->base[p] + 16),      \
-                                                                 _mm512_slli_epi32(b##p, 1)));
+#define STORE(p)                                                                                                             \
+  _mm512_storeu_si512(out + p * BSK_GROUP, _mm512_sub_epi32(_mm512_loadu_si512(tile->base[p]), _mm512_slli_epi32(a##p, 1))); \
+  _mm512_storeu_si512(out + p * BSK_GROUP + 16, _mm512_sub_epi32(_mm512_loadu_si512(tile->base[p] + 16), _mm512_slli_epi32(b##p, 1)));
   PIXELS(STORE)
 }

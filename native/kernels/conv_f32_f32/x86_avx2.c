@@ -16,11 +16,11 @@ void bsk_conv_f32_f32_avx2(const bsk_tile *tile, void *acc) {
     for (int r = tile->kh; r > 0; --r) {
       for (size_t i = 0; i < run; ++i, w += BSK_GROUP) {
         const __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
-#define STEP(p)                                                                                 \
-  {                                                                                             \
-    const __m256 v = _mm256_broadcast_ss((const float *)(const void *)(x##p + 4 * i));          \
-    a##p = _mm256_fmadd_ps(v, w0, a##p);                                                        \
-    b##p = _mm256_fmadd_ps(v, w1, b##p);                                                        \
+#define STEP(p)                                                                        \
+  {                                                                                    \
+    const __m256 v = _mm256_broadcast_ss((const float *)(const void *)(x##p + 4 * i)); \
+    a##p = _mm256_fmadd_ps(v, w0, a##p);                                               \
+    b##p = _mm256_fmadd_ps(v, w1, b##p);                                               \
   }
         PIXELS(STEP)
       }
@@ -28,8 +28,8 @@ void bsk_conv_f32_f32_avx2(const bsk_tile *tile, void *acc) {
       PIXELS(NEXT_ROW)
     }
     float *out = (float *)acc + first;
-#define STORE(p)                                    \
-  _mm256_storeu_ps(out + p * BSK_GROUP, a##p);      \
+#define STORE(p)                               \
+  _mm256_storeu_ps(out + p * BSK_GROUP, a##p); \
   _mm256_storeu_ps(out + p * BSK_GROUP + 8, b##p);
     PIXELS(STORE)
   }

@@ -15,13 +15,13 @@ void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc) {
     for (size_t i = 0; i < run; ++i) {
       const __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16);
       w += BSK_GROUP;
-#define STEP(p)                                                     \
-  {                                                                 \
-    float value;                                                    \
-    memcpy(&value, x##p + 4 * i, 4);                                \
-    const __m512 v = _mm512_set1_ps(value);                         \
-    a##p = _mm512_fmadd_ps(v, w0, a##p);                            \
-    b##p = _mm512_fmadd_ps(v, w1, b##p);                            \
+#define STEP(p)                             \
+  {                                         \
+    float value;                            \
+    memcpy(&value, x##p + 4 * i, 4);        \
+    const __m512 v = _mm512_set1_ps(value); \
+    a##p = _mm512_fmadd_ps(v, w0, a##p);    \
+    b##p = _mm512_fmadd_ps(v, w1, b##p);    \
   }
       PIXELS(STEP)
     }
@@ -29,8 +29,8 @@ void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc) {
     PIXELS(NEXT_ROW)
   }
   float *out = (float *)acc;
-#define STORE(p)                                 \
-  _mm512_storeu_ps(out + p * BSK_GROUP, a##p);   \
+#define STORE(p)                               \
+  _mm512_storeu_ps(out + p * BSK_GROUP, a##p); \
   _mm512_storeu_ps(out + p * BSK_GROUP + 16, b##p);
   PIXELS(STORE)
 }

@@ -28,7 +28,8 @@ BSK_INLINE void bsk_depthwise_i8_rest(const bsk_grouped_call *call, int32_t *acc
     for (int32_t l = lane; l < call->lanes; ++l) {
       const size_t channel = (size_t)(call->first + l);
       for (int32_t t = 0; t < call->taps; ++t)
-        acc[l] += (((const int8_t *)bsk_grouped_pixel(call, t, p))[channel] - call->zero_point) * weights[(size_t)call->tap[t] * (size_t)call->padded + channel];
+        acc[l] +=
+            (((const int8_t *)bsk_grouped_pixel(call, t, p))[channel] - call->zero_point) * weights[(size_t)call->tap[t] * (size_t)call->padded + channel];
     }
 }
 #endif

@@ -10,22 +10,22 @@ void bsk_conv_i8_i8_neondot(const bsk_tile *tile, void *acc) {
   const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
   for (int half = 0; half < 2; ++half) {
     const int first = 16 * half;
-#define DECLARE(p)                                                                                            \
-  int32x4_t a##p = vld1q_s32(tile->base[p] + first), b##p = vld1q_s32(tile->base[p] + first + 4);             \
-  int32x4_t c##p = vld1q_s32(tile->base[p] + first + 8), d##p = vld1q_s32(tile->base[p] + first + 12);        \
+#define DECLARE(p)                                                                                     \
+  int32x4_t a##p = vld1q_s32(tile->base[p] + first), b##p = vld1q_s32(tile->base[p] + first + 4);      \
+  int32x4_t c##p = vld1q_s32(tile->base[p] + first + 8), d##p = vld1q_s32(tile->base[p] + first + 12); \
   const char *x##p = (const char *)tile->px[p];
     PIXELS(DECLARE)
     const int8_t *w = (const int8_t *)tile->weights + 4 * first;
     for (int r = tile->kh; r > 0; --r) {
       for (size_t i = 0; i < run; ++i, w += 4 * BSK_GROUP) {
         const int8x16_t w0 = vld1q_s8(w), w1 = vld1q_s8(w + 16), w2 = vld1q_s8(w + 32), w3 = vld1q_s8(w + 48);
-#define STEP(p)                                                             \
-  {                                                                         \
-    int32_t quad;                                                           \
-    memcpy(&quad, x##p + 4 * i, 4);                                         \
-    const int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(quad));            \
-    a##p = dot(a##p, v, w0), b##p = dot(b##p, v, w1);                       \
-    c##p = dot(c##p, v, w2), d##p = dot(d##p, v, w3);                       \
+#define STEP(p)                                                  \
+  {                                                              \
+    int32_t quad;                                                \
+    memcpy(&quad, x##p + 4 * i, 4);                              \
+    const int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(quad)); \
+    a##p = dot(a##p, v, w0), b##p = dot(b##p, v, w1);            \
+    c##p = dot(c##p, v, w2), d##p = dot(d##p, v, w3);            \
   }
         PIXELS(STEP)
       }
@@ -33,8 +33,8 @@ void bsk_conv_i8_i8_neondot(const bsk_tile *tile, void *acc) {
       PIXELS(NEXT_ROW)
     }
     int32_t *out = (int32_t *)acc + first;
-#define STORE(p)                                                                          \
-  vst1q_s32(out + p * BSK_GROUP, a##p), vst1q_s32(out + p * BSK_GROUP + 4, b##p);         \
+#define STORE(p)                                                                  \
+  vst1q_s32(out + p * BSK_GROUP, a##p), vst1q_s32(out + p * BSK_GROUP + 4, b##p); \
   vst1q_s32(out + p * BSK_GROUP + 8, c##p), vst1q_s32(out + p * BSK_GROUP + 12, d##p);
     PIXELS(STORE)
   }

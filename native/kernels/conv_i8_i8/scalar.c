@@ -11,8 +11,7 @@ void bsk_conv_i8_i8_scalar(const bsk_tile *tile, void *acc) {
     for (int r = 0; r < tile->kh; ++r) {
       const uint8_t *x = (const uint8_t *)tile->px[p] + (size_t)r * tile->row_bytes;
       for (size_t i = 0; i < row_steps; ++i, x += 4, w += 4 * BSK_GROUP)
-        for (int lane = 0; lane < BSK_GROUP; ++lane)
-          sum[lane] += x[0] * w[4 * lane] + x[1] * w[4 * lane + 1] + x[2] * w[4 * lane + 2] + x[3] * w[4 * lane + 3];
+        for (int lane = 0; lane < BSK_GROUP; ++lane) sum[lane] += x[0] * w[4 * lane] + x[1] * w[4 * lane + 1] + x[2] * w[4 * lane + 2] + x[3] * w[4 * lane + 3];
     }
     memcpy(out + p * BSK_GROUP, sum, sizeof sum);
   }

@@ -14,8 +14,7 @@ typedef struct {
 } tile_config;
 
 static void begin(void) {
-  static const _Alignas(64) tile_config config = {
-      .palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+  static const _Alignas(64) tile_config config = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
   _tile_loadconfig(&config);
 }
 

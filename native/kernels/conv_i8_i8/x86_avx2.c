@@ -32,8 +32,8 @@ BSK_INLINE void block(const bsk_tile *tile, int32_t *acc, int first, const int n
     }
     UNROLL for (int p = 0; p < n; ++p) x[p] += row_bytes;
   }
-  UNROLL for (int p = 0; p < n; ++p)
-    UNROLL for (int v = 0; v < vectors; ++v) _mm256_storeu_si256((__m256i *)(void *)(acc + p * BSK_GROUP + first + 8 * v), sum[p][v]);
+  UNROLL for (int p = 0; p < n; ++p) UNROLL for (int v = 0; v < vectors; ++v)
+      _mm256_storeu_si256((__m256i *)(void *)(acc + p * BSK_GROUP + first + 8 * v), sum[p][v]);
 }
 
 void bsk_conv_i8_i8_avx2(const bsk_tile *tile, void *acc) {

@@ -9,8 +9,8 @@
 #define PIXELS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 
 void bsk_conv_i8_i8_avx512(const bsk_tile *tile, void *acc) {
-#define DECLARE(p)                                                                                        \
-  __m512i a##p = _mm512_loadu_si512(tile->base[p]), b##p = _mm512_loadu_si512(tile->base[p] + 16);        \
+#define DECLARE(p)                                                                                 \
+  __m512i a##p = _mm512_loadu_si512(tile->base[p]), b##p = _mm512_loadu_si512(tile->base[p] + 16); \
   const char *x##p = (const char *)tile->px[p];
   PIXELS(DECLARE)
   const int8_t *w = (const int8_t *)tile->weights;
@@ -33,8 +33,8 @@ void bsk_conv_i8_i8_avx512(const bsk_tile *tile, void *acc) {
     PIXELS(NEXT_ROW)
   }
   int32_t *out = (int32_t *)acc;
-#define STORE(p)                                    \
-  _mm512_storeu_si512(out + p * BSK_GROUP, a##p);   \
+#define STORE(p)                                  \
+  _mm512_storeu_si512(out + p * BSK_GROUP, a##p); \
   _mm512_storeu_si512(out + p * BSK_GROUP + 16, b##p);
   PIXELS(STORE)
 }

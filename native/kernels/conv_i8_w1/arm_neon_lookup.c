@@ -11,7 +11,8 @@
 /* ---- Tables ------------------------------------------------------------------------------------------------------- */
 
 static const uint8_t firsts[2][16] = {{255, 0, 1, 3, 255, 0, 1, 3, 255, 0, 1, 3, 255, 0, 1, 3}, {255, 8, 9, 11, 255, 8, 9, 11, 255, 8, 9, 11, 255, 8, 9, 11}};
-static const uint8_t seconds[2][16] = {{255, 255, 255, 255, 4, 4, 4, 4, 5, 5, 5, 5, 7, 7, 7, 7}, {255, 255, 255, 255, 12, 12, 12, 12, 13, 13, 13, 13, 15, 15, 15, 15}};
+static const uint8_t seconds[2][16] = {{255, 255, 255, 255, 4, 4, 4, 4, 5, 5, 5, 5, 7, 7, 7, 7},
+                                       {255, 255, 255, 255, 12, 12, 12, 12, 13, 13, 13, 13, 15, 15, 15, 15}};
 
 /* 16 channels of a pixel: 4 tables. Bytes 0, 1, 3 of a group's 8 are a0, a1, a0 + a1; 4, 5, 7 are a2, a3, a2 + a3. */
 BSK_INLINE void tables(uint8_t *dst, uint8x16_t x) {
@@ -117,19 +118,19 @@ static void two_by_32(const bsk_tile *tile, int first, int group, int32_t *out) 
       const size_t steps = run - i < BSK_LOOKUP_STEPS ? run - i : BSK_LOOKUP_STEPS;
       for (size_t k = 0; k < steps; ++k, w += 2 * BSK_GROUP) {
         const uint8x16_t a0 = vld1q_u8(w), a1 = vld1q_u8(w + 16), b0 = vld1q_u8(w + 32), b1 = vld1q_u8(w + 48);
-#define LOOK(p)                                                                                                       \
-  {                                                                                                                   \
-    const uint8x16_t s = vld1q_u8(x##p), t = vld1q_u8(x##p + 16), u = vld1q_u8(x##p + 32), v = vld1q_u8(x##p + 48);   \
-    la##p = vaddq_u8(la##p, vqtbl1q_u8(s, a0)), lb##p = vaddq_u8(lb##p, vqtbl1q_u8(s, a1));                           \
-    la##p = vaddq_u8(la##p, vqtbl1q_u8(t, b0)), lb##p = vaddq_u8(lb##p, vqtbl1q_u8(t, b1));                           \
-    ha##p = vaddq_u8(ha##p, vqtbl1q_u8(u, a0)), hb##p = vaddq_u8(hb##p, vqtbl1q_u8(u, a1));                           \
-    ha##p = vaddq_u8(ha##p, vqtbl1q_u8(v, b0)), hb##p = vaddq_u8(hb##p, vqtbl1q_u8(v, b1));                           \
-    x##p += 64;                                                                                                       \
+#define LOOK(p)                                                                                                     \
+  {                                                                                                                 \
+    const uint8x16_t s = vld1q_u8(x##p), t = vld1q_u8(x##p + 16), u = vld1q_u8(x##p + 32), v = vld1q_u8(x##p + 48); \
+    la##p = vaddq_u8(la##p, vqtbl1q_u8(s, a0)), lb##p = vaddq_u8(lb##p, vqtbl1q_u8(s, a1));                         \
+    la##p = vaddq_u8(la##p, vqtbl1q_u8(t, b0)), lb##p = vaddq_u8(lb##p, vqtbl1q_u8(t, b1));                         \
+    ha##p = vaddq_u8(ha##p, vqtbl1q_u8(u, a0)), hb##p = vaddq_u8(hb##p, vqtbl1q_u8(u, a1));                         \
+    ha##p = vaddq_u8(ha##p, vqtbl1q_u8(v, b0)), hb##p = vaddq_u8(hb##p, vqtbl1q_u8(v, b1));                         \
+    x##p += 64;                                                                                                     \
   }
         PIXELS(LOOK)
       }
 #define WIDE(sum, l, h, half) vmlal_u8(vaddw_u8(sum, vget_##half##_u8(l)), vget_##half##_u8(h), vdup_n_u8(32))
-#define WIDEN(p)                                                                                \
+#define WIDEN(p)                                                                                       \
   sums[p][0] = WIDE(sums[p][0], la##p, ha##p, low), sums[p][1] = WIDE(sums[p][1], la##p, ha##p, high); \
   sums[p][2] = WIDE(sums[p][2], lb##p, hb##p, low), sums[p][3] = WIDE(sums[p][3], lb##p, hb##p, high);
       PIXELS(WIDEN)

@@ -12,6 +12,6 @@
 #ifndef BSK_LOOKUP_H
 #define BSK_LOOKUP_H
 #include "../kernel.h"
-#define BSK_LOOKUP_STEPS 4  /* of 2 lookups, until byte sums are full */
+#define BSK_LOOKUP_STEPS 4   /* of 2 lookups, until byte sums are full */
 #define BSK_LOOKUP_WIDENED 8 /* until 16-bit sums are full */
 #endif

@@ -35,9 +35,9 @@ void bsk_conv_i8_w1_avx2(const bsk_tile *tile, void *acc) {
   for (int half = 0; half < 2; ++half) {
     const int first = 16 * half;
     int32_t *out = (int32_t *)acc + first;
-#define DECLARE(p)                                                                \
-  __m256i a##p = zero, b##p = zero;                                               \
-  const char *x##p = (const char *)tile->px[p];                                   \
+#define DECLARE(p)                              \
+  __m256i a##p = zero, b##p = zero;             \
+  const char *x##p = (const char *)tile->px[p]; \
   memcpy(out + p * BSK_GROUP, tile->base[p] + first, 16 * sizeof *out);
     PIXELS(DECLARE)
     const char *w = (const char *)tile->weights + 4 * first;
@@ -48,19 +48,19 @@ void bsk_conv_i8_w1_avx2(const bsk_tile *tile, void *acc) {
         room -= stop - i;
         for (; i < stop; ++i, w += 4 * BSK_GROUP) {
           const __m256i w0 = LOAD(w), w1 = LOAD(w + 32);
-#define STEP(p)                                                    \
-  {                                                                \
-    int32_t quad;                                                  \
-    memcpy(&quad, x##p + 4 * i, 4);                                \
-    const __m256i v = _mm256_set1_epi32(quad);                     \
-    a##p = _mm256_add_epi16(a##p, _mm256_maddubs_epi16(v, w0));    \
-    b##p = _mm256_add_epi16(b##p, _mm256_maddubs_epi16(v, w1));    \
+#define STEP(p)                                                 \
+  {                                                             \
+    int32_t quad;                                               \
+    memcpy(&quad, x##p + 4 * i, 4);                             \
+    const __m256i v = _mm256_set1_epi32(quad);                  \
+    a##p = _mm256_add_epi16(a##p, _mm256_maddubs_epi16(v, w0)); \
+    b##p = _mm256_add_epi16(b##p, _mm256_maddubs_epi16(v, w1)); \
   }
           PIXELS(STEP)
         }
         if (room == 0) {
-#define WIDEN(p)                                                            \
-  widen(out + p * BSK_GROUP, a##p), widen(out + p * BSK_GROUP + 8, b##p);   \
+#define WIDEN(p)                                                          \
+  widen(out + p * BSK_GROUP, a##p), widen(out + p * BSK_GROUP + 8, b##p); \
   a##p = b##p = zero;
           PIXELS(WIDEN)
           room = MAX_STEPS;

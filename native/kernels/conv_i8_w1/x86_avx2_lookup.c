@@ -92,91 +92,93 @@ BSK_INLINE void collect(int32_t *out, const int32_t *from, int32_t less, __m256i
 }
 
 /* PIXELS x GROUPS; every name below ends in the pixel and the group. */
-#define LOOK(p, g, at, index)                                              \
-  {                                                                        \
-    const __m256i low = TABLE(x##p + 64 * k + at);                         \
-    LOOK_##g(l, p, low, index)                                             \
-    const __m256i high = TABLE(x##p + 64 * k + at + 32);                   \
-    LOOK_##g(h, p, high, index)                                            \
+#define LOOK(p, g, at, index)                                                       \
+  {                                                                                 \
+    const __m256i low = TABLE(x##p + 64 * k + at);                                  \
+    LOOK_##g(l, p, low, index) const __m256i high = TABLE(x##p + 64 * k + at + 32); \
+    LOOK_##g(h, p, high, index)                                                     \
   }
 /* The empty instruction keeps compilers from summing in trees, which takes more registers than there are. */
 #define KEEP(x) __asm__("" : "+x"(x));
-#define LOOK_1(s, p, table, index) s##p##0 = _mm256_add_epi8(s##p##0, _mm256_shuffle_epi8(table, index##0)); KEEP(s##p##0)
-#define LOOK_2(s, p, table, index)                                                            \
-  s##p##0 = _mm256_add_epi8(s##p##0, _mm256_shuffle_epi8(table, index##0)); KEEP(s##p##0)     \
-  s##p##1 = _mm256_add_epi8(s##p##1, _mm256_shuffle_epi8(table, index##1)); KEEP(s##p##1)
+#define LOOK_1(s, p, table, index)                                          \
+  s##p##0 = _mm256_add_epi8(s##p##0, _mm256_shuffle_epi8(table, index##0)); \
+  KEEP(s##p##0)
+#define LOOK_2(s, p, table, index)                                          \
+  s##p##0 = _mm256_add_epi8(s##p##0, _mm256_shuffle_epi8(table, index##0)); \
+  KEEP(s##p##0)                                                             \
+  s##p##1 = _mm256_add_epi8(s##p##1, _mm256_shuffle_epi8(table, index##1)); \
+  KEEP(s##p##1)
 
 #define PIXELS2(X) X(0) X(1)
 #define PIXELS4(X) X(0) X(1) X(2) X(3)
 
-#define DECLARE2(p)                                                                  \
-  const uint8_t *x##p = (const uint8_t *)tile->px[first + p] + row;                  \
+#define DECLARE2(p)                                                 \
+  const uint8_t *x##p = (const uint8_t *)tile->px[first + p] + row; \
   __m256i l##p##0, l##p##1, h##p##0, h##p##1;
 #define CLEAR2(p) l##p##0 = l##p##1 = h##p##0 = h##p##1 = _mm256_setzero_si256();
 #define FIRST2(p) LOOK(p, 2, 0, a)
 #define SECOND2(p) LOOK(p, 2, 16, b)
 #define WIDEN2(p) widen(sums[2 * p], l##p##0, h##p##0), widen(sums[2 * p + 1], l##p##1, h##p##1);
-#define DECLARE1(p)                                                                  \
-  const uint8_t *x##p = (const uint8_t *)tile->px[first + p] + row;                  \
+#define DECLARE1(p)                                                 \
+  const uint8_t *x##p = (const uint8_t *)tile->px[first + p] + row; \
   __m256i l##p##0, h##p##0;
 #define CLEAR1(p) l##p##0 = h##p##0 = _mm256_setzero_si256();
 #define FIRST1(p) LOOK(p, 1, 0, a)
 #define SECOND1(p) LOOK(p, 1, 16, b)
 #define WIDEN1(p) widen(sums[p], l##p##0, h##p##0);
-#define INDEX2                                                     \
-  const __m256i a0 = LOAD(w + 64 * k), a1 = LOAD(v + 64 * k);
-#define INDEX2B                                                    \
-  const __m256i b0 = LOAD(w + 64 * k + 32), b1 = LOAD(v + 64 * k + 32);
+#define INDEX2 const __m256i a0 = LOAD(w + 64 * k), a1 = LOAD(v + 64 * k);
+#define INDEX2B const __m256i b0 = LOAD(w + 64 * k + 32), b1 = LOAD(v + 64 * k + 32);
 #define INDEX1 const __m256i a0 = LOAD(w + 64 * k);
 #define INDEX1B const __m256i b0 = LOAD(w + 64 * k + 32);
 
-#define STEP(at, P, G)                            \
-  {                                               \
-    const size_t k = at;                          \
-    { INDEX##G PIXELS##P(FIRST##G) }              \
-    { INDEX##G##B PIXELS##P(SECOND##G) }          \
+#define STEP(at, P, G)                 \
+  {                                    \
+    const size_t k = at;               \
+    {                                  \
+      INDEX##G PIXELS##P(FIRST##G)     \
+    }                                  \
+    {                                  \
+      INDEX##G##B PIXELS##P(SECOND##G) \
+    }                                  \
   }
 
-#define BLOCK(name, P, G)                                                                                             \
-  static void name(const bsk_tile *tile, int first, int32_t *out) {                                                   \
-    const size_t run = (size_t)tile->run;                                                                             \
-    const char *w = (const char *)tile->weights, *v = w + tile->group_bytes;                                          \
-    __m256i sums[P * G][2];                                                                                           \
-    const int32_t *from[P];                                                                                           \
-    int32_t less[P], most = 0;                                                                                        \
-    for (int p = 0; p < P; ++p) {                                                                                     \
-      from[p] = tile->base[first + p], less[p] = tile->total[first + p];                                              \
-      if (less[p] > most) most = less[p];                                                                             \
-      for (int g = 0; g < G; ++g) sums[p * G + g][0] = sums[p * G + g][1] = _mm256_setzero_si256();                   \
-    }                                                                                                                 \
-    size_t widened = 0;                                                                                               \
-    for (int r = 0; r < tile->kh; ++r) {                                                                              \
-      const size_t row = (size_t)r * tile->row_bytes;                                                                 \
-      PIXELS##P(DECLARE##G)                                                                                           \
-      for (size_t i = 0; i < run; i += BSK_LOOKUP_STEPS) {                                                            \
-        if (most > 65535 && widened == BSK_LOOKUP_WIDENED) {                                                          \
-          for (int p = 0; p < P; ++p) {                                                                               \
+#define BLOCK(name, P, G)                                                                                                          \
+  static void name(const bsk_tile *tile, int first, int32_t *out) {                                                                \
+    const size_t run = (size_t)tile->run;                                                                                          \
+    const char *w = (const char *)tile->weights, *v = w + tile->group_bytes;                                                       \
+    __m256i sums[P * G][2];                                                                                                        \
+    const int32_t *from[P];                                                                                                        \
+    int32_t less[P], most = 0;                                                                                                     \
+    for (int p = 0; p < P; ++p) {                                                                                                  \
+      from[p] = tile->base[first + p], less[p] = tile->total[first + p];                                                           \
+      if (less[p] > most) most = less[p];                                                                                          \
+      for (int g = 0; g < G; ++g) sums[p * G + g][0] = sums[p * G + g][1] = _mm256_setzero_si256();                                \
+    }                                                                                                                              \
+    size_t widened = 0;                                                                                                            \
+    for (int r = 0; r < tile->kh; ++r) {                                                                                           \
+      const size_t row = (size_t)r * tile->row_bytes;                                                                              \
+      PIXELS##P(DECLARE##G) for (size_t i = 0; i < run; i += BSK_LOOKUP_STEPS) {                                                   \
+        if (most > 65535 && widened == BSK_LOOKUP_WIDENED) {                                                                       \
+          for (int p = 0; p < P; ++p) {                                                                                            \
             for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]); \
-            from[p] = out + p * G * BSK_GROUP, less[p] = 0;                                                           \
-          }                                                                                                           \
-          widened = 0;                                                                                                \
-        }                                                                                                             \
-        ++widened;                                                                                                    \
-        PIXELS##P(CLEAR##G)                                                                                           \
-        const size_t steps = run - i < BSK_LOOKUP_STEPS ? run - i : BSK_LOOKUP_STEPS;                                 \
-        if (steps == BSK_LOOKUP_STEPS) {                                                                              \
-          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G)                                                     \
-        } else {                                                                                                      \
-          _Pragma("GCC unroll 1") for (size_t i4 = 0; i4 < steps; ++i4) STEP(i4, P, G)                                \
-        }                                                                                                             \
-        PIXELS##P(WIDEN##G)                                                                                           \
-        w += 64 * steps, v += 64 * steps;                                                                             \
-        PIXELS##P(ADVANCE)                                                                                            \
-      }                                                                                                               \
-    }                                                                                                                 \
-    (void)v;                                                                                                          \
-    for (int p = 0; p < P; ++p)                                                                                       \
-      for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]); \
+            from[p] = out + p * G * BSK_GROUP, less[p] = 0;                                                                        \
+          }                                                                                                                        \
+          widened = 0;                                                                                                             \
+        }                                                                                                                          \
+        ++widened;                                                                                                                 \
+        PIXELS##P(CLEAR##G) const size_t steps = run - i < BSK_LOOKUP_STEPS ? run - i : BSK_LOOKUP_STEPS;                          \
+        if (steps == BSK_LOOKUP_STEPS) {                                                                                           \
+          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G)                                                                  \
+        } else {                                                                                                                   \
+          _Pragma("GCC unroll 1") for (size_t i4 = 0; i4 < steps; ++i4) STEP(i4, P, G)                                             \
+        }                                                                                                                          \
+        PIXELS##P(WIDEN##G) w += 64 * steps, v += 64 * steps;                                                                      \
+        PIXELS##P(ADVANCE)                                                                                                         \
+      }                                                                                                                            \
+    }                                                                                                                              \
+    (void)v;                                                                                                                       \
+    for (int p = 0; p < P; ++p)                                                                                                    \
+      for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]);       \
   }
 #define ADVANCE(p) x##p += 64 * steps;
 

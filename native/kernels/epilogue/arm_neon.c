@@ -2,9 +2,7 @@
 #include "epilogue.h"
 #include <arm_neon.h>
 
-BSK_INLINE float32x4_t leak(float32x4_t y, float32x4_t slope) {
-  return vbslq_f32(vcgeq_f32(y, vdupq_n_f32(0.0f)), y, vmulq_f32(y, slope));
-}
+BSK_INLINE float32x4_t leak(float32x4_t y, float32x4_t slope) { return vbslq_f32(vcgeq_f32(y, vdupq_n_f32(0.0f)), y, vmulq_f32(y, slope)); }
 
 BSK_INLINE float32x4_t activate(float32x4_t y, int kind, const float *slope, const float *in, const float *out) {
   const float32x4_t zero = vdupq_n_f32(0.0f);
@@ -81,8 +79,7 @@ void bsk_epi_threshold_neon(const bsk_epi_threshold *e, const bsk_epi_call *c) {
   for (int p = 0; p < c->n; ++p) {
     const int32_t *acc = (const int32_t *)c->acc + (size_t)p * c->acc_stride;
     uint32_t ge = 0;
-    for (int first = 0; first < c->lanes; first += 4)
-      ge |= vaddvq_u32(vandq_u32(vcgeq_s32(vld1q_s32(acc + first), vld1q_s32(t + first)), bit)) << first;
+    for (int first = 0; first < c->lanes; first += 4) ge |= vaddvq_u32(vandq_u32(vcgeq_s32(vld1q_s32(acc + first), vld1q_s32(t + first)), bit)) << first;
     c->bits[(size_t)p * c->bits_stride] = (ge ^ keep) & valid;
   }
 }

@@ -94,9 +94,7 @@ void bsk_epi_threshold_scalar(const bsk_epi_threshold *e, const bsk_epi_call *c)
   }
 }
 
-BSK_INLINE int64_t shift_right(int64_t t, int shift) { /* arithmetic on every compiler */
-  return t >= 0 ? t >> shift : ~(~t >> shift);
-}
+BSK_INLINE int64_t shift_right(int64_t t, int shift) { /* arithmetic on every compiler */ return t >= 0 ? t >> shift : ~(~t >> shift); }
 
 void bsk_epi_integer_scalar(const bsk_epi_integer *e, const bsk_epi_call *c) {
   const int8_t *residual = (const int8_t *)c->residual;

@@ -75,8 +75,8 @@ BSK_INLINE void part_float(const bsk_epi_float *e, const bsk_epi_call *call, int
   const float *residual = c->residual ? (const float *)c->residual + 8 * part : NULL;
   for (int p = 0; p < c->n; ++p) {
     const size_t at = (size_t)p * c->acc_stride + 8u * (size_t)part, out = (size_t)p * c->out_stride + 8u * (size_t)part;
-    __m256 y = from_i32 ? _mm256_cvtepi32_ps(_mm256_maskload_epi32((const int32_t *)c->acc + at, valid))
-                        : _mm256_maskload_ps((const float *)c->acc + at, valid);
+    __m256 y =
+        from_i32 ? _mm256_cvtepi32_ps(_mm256_maskload_epi32((const int32_t *)c->acc + at, valid)) : _mm256_maskload_ps((const float *)c->acc + at, valid);
     y = _mm256_add_ps(_mm256_mul_ps(y, scale), bias);
     y = activate(y, pre, &a);
     if (residual) y = _mm256_add_ps(y, _mm256_maskload_ps(residual + (size_t)p * c->residual_stride, valid));
@@ -122,9 +122,11 @@ BSK_INLINE void epi_float(const bsk_epi_float *e, const bsk_epi_call *c, int fro
       continue;
     }
     switch (e->pre * 4 + e->post) {
+      /* clang-format off */
       CASE(0, 0) CASE(0, 1) CASE(0, 2) CASE(0, 3) CASE(1, 0) CASE(1, 1) CASE(1, 2) CASE(1, 3)
       CASE(2, 0) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(3, 0) CASE(3, 1) CASE(3, 2) CASE(3, 3)
       default: break;
+      /* clang-format on */
     }
 #undef CASE
   }

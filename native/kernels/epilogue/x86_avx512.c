@@ -71,14 +71,16 @@ BSK_INLINE void epi_float(const bsk_epi_float *e, const bsk_epi_call *c, int fro
         for (int p = 0; p < c->n; ++p) ((uint16_t *)(void *)(c->bits + (size_t)p * c->bits_stride))[half] = 0;
       continue;
     }
-#define CASE(pre, post)                                \
-  case pre * 4 + post:                                 \
-    half_float(e, c, from_i32, half, pre, post);       \
+#define CASE(pre, post)                          \
+  case pre * 4 + post:                           \
+    half_float(e, c, from_i32, half, pre, post); \
     break;
     switch (e->pre * 4 + e->post) {
+      /* clang-format off */
       CASE(0, 0) CASE(0, 1) CASE(0, 2) CASE(0, 3) CASE(1, 0) CASE(1, 1) CASE(1, 2) CASE(1, 3)
       CASE(2, 0) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(3, 0) CASE(3, 1) CASE(3, 2) CASE(3, 3)
       default: break;
+      /* clang-format on */
     }
 #undef CASE
   }

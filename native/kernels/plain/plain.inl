@@ -41,8 +41,7 @@ static void rows_nibbles(uint8_t *restrict dst, const uint8_t *restrict src, siz
     for (int i = 0; i < nibbles; ++i) dst[i] = (uint8_t)(i % 2 ? src[i / 2] & 0xf0 : src[i / 2] << 4);
 }
 
-static void input_f32(float *restrict dst, const uint8_t *restrict src, size_t n, int c, const float *restrict scale,
-                      const float *restrict bias) {
+static void input_f32(float *restrict dst, const uint8_t *restrict src, size_t n, int c, const float *restrict scale, const float *restrict bias) {
   if (c == 3) { /* pictures: constants in registers */
     const float s0 = scale[0], s1 = scale[1], s2 = scale[2], b0 = bias[0], b1 = bias[1], b2 = bias[2];
     for (size_t p = 0; p < n; ++p) {

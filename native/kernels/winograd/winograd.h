@@ -41,10 +41,10 @@ typedef void (*bsk_winograd_expand_fn)(void *u, size_t apart, const void *packed
 
 struct bsk_winograd {
   int m, is_float;
-  int stride, n;  /* of the convolution; points along an axis */
-  int parts, own; /* pairs of rows of U; different U in a row: points from `own` on repeat the last one */
-  int64_t limit;  /* |Y| below it is exact */
-  int align; /* the channels must be a multiple of it */
+  int stride, n;          /* of the convolution; points along an axis */
+  int parts, own;         /* pairs of rows of U; different U in a row: points from `own` on repeat the last one */
+  int64_t limit;          /* |Y| below it is exact */
+  int align;              /* the channels must be a multiple of it */
   signed char rows[3][2]; /* of each part */
   bsk_winograd_input_fn input;
   bsk_winograd_output_fn output;
