@@ -13,11 +13,13 @@ import torch
 from bitskip.data import ImageSet, load_mini
 from bitskip.data.batches import Batches, Normalisation
 from bitskip.errors import RunError
+from bitskip.lower.run import lower_run
 from bitskip.nn import binary_layers, build
 from bitskip.program import Program
 from bitskip.runtime import Model
 from bitskip.spec import NetworkSpec
 from bitskip.training import load_recipe, train, what_is_kept
+from bitskip.training.folder import RunResult
 from bitskip.training.small import MIN_STEPS, fit_recipe, steps_of
 from bitskip.training.unpack import unpack_weights
 from bitskip.zoo import model_path
@@ -88,6 +90,34 @@ def test_a_run_goes_on_from_the_zoo_with_another_head(tmp_path: Path, mini: Imag
     assert result.epochs_before == card["epochs"] + card["epochs_before"]
     assert result.test_accuracy > 0.75
     assert result.test_accuracy > fresh.test_accuracy + 0.1
+
+
+def test_a_start_that_training_spoils_is_kept(tmp_path: Path, mini: ImageSet) -> None:
+    images = _three_classes(mini)
+    spec = dataclasses.replace(
+        NetworkSpec.from_dict(dict(Program.load(model_path(_HYBRID)).spec or {})), classes=3
+    )
+    recipe = load_recipe("modern", spec, {"epochs": 1, "batch_size": 16, "learning_rate": 1.0})
+    runs = {
+        kept: train(
+            spec,
+            recipe,
+            images,
+            tmp_path / str(kept),
+            warm_start=f"zoo:{_HYBRID}",
+            keep_better_start=kept,
+            progress_bar=False,
+        )
+        for kept in (True, False)
+    }
+    assert [runs[kept].start_kept for kept in (True, False)] == [True, False]
+    assert runs[True].test_accuracy > runs[False].test_accuracy + 0.1
+    assert runs[True].test_accuracy > 0.85
+    # It is what is saved, too.
+    assert RunResult.load(tmp_path / "True").start_kept
+    program = lower_run(tmp_path / "True")
+    right = Model(program).predict(images.test_images).argmax(1) == images.test_labels
+    assert right.mean() == pytest.approx(runs[True].test_accuracy, abs=0.01)
 
 
 def test_a_packed_file_that_is_not_there_is_refused(tmp_path: Path, mini: ImageSet) -> None:

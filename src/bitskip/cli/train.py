@@ -120,12 +120,13 @@ def train(
         say(f"{images.name} has {images.classes} classes: the head gets as many outputs")
         spec = dataclasses.replace(spec, classes=images.classes)
     start = _start(model, warm_start, width)
+    kept = "fresh" if start is None else what_is_kept(start, images)
     own = Path(recipe).is_file()  # somebody's own recipe says itself how long it is
     settled, said = fit_recipe(
         settled,
         len(images.train_images),
         {*changes, *(("epochs", "batch_size") if own else ())},
-        kept="fresh" if start is None else what_is_kept(start, images),
+        kept=kept,
     )
     if said:
         say(f"note: {said}")
@@ -140,6 +141,7 @@ def train(
         hardware=Hardware(accelerator, devices, nodes, strategy, precision, compiled),
         teacher=path_or_none(teacher),
         warm_start=start,
+        keep_better_start=kept == "all" and bool(said),
         progress_bar=interactive(),
         on_epoch=lambda entry: None if interactive() else say(epoch_line(entry, settled.epochs)),
     )
@@ -148,8 +150,14 @@ def train(
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
     else:
+        if result.start_kept:
+            say(
+                f"the network as it started does better on the {result.validation_images} pictures held out "
+                "of training, so it was kept; more pictures are needed to improve it"
+            )
+        trained = "as it started" if result.start_kept else f"after {result.epochs} epochs"
         typer.echo(
-            f"{result.model}: test accuracy {result.test_accuracy:.2%} after {result.epochs} epochs "
+            f"{result.model}: test accuracy {result.test_accuracy:.2%} {trained} "
             f"({result.test_images:,} pictures of {result.data}); weights in {folder / 'weights.safetensors'}"
         )
 

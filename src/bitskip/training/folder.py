@@ -43,6 +43,7 @@ class RunResult:
     precision: str = "32-true"  # arithmetic of training, in Lightning's words
     teacher: str | None = None
     warm_start: str | None = None
+    start_kept: bool = False  # the network as it started did better on held-out pictures, and was kept
     epochs_before: Count = 0  # epochs that the weights it started from had been trained for
     changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
 

@@ -6,6 +6,7 @@ A run's folder holds `run.json` (what was asked for), `spec.json`, `recipe.yaml`
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import time
@@ -62,6 +63,7 @@ def train(
     hardware: Hardware | None = None,
     teacher: Path | None = None,
     warm_start: Path | str | None = None,
+    keep_better_start: bool = False,
     progress_bar: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> RunResult:
@@ -78,6 +80,8 @@ def train(
         teacher: run folder of the network to distil from.
         warm_start: run folder whose weights to start from, where names and shapes agree; or `zoo:NAME`, or a
             `.bitskip` file, whose weights are then unpacked.
+        keep_better_start: deliver the network as it started if it does better on the held-out pictures: few
+            pictures can teach little to one that knows their classes, and may take from it.
         progress_bar: show Lightning's progress bar.
         on_epoch: called after each epoch with its history entry.
 
@@ -150,17 +154,22 @@ def train(
             write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
     module.checkpoint = checkpoint
+    start_network = copy.deepcopy(module.delivered) if keep_better_start and start is not None else None
     with onednn_where_safe(model):
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
 
     device = trainer.strategy.root_device
-    delivered = module.delivered.to(device)
-    for layer in binary_layers(delivered).values():
-        layer.real_weights = False  # which a recipe may leave on to the end; what is delivered is 1-bit
+    delivered = _binarised(module.delivered).to(device)
     if recipe.reestimate_batches:
         plain = plain_batches(splits, recipe, seed, device)
         reestimate_batch_norm(delivered, plain, recipe.reestimate_batches)
     size = _TEST_BATCH.get(device.type, 512)
+    start_kept = False
+    if start_network is not None and len(splits.validation[0]):
+        held_out = Batches(*splits.validation, splits.normalisation, size, device=device)
+        _binarised(start_network).to(device)
+        start_kept = _goodness(start_network, held_out) > _goodness(delivered, held_out)
+        delivered = start_network if start_kept else delivered
     test = Batches(images.test_images, images.test_labels, splits.normalisation, size, device=device)
     accuracy, loss = evaluate(delivered, test)
     delivered.to("cpu")
@@ -183,6 +192,7 @@ def train(
         teacher=asked["teacher"],  # type: ignore[arg-type]
         warm_start=asked["warm_start"],  # type: ignore[arg-type]
         epochs_before=0 if warm_start is None else _epochs_of(warm_start),
+        start_kept=start_kept,
         changes=recipe_changes(recipe, spec),
     )
     if trainer.is_global_zero:
@@ -199,6 +209,19 @@ def train(
 
 
 # -- the pieces ---------------------------------------------------------------------------------------
+
+
+def _binarised(network: nn.Module) -> nn.Module:
+    """Return `network` as it is delivered: 1-bit, though a recipe may leave real weights on to the end."""
+    for layer in binary_layers(network).values():
+        layer.real_weights = False
+    return network
+
+
+def _goodness(network: nn.Module, pictures: Batches) -> tuple[float, float]:
+    """Return what to compare networks by: accuracy, then how low the loss is."""
+    accuracy, loss = evaluate(network, pictures)
+    return accuracy, -loss
 
 
 def _check_data(spec: NetworkSpec | Baseline, images: ImageSet) -> None:
