@@ -93,7 +93,23 @@ def _devices_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) -> 
     if cmsis is not None:
         counts = (cmsis["cores"][core]["instructions"] for core in ("cortex-m4", "cortex-m0plus"))
         body.append(["the same ResNet-8 through CMSIS-NN", "", "", "", *map(_million, counts)])
-    return _markdown(head, body)
+    return _markdown(head, body) + "\n\n" + _per_mac_sentence(by_name, cmsis)
+
+
+def _per_mac_sentence(rows: dict[str, dict[str, Any]], cmsis: dict[str, Any] | None) -> str:
+    """Say what a multiply-accumulate takes on a Cortex-M4, over whole networks."""
+
+    def per_mac(name: str, counted: dict[str, Any]) -> str:
+        total = sum(rows[name]["macs"].values())
+        return f"{counted['cores']['cortex-m4']['instructions'] / total:.1f}"
+
+    said = []
+    if "edge-m4-w1" in rows:
+        said.append(f"{per_mac('edge-m4-w1', rows['edge-m4-w1'])} with 1-bit weights")
+    if RESNET8 in rows:
+        said.append(f"{per_mac(RESNET8, rows[RESNET8])} with int8")
+        said += [] if cmsis is None else [f"{per_mac(RESNET8, cmsis)} through CMSIS-NN"]
+    return f"Instructions a multiply-accumulate on a Cortex-M4: {', '.join(said)}."
 
 
 W1 = ("edge-m4-w1", "edge-32k", "resnet14-binary-all-x0.25")  # with 1-bit weights but in the first layer
