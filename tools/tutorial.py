@@ -82,7 +82,7 @@ def page(text: str, record: dict[str, Any]) -> str:
     host = record["machine"]
     said = (
         f"Recorded {record['date']} with bitskip {record['bitskip']}, "
-        f"on {host['cores']} cores of {host['cpu']} that were shared with other work: "
+        f"on {host['cores']} cores of {host['cpu']} (load average {record['load']} before): "
         f"{longest['seconds']:.0f} s of training ({longest['cpu_seconds']:.0f} s of processor time), "
         f"{sum(step['seconds'] for step in steps_taken):.0f} s in all."
     )
@@ -96,12 +96,14 @@ def main() -> None:
         "--fill", action="store_true", help="only fill the page from the record that is there"
     )
     if not parser.parse_args().fill:
+        load = round(os.getloadavg()[0], 1)
         with tempfile.TemporaryDirectory() as name:
             steps = run_all(Path(name).resolve())
         record = {
             "bitskip": __version__,
             "date": datetime.date.today().isoformat(),
             "machine": machine(),
+            "load": load,
             "steps": steps,
         }
         RECORD.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
