@@ -58,9 +58,9 @@ def lower_loaded(
 
     ensure_torchvision_ops()
     from bitskip.lower import lower
-    from bitskip.lower.run import calibration_pictures, class_names, lower_run
+    from bitskip.lower.run import calibration_pictures, lower_run
     from bitskip.sources.load import IMAGENET, load_trained
-    from bitskip.training.folder import weights_metadata
+    from bitskip.training.folder import class_names_of
 
     if calibration < 1:
         raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
@@ -78,7 +78,7 @@ def lower_loaded(
         )
     for note in loaded.notes:
         say(f"note: {note}")
-    trained_on = () if loaded.run is None else class_names(weights_metadata(loaded.run))
+    trained_on = () if loaded.run is None else class_names_of(loaded.run)
     images = None
     if activations in (None, "int8"):
         images = _calibration_images(loaded, data, trained_on, wanted=activations == "int8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,9 @@ from bitskip.errors import DataError, FileFormatError, LoweringError
 from bitskip.lower import lower
 from bitskip.program import Program
 from bitskip.spec import NetworkSpec
-from bitskip.training.folder import load_run, weights_file, weights_metadata
+from bitskip.training.folder import class_names, load_run, weights_file, weights_metadata
 
-__all__ = ["calibration_pictures", "class_names", "lower_run"]
-
-
-def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the classes that a run was trained on, by its `weights_metadata`; nothing if it does not say."""
-    text = metadata.get("class_names")
-    return tuple(text.split("\n")) if text else ()
+__all__ = ["calibration_pictures", "lower_run"]
 
 
 def calibration_pictures(

@@ -11,6 +11,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -96,9 +97,7 @@ class Baseline:
 
     def cost(self) -> Cost:
         """Return its cost for one picture."""
-        with torch.device("meta"):
-            model = build_baseline(self.baseline, self.input_size, self.classes)
-        return count_module(model, (3, self.input_size, self.input_size), name=self.name)
+        return _counted(self)
 
     def build(self) -> nn.Module:
         """Return the network, freshly initialised from torch's random generator."""
@@ -119,6 +118,14 @@ class Baseline:
             return cls(**json.loads(text))
         except (ValueError, TypeError, SpecError) as error:
             raise FileFormatError(f"{source} names no baseline: {error}") from None
+
+
+@cache
+def _counted(baseline: Baseline) -> Cost:
+    with torch.device("meta"):
+        model = baseline.build()
+    size = baseline.input_size
+    return count_module(model, (baseline.input_channels, size, size), name=baseline.name)
 
 
 # -- Binarized VGG --------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bitskip.files import read_json, write_text
 from bitskip.results.codec import Amount, Count, Factor, Loss, Positive, Share, Text, decode, plain
@@ -21,6 +21,7 @@ from bitskip.results.codec import Amount, Count, Factor, Loss, Positive, Share, 
 __all__ = ["Counts", "DataSummary", "EpochRecord", "PaperFigures", "ResultRow", "Results", "StudyInfo"]
 
 FORMAT_VERSION = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,15 @@ class Results:
         """Return these results with `row` added, or put in place of the row with the same key."""
         kept = tuple(other for other in self.rows if other.key != row.key)
         return dataclasses.replace(self, rows=(*kept, row))
+
+    def with_extra(self, name: str, values: Iterable[Any]) -> Results:
+        """Return these results with values (dataclasses) beside the rows, under a name; see `extra_of`."""
+        extra = {**self.study.extra, name: [dataclasses.asdict(value) for value in values]}
+        return dataclasses.replace(self, study=dataclasses.replace(self.study, extra=extra))
+
+    def extra_of(self, name: str, kind: Callable[..., T]) -> tuple[T, ...]:
+        """Return what `with_extra` added under `name`, each as a `kind`; empty if it added nothing."""
+        return tuple(kind(**values) for values in self.study.extra.get(name, []))
 
     def of_model(self, model: str) -> tuple[ResultRow, ...]:
         """Return the rows of one model, by seed."""

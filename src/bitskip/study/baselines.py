@@ -5,10 +5,7 @@ Accuracies come from runs that the package keeps (`bitskip.study.kept`), where t
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bitskip.results.study import Results
 from bitskip.study.references import REFERENCES, Reference
@@ -47,11 +44,9 @@ def published(name: str) -> Reference | None:
 
 def baseline_results(results: Results) -> tuple[BaselineResult, ...]:
     """Return what `with_baselines` added to a study's results; empty if it added nothing."""
-    found: list[Mapping[str, Any]] = results.study.extra.get("baselines", [])
-    return tuple(BaselineResult(**values) for values in found)
+    return results.extra_of("baselines", BaselineResult)
 
 
 def with_baselines(results: Results, measured: tuple[BaselineResult, ...]) -> Results:
     """Return `results` with the baselines beside its rows."""
-    extra = {**results.study.extra, "baselines": [dataclasses.asdict(one) for one in measured]}
-    return dataclasses.replace(results, study=dataclasses.replace(results.study, extra=extra))
+    return results.with_extra("baselines", measured)

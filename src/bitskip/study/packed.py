@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -51,14 +50,12 @@ class PackedResult:
 
 def packed_results(results: Results) -> tuple[PackedResult, ...]:
     """Return what `with_packed` added to a study's results; empty if it added nothing."""
-    found: list[Mapping[str, Any]] = results.study.extra.get("packed", [])
-    return tuple(PackedResult(**values) for values in found)
+    return results.extra_of("packed", PackedResult)
 
 
 def with_packed(results: Results, measured: tuple[PackedResult, ...]) -> Results:
     """Return `results` with the packed networks' accuracies beside its rows."""
-    extra = {**results.study.extra, "packed": [dataclasses.asdict(one) for one in measured]}
-    return dataclasses.replace(results, study=dataclasses.replace(results.study, extra=extra))
+    return results.with_extra("packed", measured)
 
 
 def measure_packed(

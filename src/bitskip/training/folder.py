@@ -5,6 +5,7 @@ Torch is loaded with the weights, not before: a result, and what a weights file 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
     from bitskip.nn.baselines import Baseline
 
-__all__ = ["RunResult", "class_names_of", "load_run", "load_weights", "weights_file", "weights_metadata"]
+__all__ = [
+    "RunResult",
+    "class_names",
+    "class_names_of",
+    "load_run",
+    "load_weights",
+    "weights_file",
+    "weights_metadata",
+]
 
 
 @dataclass(frozen=True)
@@ -89,9 +98,15 @@ def weights_metadata(folder: Path) -> dict[str, str]:
         raise FileFormatError(f"{path} cannot be read: {error}") from None
 
 
+def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the classes that a run was trained on, by its `weights_metadata`; nothing if it does not say."""
+    text = metadata.get("class_names")
+    return tuple(text.split("\n")) if text else ()
+
+
 def class_names_of(folder: Path) -> tuple[str, ...]:
     """Return the classes that a run was trained on, in the order of its outputs; empty if it names none."""
-    return tuple(weights_metadata(folder).get("class_names", "").splitlines())
+    return class_names(weights_metadata(folder))
 
 
 def load_run(folder: Path) -> tuple[NetworkSpec | Baseline, nn.Module]:

@@ -39,7 +39,8 @@ from bitskip.training.initial import match_classes, prepare
 from bitskip.training.module import Classifier, Splits, plain_batches
 from bitskip.training.recipes import Recipe, recipe_changes
 from bitskip.training.teacher import outputs_of
-from bitskip.training.unpack import is_packed, packed_file, unpack_weights
+from bitskip.training.unpack import is_packed, unpack_weights
+from bitskip.zoo import packed_path
 
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
@@ -362,7 +363,7 @@ def _name_of(start: Path | str) -> str:
 
 def _start_file(start: Path | str) -> Path:
     """Return the file with the weights to start from: a run's, or a packed one."""
-    file = packed_file(start) if is_packed(start) else weights_file(Path(start))
+    file = packed_path(start) if is_packed(start) else weights_file(Path(start))
     if not file.is_file():
         raise RunError(
             f"there is no file {file} to start from; name a finished run, zoo:NAME or a .bitskip file"
@@ -378,7 +379,7 @@ def _start_weights(
         return match_classes(load_weights(Path(start)), known, images.class_names, head)
     from bitskip.program import Program
 
-    program = Program.load(packed_file(start))
+    program = Program.load(packed_path(start))
     height, width, channels = program.input_shape
     own = splits.train[0].shape[3]
     if own != channels:
@@ -410,7 +411,7 @@ def what_is_kept(start: Path | str, images: ImageSet) -> Literal["body", "all"]:
 def _epochs_of(start: Path | str) -> int:
     """Return for how many epochs the weights of a run were trained, those of its own start included."""
     if is_packed(start):
-        card = packed_file(start).with_suffix(".json")
+        card = packed_path(start).with_suffix(".json")
         known = read_json(card) if card.is_file() else {}
         return int(known.get("epochs", 0)) + int(known.get("epochs_before", 0))
     file = weights_file(Path(start)).with_name("result.json")

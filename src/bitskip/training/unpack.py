@@ -26,9 +26,8 @@ from bitskip.nn import BinaryLayer, build
 from bitskip.program import Program
 from bitskip.program.ops import Conv2d, FloatEpilogue, GlobalAvgPool, IntegerEpilogue
 from bitskip.spec import NetworkSpec
-from bitskip.zoo import packed_path
 
-__all__ = ["is_packed", "packed_file", "unpack_weights"]
+__all__ = ["is_packed", "unpack_weights"]
 
 _ZOO = "zoo:"
 _LATENT = 0.05  # magnitude of latent weights: some 50 steps of Adam at 1e-3 turn a sign
@@ -37,11 +36,6 @@ _LATENT = 0.05  # magnitude of latent weights: some 50 steps of Adam at 1e-3 tur
 def is_packed(start: str | Path) -> bool:
     """Whether `start` names a packed file: `zoo:NAME`, or a path that ends in `.bitskip`."""
     return str(start).startswith(_ZOO) or str(start).endswith(".bitskip")
-
-
-def packed_file(start: str | Path) -> Path:
-    """Return the file that `start` names; raises SpecError for a name that the zoo does not have."""
-    return packed_path(start)
 
 
 @torch.no_grad()

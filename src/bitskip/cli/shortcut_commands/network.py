@@ -64,12 +64,11 @@ def load_network(
 
 def batches_of(loaded: LoadedModel, data: str | None, batch_size: int) -> tuple[Any, Any]:
     """Return batches to train on and batches to judge on, on the network's device."""
-    from bitskip.lower.run import class_names
     from bitskip.sources.pruned import batches_for
-    from bitskip.training.folder import weights_metadata
+    from bitskip.training.folder import class_names_of
 
     images = read_images(data, size=loaded.input_shape[1])
-    known = () if loaded.run is None else class_names(weights_metadata(loaded.run))
+    known = () if loaded.run is None else class_names_of(loaded.run)
     if known:  # labels are matched by name, as in `bitskip eval`
         images = images.for_classes(known, len(known), loaded.name, say)
     return batches_for(loaded, images, batch_size)

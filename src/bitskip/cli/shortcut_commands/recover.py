@@ -85,6 +85,9 @@ def recover(
     loaded = load_network(model, input_size, classes, weights, mean, std, accelerator)
     if not 0 <= teacher_weight <= 1:
         raise PruningError(f"--teacher-weight is {teacher_weight:g}, expected a share, 0 to 1")
+    facts: dict[str, Any]
+    before: float | None
+    after: float | None
     if loaded.task == "detection":
         if (schedule, interval, fade, max_accuracy_drop, seed) != ("gradual", 1, 1.0, None, 0):
             raise PruningError(
@@ -102,61 +105,48 @@ def recover(
             teacher_weight=teacher_weight,
             mixed=precision == "bf16-mixed",
         )
-        gains = gains_of(loaded, recovered)
-        report: dict[str, Any] = {
-            "model": loaded.name,
-            "gains": [gain.to_dict() for gain in gains],
-            "held_out_ap50": precisions,
-        }
-        write_pruned(Path(out), loaded, recovered, carried_out, report)
-        if as_json:
-            typer.echo(json.dumps(report, indent=2))
-            return
-        print_gains(f"{loaded.name}: {carried_out.rule}", gains)
-        typer.echo(
-            f"held-out AP50 {precisions['pruned']:.2%}, before {precisions['before']:.2%}; written to {out}"
+        facts = {"held_out_ap50": precisions}
+        measure, before, after = "AP50", precisions["before"], precisions["pruned"]
+    else:
+        settings = RecoverySettings(
+            schedule=schedule,
+            epochs=epochs,
+            interval=interval,
+            fade=fade,
+            learning_rate=learning_rate,
+            weight_decay=0.0,
+            ce_weight=1 - teacher_weight,
+            mse_weight=teacher_weight,
+            max_accuracy_drop=None if max_accuracy_drop is None else max_accuracy_drop / 100,
+            precision=precision,
         )
-        return
-    settings = RecoverySettings(
-        schedule=schedule,
-        epochs=epochs,
-        interval=interval,
-        fade=fade,
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        ce_weight=1 - teacher_weight,
-        mse_weight=teacher_weight,
-        max_accuracy_drop=None if max_accuracy_drop is None else max_accuracy_drop / 100,
-        precision=precision,
-    )
 
-    def show(entry: dict[str, Any]) -> None:
-        say(epoch_line(entry | {"validation_accuracy": entry["accuracy"]}, epochs))
-        if "rolled_back" in entry:
-            say(f"  '{entry['rolled_back']}' stays: without it the accuracy fell too far")
+        def show(entry: dict[str, Any]) -> None:
+            say(epoch_line(entry | {"validation_accuracy": entry["accuracy"]}, epochs))
+            if "rolled_back" in entry:
+                say(f"  '{entry['rolled_back']}' stays: without it the accuracy fell too far")
 
-    result = recover_loaded(
-        loaded,
-        Plan.load(Path(plan_file)),
-        batches_of(loaded, data, batch_size),
-        settings,
-        seed=seed,
-        folder=Path(out),
-        on_epoch=show,
-    )
-    gains = gains_of(loaded, result.model)
-    report = {
-        "model": loaded.name,
-        "gains": [gain.to_dict() for gain in gains],
-        "held_out_accuracy": {"teacher": result.teacher_measure, "pruned": result.measure},
-        "rolled_back": list(result.rolled_back),
-        "history": result.history,
-    }
-    write_pruned(Path(out), loaded, result.model, result.plan, report)
+        result = recover_loaded(
+            loaded,
+            Plan.load(Path(plan_file)),
+            batches_of(loaded, data, batch_size),
+            settings,
+            seed=seed,
+            folder=Path(out),
+            on_epoch=show,
+        )
+        recovered, carried_out = result.model, result.plan
+        facts = {
+            "held_out_accuracy": {"teacher": result.teacher_measure, "pruned": result.measure},
+            "rolled_back": list(result.rolled_back),
+            "history": result.history,
+        }
+        measure, before, after = "accuracy", result.teacher_measure, result.measure
+    gains = gains_of(loaded, recovered)
+    report = {"model": loaded.name, "gains": [gain.to_dict() for gain in gains]} | facts
+    write_pruned(Path(out), loaded, recovered, carried_out, report)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
-    print_gains(f"{loaded.name}: {result.plan.rule}", gains)
-    typer.echo(
-        f"held-out accuracy {result.measure:.2%}, before {result.teacher_measure:.2%}; written to {out}"
-    )
+    print_gains(f"{loaded.name}: {carried_out.rule}", gains)
+    typer.echo(f"held-out {measure} {after:.2%}, before {before:.2%}; written to {out}")
