@@ -57,6 +57,38 @@ def test_the_schedule_ends_in_time(data: Composites) -> None:
     assert (settings.rate(0), settings.rate(0.05), settings.rate(1)) == (0, 1, 0)
 
 
+def test_training_goes_on_where_it_stopped(data: Composites, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(entry: dict[str, float]) -> None:
+        if entry["step"] == 3:
+            raise Stopped
+
+    def trained(state: Path, fail: bool = False) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        detector = small_faster_rcnn(3, 64, width=0.25)
+        torch.manual_seed(1)
+        report = stop if fail else lambda entry: None
+        train_detector(detector, data, DetectorTraining(4, 2), report=report, state=state)
+        return detector.state_dict()
+
+    whole = trained(tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bitskip.detection.training.EVERY", 0.0)
+        with pytest.raises(Stopped):
+            trained(tmp_path / "parts", fail=True)  # three steps are kept, the fourth is lost
+    torch.manual_seed(99)
+    for kept in ("parts", "whole"):  # one is stopped, the other at its end
+        again = trained(tmp_path / kept)
+        assert all(torch.equal(again[name], value) for name, value in whole.items())
+    with pytest.raises(RunError, match="the state of another training"):
+        train_detector(small_faster_rcnn(3, 64), data, DetectorTraining(4, 2), state=tmp_path / "whole")
+    (tmp_path / "whole").write_bytes(b"none")
+    with pytest.raises(RunError, match="whole cannot be read"):
+        trained(tmp_path / "whole")
+
+
 def test_hybrid_without_shortcuts(data: Composites, detector: Any, tmp_path: Path) -> None:
     import copy
 
@@ -111,6 +143,8 @@ def test_wrong_stages_and_numbers(detector: Any) -> None:
         binarise(detector, ["bn1"])
     with pytest.raises(SpecError, match="backbone is 'resnet50'"):
         small_faster_rcnn(3, backbone="resnet50")
+    with pytest.raises(SpecError, match="width is 2, expected 1/64 to 1"):
+        small_faster_rcnn(3, width=2)
     with pytest.raises(RunError, match="expected at least 1"):
         DetectorTraining(0)
 

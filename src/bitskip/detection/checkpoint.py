@@ -41,6 +41,7 @@ class DetectorFile:
     binary: tuple[str, ...] = ()  # stages with 1-bit weights
     plan: Mapping[str, Any] | None = None  # that removed shortcuts
     facts: Mapping[str, Any] = field(default_factory=dict)  # how it was trained and what it reached
+    width: float = 1.0  # factor on the channels of backbone and pyramid
 
 
 def save_detector(folder: Path, name: str, detector: nn.Module, about: DetectorFile) -> list[Path]:
@@ -75,6 +76,7 @@ def save_detector(folder: Path, name: str, detector: nn.Module, about: DetectorF
         "classes": about.classes,
         "size": about.size,
         "backbone": about.backbone,
+        "width": about.width,
         "binary": list(about.binary),
         "plan": None if about.plan is None else dict(about.plan),
         "files": len(shards),
@@ -107,11 +109,12 @@ def load_detector(file: Path) -> tuple[nn.Module, DetectorFile]:
             tuple(values["binary"]),
             values["plan"],
             dict(values["facts"]),
+            float(values.get("width", 1.0)),
         )
         count = int(values["files"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{file} is a damaged detector file: {error}") from None
-    detector: nn.Module = small_faster_rcnn(about.classes, about.size, about.backbone)
+    detector: nn.Module = small_faster_rcnn(about.classes, about.size, about.backbone, about.width)
     if about.binary:
         binarise(detector, about.binary)
     if about.plan is not None:

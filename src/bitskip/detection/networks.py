@@ -14,13 +14,14 @@ from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 
 __all__ = ["PYRAMID", "binarise", "classifier_of", "small_faster_rcnn"]
 
-PYRAMID = 128  # channels of each map of the small detector's pyramid
+PYRAMID = 128  # channels of each map of the small detector's pyramid, at full width
+_STAGES = (64, 128, 256, 512)  # channels of the backbone's stages, at full width
 _HEAD = 256  # features of its box head
 # Anchors in pixels for each of the five maps (strides 4 to 64): objects of 24 to 180 pixels at 320.
 _ANCHORS = ((24, 32), (45, 64), (90, 128), (128, 181), (256, 362))
 
 
-def small_faster_rcnn(classes: int, size: int = 320, backbone: str = "resnet18") -> Any:
+def small_faster_rcnn(classes: int, size: int = 320, backbone: str = "resnet18", width: float = 1.0) -> Any:
     """Return a Faster R-CNN with a small backbone, pyramid and head; weights are random.
 
     Ren et al. 2015 with the feature pyramid of Lin et al. 2017, made of torchvision's parts: maps of 128
@@ -31,9 +32,10 @@ def small_faster_rcnn(classes: int, size: int = 320, backbone: str = "resnet18")
         classes: with the background, so one more than kinds of objects.
         size: height = width that pictures are brought to, in pixels.
         backbone: a ResNet of torchvision of two-convolution blocks: resnet18 or resnet34.
+        width: factor on the channels of backbone and pyramid, 1/64 to 1.
 
     Raises:
-        SpecError: for another backbone.
+        SpecError: for another backbone or width.
     """
     ensure_torchvision_ops()
     from torchvision import models
@@ -47,23 +49,48 @@ def small_faster_rcnn(classes: int, size: int = 320, backbone: str = "resnet18")
         raise SpecError(
             f"backbone is '{backbone}', expected one of {', '.join(known)}{nearest(backbone, known)}"
         )
-    body = models.get_model(backbone, weights=None)
+    if not 1 / _STAGES[0] <= width <= 1:
+        raise SpecError(f"width is {width}, expected 1/{_STAGES[0]} to 1")
+    body = _narrow(models.get_model(backbone, weights=None), width)
+    stages, maps = [int(width * channels) for channels in _STAGES], int(width * PYRAMID)
     layers = {f"layer{at}": str(at - 1) for at in (1, 2, 3, 4)}
-    pyramid = BackboneWithFPN(body, layers, [64, 128, 256, 512], PYRAMID)
+    pyramid = BackboneWithFPN(body, layers, stages, maps)
     return FasterRCNN(
         pyramid,
         min_size=size,
         max_size=size,
         rpn_anchor_generator=AnchorGenerator(_ANCHORS, ((1.0,),) * len(_ANCHORS)),
         rpn_pre_nms_top_n_train=500,
-        rpn_post_nms_top_n_train=300,
+        rpn_post_nms_top_n_train=200,
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_test=150,
-        box_head=TwoMLPHead(PYRAMID * 7 * 7, _HEAD),
+        box_head=TwoMLPHead(maps * 7 * 7, _HEAD),
         box_predictor=FastRCNNPredictor(_HEAD, classes),
-        box_batch_size_per_image=128,
+        box_batch_size_per_image=64,
         box_detections_per_img=50,
     )
+
+
+def _narrow(body: nn.Module, width: float) -> nn.Module:
+    """Scale the channels of a ResNet with random weights, in place, and return it."""
+    if width == 1:
+        return body
+    for name, module in list(body.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            inputs = module.in_channels if module.in_channels == 3 else int(width * module.in_channels)
+            conv = nn.Conv2d(
+                inputs,
+                int(width * module.out_channels),
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                bias=False,
+            )
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            body.set_submodule(name, conv)
+        elif isinstance(module, nn.BatchNorm2d):
+            body.set_submodule(name, nn.BatchNorm2d(int(width * module.num_features)))
+    return body
 
 
 class _Classifier(nn.Module):
@@ -81,7 +108,8 @@ class _Classifier(nn.Module):
 
 def classifier_of(detector: Any, classes: int) -> nn.Module:
     """Return a classifier that shares the small detector's backbone, to train that first."""
-    return _Classifier(detector.backbone.body, 512, classes)
+    last = detector.backbone.fpn.inner_blocks[-1][0]
+    return _Classifier(detector.backbone.body, last.in_channels, classes)
 
 
 def binarise(detector: nn.Module, stages: Collection[str]) -> list[str]:

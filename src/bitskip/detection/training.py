@@ -6,7 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitskip.detection.composites import Composites, Target
+from bitskip.detection.state import EVERY, TrainingState
 from bitskip.errors import RunError
 from bitskip.nn import binary_layers
 from bitskip.pruning import Plan, ShortcutGates, settle
+from bitskip.pruning.plan import weights_digest
 
 __all__ = ["DetectorTraining", "recover_detector", "train_backbone", "train_detector"]
 
@@ -57,6 +60,7 @@ def train_backbone(
     settings: DetectorTraining,
     side: int = 96,
     report: Report = lambda entry: None,
+    state: Path | None = None,
 ) -> None:
     """Train a classifier of single objects, in place; see `bitskip.detection.networks.classifier_of`.
 
@@ -68,6 +72,10 @@ def train_backbone(
         settings: how long.
         side: height = width of the pictures, in pixels.
         report: called every 50 steps with step, loss, accuracy and seconds.
+        state: file that keeps the state each minute and at the end; a state found there is taken up.
+
+    Raises:
+        RunError: if the loss is not finite, or the state is damaged or of another training.
     """
     mean = torch.tensor((0.485, 0.456, 0.406), device=data.device).view(1, 3, 1, 1)
     std = torch.tensor((0.229, 0.224, 0.225), device=data.device).view(1, 3, 1, 1)
@@ -80,7 +88,7 @@ def train_backbone(
         return loss, {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
 
     classifier.train()
-    _loop(classifier, loss_of, settings, data.device, report)
+    _loop(classifier, loss_of, settings, data.device, report, state)
     classifier.eval()
 
 
@@ -93,6 +101,7 @@ def train_detector(
     gates: ShortcutGates | None = None,
     closing: Sequence[str] = (),
     report: Report = lambda entry: None,
+    state: Path | None = None,
 ) -> None:
     """Train a detector with its own loss, in place.
 
@@ -104,6 +113,10 @@ def train_detector(
         gates: of `detector`.
         closing: which of them close, one after another over the first `fade` of the training.
         report: called every 50 steps with step, loss, its parts and seconds.
+        state: file that keeps the state each minute and at the end; a state found there is taken up.
+
+    Raises:
+        RunError: if the loss is not finite, or the state is damaged or of another training.
     """
     maps: dict[str, Any] = {}
     hook = None
@@ -125,7 +138,7 @@ def train_detector(
 
     detector.train()
     try:
-        _loop(detector, loss_of, settings, data.device, report)
+        _loop(detector, loss_of, settings, data.device, report, state)
     finally:
         if hook is not None:
             hook.remove()
@@ -142,6 +155,7 @@ def recover_detector(
     *,
     teacher: nn.Module | None = None,
     report: Report = lambda entry: None,
+    state: Path | None = None,
 ) -> nn.Module:
     """Close the plan's gates while the detector trains with its own loss, and return it without them.
 
@@ -152,14 +166,23 @@ def recover_detector(
         settings: how long.
         teacher: whose maps are followed; None for the detector as it is.
         report: as for `train_detector`.
+        state: as for `train_detector`.
 
     Raises:
         PruningError: if the plan is for another model.
+        RunError: as for `train_detector`.
     """
     teacher = copy.deepcopy(detector) if teacher is None else teacher
     gates = ShortcutGates(detector, plan)
     train_detector(
-        gates.model, data, settings, teacher=teacher, gates=gates, closing=plan.closed, report=report
+        gates.model,
+        data,
+        settings,
+        teacher=teacher,
+        gates=gates,
+        closing=plan.closed,
+        report=report,
+        state=state,
     )
     return settle(detector, gates).eval()
 
@@ -173,6 +196,7 @@ def _loop(
     settings: DetectorTraining,
     device: torch.device,
     report: Report,
+    path: Path | None,
 ) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.dim() > 1]
@@ -186,8 +210,11 @@ def _loop(
         fused=device.type == "cuda",
     )
     binary = list(binary_layers(model).values())
-    started = time.monotonic()
-    for step, progress in _progress(settings, started):
+    kept = None if path is None else TrainingState(path, _asked(model, settings))
+    first, spent = (0, 0.0) if kept is None else kept.load(model, optimizer)
+    started = saved = time.monotonic() - spent
+    done = first
+    for step, progress in _progress(settings, first, started):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * settings.rate(progress)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed):
@@ -208,11 +235,22 @@ def _loop(
                 raise RunError(
                     f"the loss became {float(loss.detach())} in step {step}; lower the learning rate"
                 )
+        done = step + 1
+        if kept is not None and time.monotonic() - saved > EVERY:
+            saved = time.monotonic()
+            kept.save(model, optimizer, done, saved - started)
+    if kept is not None and done > first:
+        kept.save(model, optimizer, done, time.monotonic() - started)
 
 
-def _progress(settings: DetectorTraining, started: float) -> Iterator[tuple[int, float]]:
+def _asked(model: nn.Module, settings: DetectorTraining) -> dict[str, Any]:
+    """Return what a kept state must have been started with."""
+    return {"settings": asdict(settings), "weights": weights_digest(model)}
+
+
+def _progress(settings: DetectorTraining, first: int, started: float) -> Iterator[tuple[int, float]]:
     """Yield steps and the share of the training done, by steps or by time, whichever is further."""
-    for step in range(settings.steps):
+    for step in range(first, settings.steps):
         progress = step / settings.steps
         if settings.seconds is not None:
             progress = max(progress, (time.monotonic() - started) / settings.seconds)

@@ -122,12 +122,17 @@ def recover_loaded_detector(
     learning_rate: float,
     teacher_weight: float,
     mixed: bool,
+    folder: Path,
 ) -> tuple[nn.Module, dict[str, float]]:
-    """Train a detector while the plan's shortcuts close; returns it and AP50 on held-out pictures."""
+    """Train a detector while the plan's shortcuts close; returns it and AP50 on held-out pictures.
+
+    The state is kept in `folder`, and one found there is taken up.
+    """
     from bitskip.detection.metrics import average_precision, detect
     from bitskip.detection.shortcuts import check_runs
     from bitskip.detection.training import DetectorTraining, recover_detector
     from bitskip.errors import PruningError
+    from bitskip.pruning.recover import STATE_FILE
     from bitskip.sources.pruned import check_source
 
     check_source(loaded)
@@ -150,6 +155,8 @@ def recover_loaded_detector(
         )
 
     before = average_precision(*detect(loaded.model, judged)).ap50
-    pruned = recover_detector(loaded.model, plan, source.training, settings, report=show)
+    pruned = recover_detector(
+        loaded.model, plan, source.training, settings, report=show, state=folder / STATE_FILE
+    )
     after = average_precision(*detect(pruned, judged)).ap50
     return pruned, {"before": before, "pruned": after}

@@ -70,7 +70,7 @@ def recover(
 ) -> None:
     """Train while the plan's shortcuts fade out, then remove them.
 
-    Interrupted, the same command goes on from its last epoch.
+    Interrupted, the same command goes on from its last epoch (a detector: from its last minute).
 
     Examples:
 
@@ -104,6 +104,7 @@ def recover(
             learning_rate=learning_rate,
             teacher_weight=teacher_weight,
             mixed=precision == "bf16-mixed",
+            folder=Path(out),
         )
         facts = {"held_out_ap50": precisions}
         measure, before, after = "AP50", precisions["before"], precisions["pruned"]
