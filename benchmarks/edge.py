@@ -25,7 +25,7 @@ from host_compilers import COMPILERS, wrong_pictures
 
 from bitskip.backends.c99 import TARGET
 from bitskip.backends.c99.counts import features, kernel_of
-from bitskip.backends.c99.plan import steps_of
+from bitskip.backends.c99.placement import steps_of
 from bitskip.backends.reference import run_reference
 from bitskip.files import read_json, write_json
 from bitskip.program import Conv2d, Program, conv_precision, op_outputs

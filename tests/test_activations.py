@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bitskip.activations import peak_activation_bytes, spec_schedule
-from bitskip.memory import Held, Op
+from bitskip.memory import Held, ScheduledOp
 from bitskip.spec import NetworkSpec, named_models, named_spec
 
 SMALL = NetworkSpec(
@@ -19,7 +19,7 @@ def sizes(spec: NetworkSpec) -> dict[str, int]:
     return {name: held.size for name, held in spec_schedule(spec).tensors.items()}
 
 
-def ops(spec: NetworkSpec) -> dict[str, Op[str]]:
+def ops(spec: NetworkSpec) -> dict[str, ScheduledOp[str]]:
     return {op.name: op for op in spec_schedule(spec).ops}
 
 

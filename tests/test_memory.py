@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from bitskip.memory import (
     Held,
     Lifetime,
-    Op,
     Peak,
     Schedule,
+    ScheduledOp,
     bits_to_bytes,
     buffers,
     lifetimes,
@@ -32,7 +32,7 @@ def schedule(
     inputs: Written,
     results: tuple[str, ...] = (),
 ) -> Schedule[str]:
-    made = [Op(name, operands, tuple(written), *rest) for name, operands, written, *rest in ops]
+    made = [ScheduledOp(name, operands, tuple(written), *rest) for name, operands, written, *rest in ops]
     sizes = dict(inputs)
     for _, _, written, *_ in ops:
         sizes |= written
@@ -121,14 +121,14 @@ def test_bytes_are_whole() -> None:
 
 
 def test_a_sum_takes_over_only_what_has_its_format() -> None:
-    ops = (Op("conv1", ("x",), ("a",)), Op("conv2", ("a",), ("y",), "x"))
+    ops = (ScheduledOp("conv1", ("x",), ("a",)), ScheduledOp("conv2", ("a",), ("y",), "x"))
     for form, bytes_ in (("f32", 20), ("i32", 30)):
         held = {"x": Held(10, form), "a": Held(10, "f32"), "y": Held(10, "f32")}
         assert peak(Schedule(ops, held, ("x",), ("y",)), in_place=True).size == bytes_
 
 
 def test_what_the_caller_holds_takes_no_buffer_and_lends_none() -> None:
-    ops = (Op("conv1", ("x",), ("a",)), Op("conv2", ("a",), ("y",), "x"))
+    ops = (ScheduledOp("conv1", ("x",), ("a",)), ScheduledOp("conv2", ("a",), ("y",), "x"))
     held = dict.fromkeys(("x", "a", "y"), Held(10))
     for external, size in (((), 20), (("x",), 20), (("x", "y"), 10), (("y",), 20)):
         assert peak(Schedule(ops, held, ("x",), ("y",), external), in_place=True).size == size
@@ -156,7 +156,7 @@ def test_traffic_is_all_that_is_read_and_written() -> None:
 def schedules(draw: st.DrawFn) -> Schedule[int]:
     """Random graphs: any op reads any earlier tensors, writes one or two, and may add one."""
     tensors = {0: Held(draw(st.integers(1, 4)), "a")}
-    ops: list[Op[int]] = []
+    ops: list[ScheduledOp[int]] = []
     for at in range(draw(st.integers(1, 8))):
         known = st.sampled_from(sorted(tensors))
         operands = tuple(draw(st.lists(known, min_size=1, max_size=2, unique=True)))
@@ -164,7 +164,7 @@ def schedules(draw: st.DrawFn) -> Schedule[int]:
         writes = tuple(range(len(tensors), len(tensors) + draw(st.integers(1, 2))))
         for number in writes:
             tensors[number] = Held(draw(st.integers(1, 4)), draw(st.sampled_from("ab")))
-        ops.append(Op(f"op{at}", operands, writes, shortcut))
+        ops.append(ScheduledOp(f"op{at}", operands, writes, shortcut))
     results = tuple(draw(st.lists(st.sampled_from(sorted(tensors)), max_size=2, unique=True)))
     external = tuple(draw(st.sampled_from([(), (0,), (0, *results)])))
     return Schedule(tuple(ops), tensors, (0,), results, external)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bitskip.memory import Held, Op, Schedule, bits_to_bytes, peaks
+from bitskip.memory import Held, Schedule, ScheduledOp, bits_to_bytes, peaks
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
 __all__ = ["peak_activation_bytes", "spec_schedule"]
@@ -22,7 +22,7 @@ _BITS = {"f32": 32, "i8": 8, "bits": 1}
 
 
 @dataclass(frozen=True)
-class _Step:
+class _SpecOp:
     """An op before formats are known: `reads` and `shortcut` are (tensor, format) pairs."""
 
     name: str
@@ -36,15 +36,15 @@ def spec_schedule(spec: NetworkSpec) -> Schedule[str]:
 
     A shortcut's projection runs first, before its block's main path.
     """
-    steps = list(_steps(spec))
-    formats: dict[str, set[str]] = {steps[-1].name: {"f32"}}
-    for at, step in reversed(list(enumerate(steps))):
-        if step.name in ("stem.pool", "pool"):
-            form = "i8" if formats[step.name] == {"i8"} else "f32"
-            steps[at] = step = replace(step, reads=(step.reads[0], form))
-        for tensor, form in (step.reads, *([step.shortcut] if step.shortcut else [])):
+    spec_ops = list(_spec_ops(spec))
+    formats: dict[str, set[str]] = {spec_ops[-1].name: {"f32"}}
+    for at, op in reversed(list(enumerate(spec_ops))):
+        if op.name in ("stem.pool", "pool"):
+            form = "i8" if formats[op.name] == {"i8"} else "f32"
+            spec_ops[at] = op = replace(op, reads=(op.reads[0], form))
+        for tensor, form in (op.reads, *([op.shortcut] if op.shortcut else [])):
             formats.setdefault(tensor, set()).add(form)
-    elements = {"input": spec.input_channels * spec.input_size**2} | {s.name: s.elements for s in steps}
+    elements = {"input": spec.input_channels * spec.input_size**2} | {s.name: s.elements for s in spec_ops}
     tensors = {
         f"{name}:{form}": Held(bits_to_bytes(elements[name], _BITS[form]), form)
         for name in elements
@@ -55,13 +55,13 @@ def spec_schedule(spec: NetworkSpec) -> Schedule[str]:
         return tuple(f"{name}:{form}" for form in sorted(formats.get(name, ())))
 
     ops = tuple(
-        Op(
-            step.name,
-            (":".join(step.reads),),
-            written(step.name),
-            ":".join(step.shortcut) if step.shortcut else None,
+        ScheduledOp(
+            op.name,
+            (":".join(op.reads),),
+            written(op.name),
+            ":".join(op.shortcut) if op.shortcut else None,
         )
-        for step in steps
+        for op in spec_ops
     )
     return Schedule(ops, tensors, written("input"), ops[-1].writes)
 
@@ -71,29 +71,31 @@ def peak_activation_bytes(spec: NetworkSpec) -> dict[str, int]:
     return peaks(spec_schedule(spec))
 
 
-def _steps(spec: NetworkSpec) -> Iterator[_Step]:
+def _spec_ops(spec: NetworkSpec) -> Iterator[_SpecOp]:
     stem = spec.stem_layer
-    yield _Step("stem", ("input", _READ_FORMAT[stem.precision]), _elements(stem))
+    yield _SpecOp("stem", ("input", _READ_FORMAT[stem.precision]), _elements(stem))
     previous = "stem"
     if spec.stem == "imagenet":
-        yield _Step("stem.pool", ("stem", "f32"), spec.stem_width * spec.stem_output_size**2)
+        yield _SpecOp("stem.pool", ("stem", "f32"), spec.stem_width * spec.stem_output_size**2)
         previous = "stem.pool"
     for block in spec.iter_blocks():
-        yield from _block_steps(block, spec, previous)
+        yield from _block_ops(block, spec, previous)
         previous = block.convs[-1].name
-    yield _Step("pool", (previous, "f32"), spec.feature_channels)
-    yield _Step("head", ("pool", _READ_FORMAT[spec.head_precision]), spec.classes)
+    yield _SpecOp("pool", (previous, "f32"), spec.feature_channels)
+    yield _SpecOp("head", ("pool", _READ_FORMAT[spec.head_precision]), spec.classes)
 
 
-def _block_steps(block: BlockSpec, spec: NetworkSpec, previous: str) -> Iterator[_Step]:
+def _block_ops(block: BlockSpec, spec: NetworkSpec, previous: str) -> Iterator[_SpecOp]:
     shortcut = None if block.shortcut is None else previous
     if block.projection is not None:
         source = previous
         if spec.projection == "pool_conv" and block.stride > 1:
             source = f"{block.name}.shortcut.pool"
-            yield _Step(source, (previous, "f32"), block.in_channels * block.output_size**2)
+            yield _SpecOp(source, (previous, "f32"), block.in_channels * block.output_size**2)
         shortcut = block.projection.name
-        yield _Step(shortcut, (source, _READ_FORMAT[block.projection.precision]), _elements(block.projection))
+        yield _SpecOp(
+            shortcut, (source, _READ_FORMAT[block.projection.precision]), _elements(block.projection)
+        )
     for at, conv in enumerate(block.convs):
         added = None
         if shortcut is not None and spec.style == "per_conv":
@@ -101,7 +103,7 @@ def _block_steps(block: BlockSpec, spec: NetworkSpec, previous: str) -> Iterator
         elif conv is block.convs[-1]:
             added = shortcut
         residual = None if added is None else (added, "i8" if conv.precision == "int8" else "f32")
-        yield _Step(conv.name, (previous, _READ_FORMAT[conv.precision]), _elements(conv), residual)
+        yield _SpecOp(conv.name, (previous, _READ_FORMAT[conv.precision]), _elements(conv), residual)
         previous = conv.name
 
 

@@ -25,9 +25,9 @@ __all__ = [
     "Buffer",
     "Held",
     "Lifetime",
-    "Op",
     "Peak",
     "Schedule",
+    "ScheduledOp",
     "bits_to_bytes",
     "buffers",
     "heirs",
@@ -53,7 +53,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Op(Generic[K]):
+class ScheduledOp(Generic[K]):
     """One op: the tensors it reads as operands, those it writes, and the shortcut it adds, if any."""
 
     name: str
@@ -75,7 +75,7 @@ class Schedule(Generic[K]):
         ValueError: if an op reads a tensor that does not exist yet.
     """
 
-    ops: tuple[Op[K], ...]
+    ops: tuple[ScheduledOp[K], ...]
     tensors: Mapping[K, Held]
     inputs: tuple[K, ...]  # exist before the first op; alive until last read
     results: tuple[K, ...] = ()  # stay alive to the end

@@ -16,8 +16,8 @@ from host_compilers import WARNINGS, compile_driver, missing, run_driver, wrong_
 
 from bitskip.backends import export_target
 from bitskip.backends.c99.cores import CORES
-from bitskip.backends.c99.plan import plan_device
-from bitskip.backends.c99.target import choose_plan
+from bitskip.backends.c99.placement import place_tensors
+from bitskip.backends.c99.target import choose_placement
 from bitskip.backends.reference import run_reference
 from bitskip.errors import LoweringError, RunError
 from bitskip.program import Program
@@ -211,25 +211,25 @@ def test_cppcheck_is_content(name: str, tmp_path: Path) -> None:
 
 
 def test_without_shortcuts_rows_are_written_over_rows() -> None:
-    kept, removed = (choose_plan(small_network(keep), CORES["cortex-m4"])[0] for keep in (True, False))
+    kept, removed = (choose_placement(small_network(keep), CORES["cortex-m4"])[0] for keep in (True, False))
     assert removed.arena_bytes <= 0.7 * kept.arena_bytes
     assert any(removed.downward.values())  # one layer down, the next up
 
 
 def test_tensors_of_a_plan_do_not_overlap_while_both_are_needed() -> None:
-    """A second, slow account of what `plan_device` promises: every row is intact when it is read."""
-    from bitskip.backends.c99.plan import steps_of, window_of
+    """A second, slow account of what `place_tensors` promises: every row is intact when it is read."""
+    from bitskip.backends.c99.placement import steps_of, window_of
     from bitskip.program import op_inputs, op_outputs
 
     for keep in (True, False):
         program = small_network(keep)
-        plan = plan_device(program, [64] * len(program.ops), external=frozenset({0, program.output}))
+        placement = place_tensors(program, [64] * len(program.ops), external=frozenset({0, program.output}))
         memory: dict[int, tuple[int, int]] = {}  # byte of the arena: which row of which tensor it holds
         for at, op in enumerate(program.ops):
             steps = range(steps_of(op, program.tensors))
-            for step in reversed(steps) if plan.downward[at] else steps:
-                for number in (n for n in op_inputs(op) if n in plan.places):
-                    window, place = window_of(op), plan.places[number]
+            for step in reversed(steps) if placement.downward[at] else steps:
+                for number in (n for n in op_inputs(op) if n in placement.places):
+                    window, place = window_of(op), placement.places[number]
                     height = program.tensors[number].shape[0]
                     rows = (
                         range(window.first(step), window.last(step, height) + 1)
@@ -239,8 +239,8 @@ def test_tensors_of_a_plan_do_not_overlap_while_both_are_needed() -> None:
                     for row in rows:
                         start = place.offset + row * place.row_bytes
                         assert {memory[b] for b in range(start, start + place.row_bytes)} == {(number, row)}
-                for number in (n for n in op_outputs(op) if n in plan.places):
-                    place = plan.places[number]
+                for number in (n for n in op_outputs(op) if n in placement.places):
+                    place = placement.places[number]
                     row = 0 if op.kind == "global_avg_pool" else step
                     start = place.offset + row * place.row_bytes
                     memory.update(dict.fromkeys(range(start, start + place.row_bytes), (number, row)))

@@ -12,7 +12,7 @@ from edge_programs import PROGRAMS
 from emulator import BOARDS, run_on_board
 
 from bitskip.backends import export_target
-from bitskip.backends.c99.plan import steps_of
+from bitskip.backends.c99.placement import steps_of
 from bitskip.backends.reference import run_reference
 from bitskip.errors import LoweringError
 from bitskip.program import Program

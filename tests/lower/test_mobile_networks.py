@@ -17,7 +17,7 @@ from torchvision import models
 
 from bitskip.errors import LoweringError
 from bitskip.lower import lower
-from bitskip.lower.steps import Recorder, Traced
+from bitskip.lower.recorded import Recorder, Traced
 from bitskip.lower.torch_ops import convolve
 from bitskip.program import Concat, Conv2d, IntegerEpilogue, Lookup, Mul, Program
 from bitskip.runtime import Model, run_reference

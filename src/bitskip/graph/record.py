@@ -21,7 +21,7 @@ from bitskip.errors import SpecError
 from bitskip.graph.operators import Kind, operator_of
 from bitskip.graph.working import undisturbed, unwrap, working_copy
 
-__all__ = ["LayerTrace", "Recorder", "Step", "Trace", "Value", "record", "record_module"]
+__all__ = ["LayerTrace", "OperatorCall", "Recorder", "Trace", "Value", "record", "record_module"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Step:
+class OperatorCall:
     """One operator, or one 1-bit layer as a whole, and the values it reads and writes.
 
     `reads` are (value, form) pairs; form is `signs` for the input of a 1-bit layer that binarises it, else
@@ -60,10 +60,10 @@ class LayerTrace:
 
 @dataclass
 class Trace:
-    """A run's record: modules by name in the order they ran first, and the steps between values."""
+    """A run's record: modules by name in the order they ran first, and the calls between values."""
 
     layers: dict[str, LayerTrace] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    calls: list[OperatorCall] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     inputs: tuple[int, ...] = ()
     results: tuple[int, ...] = ()
@@ -153,7 +153,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, owners: dict[int, list[str]], batch: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
-        self.origin: Any = None  # goes into the steps
+        self.origin: Any = None  # goes into the calls
         self.seen: list[tuple[Kind | None, Any]] = []  # kind and overload of what ran; readers clear it
         self.written: list[Tensor] = []  # tensors that were changed in place; likewise
         self._batch = batch
@@ -202,8 +202,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if value is not None and tensor is not None:
                     form = str(module.input_form)
                     macs = self._layer(name).macs - before
-                    self.trace.steps.append(
-                        Step(name, False, ((value, form),), (self.add_value(tensor),), macs, self.origin)
+                    self.trace.calls.append(
+                        OperatorCall(
+                            name, False, ((value, form),), (self.add_value(tensor),), macs, self.origin
+                        )
                     )
 
         return hook
@@ -273,8 +275,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         row = operator_of(func)
         pointwise = whole and row is not None and row.kind == "pointwise"
         running = self._running[-1] if self._running else ""
-        self.trace.steps.append(
-            Step(
+        self.trace.calls.append(
+            OperatorCall(
                 f"{running}/{name}",
                 pointwise,
                 tuple((v, "own") for v in reads),

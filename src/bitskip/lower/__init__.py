@@ -1,4 +1,4 @@
-"""Trained torch network to Program: folded, thresholded, quantized, with its buffers planned."""
+"""Trained torch network to Program: folded, thresholded, quantized, with its buffers placed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bitskip.errors import LoweringError
 from bitskip.lower.assemble import assemble
 from bitskip.lower.build import InputShape, build_graph
 from bitskip.lower.calibrate import find_quantizations
-from bitskip.lower.forms import F32, Recipe, i8_values
+from bitskip.lower.forms import F32, Precisions, i8_values
 from bitskip.lower.graph import Graph
 from bitskip.lower.tables import with_tables
 from bitskip.program import Program
@@ -34,7 +34,7 @@ def lower(
     class_names: tuple[str, ...] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Program:
-    """Return the inference plan of a trained network.
+    """Return the Program of a trained network.
 
     Args:
         model: trained; from `bitskip.nn.build`, or any module that torch.fx can trace and that is made of
@@ -71,18 +71,18 @@ def lower(
         "spec": None if graph.spec is None else graph.spec.to_dict(),
         "class_names": tuple(class_names),
     }
-    recipe = Recipe(activations, dense)
-    graph = with_tables(graph, recipe)
-    values = i8_values(graph, recipe)
+    precisions = Precisions(activations, dense)
+    graph = with_tables(graph, precisions)
+    values = i8_values(graph, precisions)
     if not values:
-        program, _ = assemble(graph, recipe, mean, std, activations=activations, dense=dense, **labels)
+        program, _ = assemble(graph, precisions, mean, std, activations=activations, dense=dense, **labels)
         return program
     pictures = _calibration(calibration, graph)
-    real, held = assemble(graph, Recipe(real_int8=True), mean, std, **labels)
+    real, held = assemble(graph, Precisions(real_int8=True), mean, std, **labels)
     tensors = {value: held[value, F32] for value in values}
     program, _ = assemble(
         graph,
-        recipe,
+        precisions,
         mean,
         std,
         find_quantizations(real, tensors, pictures, progress),

@@ -21,14 +21,15 @@ import torch
 
 from bitskip.backends.reference.activation import activate
 from bitskip.bits import pack_signs
+from bitskip.lower.buffers import place_buffers
 from bitskip.lower.forms import (
     F32,
     I8,
     I32,
     KEEPS_SCALE,
     Form,
+    Precisions,
     Quantization,
-    Recipe,
     input_form,
     integer_epilogue_fits,
     is_table,
@@ -48,7 +49,6 @@ from bitskip.lower.graph import (
     node_inputs,
 )
 from bitskip.lower.integers import int8_weights, integer_terms
-from bitskip.lower.plan import plan_buffers
 from bitskip.lower.thresholds import integer_thresholds
 from bitskip.program import (
     Activation,
@@ -91,7 +91,7 @@ class Assembled:
 
 def assemble(
     graph: Graph,
-    recipe: Recipe,
+    precisions: Precisions,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     quantizations: Mapping[int, Quantization] | None = None,
@@ -101,7 +101,7 @@ def assemble(
 
     Args:
         graph: from `build_graph`.
-        recipe: which arithmetic each precision gets.
+        precisions: what layers of each precision compute in.
         mean: of the training pictures scaled to 0..1, per channel of every input.
         std: likewise.
         quantizations: of each of `i8_values`.
@@ -110,7 +110,7 @@ def assemble(
     Raises:
         LoweringError: if a layer cannot run at its declared precision.
     """
-    writer = _Writer(graph, recipe, dict(quantizations or {}))
+    writer = _Writer(graph, precisions, dict(quantizations or {}))
     at = 0
     for number in range(len(graph.inputs)):
         channels = slice(at, at + graph.shapes[number][2])
@@ -131,7 +131,7 @@ def assemble(
             writer.pointwise(node)
     outputs = tuple(Output(name, writer.done.held[value, F32]) for name, value in graph.outputs.items())
     numbers = [output.tensor for output in outputs]
-    tensors, ops, arena = plan_buffers(writer.done.tensors, writer.done.ops, numbers)
+    tensors, ops, arena = place_buffers(writer.done.tensors, writer.done.ops, numbers)
     program = Program(
         tensors=tensors,
         ops=ops,
@@ -145,9 +145,9 @@ def assemble(
 
 
 class _Writer:
-    def __init__(self, graph: Graph, recipe: Recipe, quantizations: dict[int, Quantization]) -> None:
-        self.graph, self.recipe, self.quantizations = graph, recipe, quantizations
-        self.wanted = wanted_forms(graph, recipe)
+    def __init__(self, graph: Graph, precisions: Precisions, quantizations: dict[int, Quantization]) -> None:
+        self.graph, self.precisions, self.quantizations = graph, precisions, quantizations
+        self.wanted = wanted_forms(graph, precisions)
         self.share_scales()
         inputs = zip(graph.inputs, graph.shapes, strict=False)
         self.done = Assembled([Tensor("u8", shape, name=name) for name, shape in inputs], [])
@@ -244,7 +244,7 @@ class _Writer:
     def input_form(self, node: ConvNode) -> Form:
         if (node.input, I32) in self.done.held:
             return I32
-        return input_form(node, self.recipe)
+        return input_form(node, self.precisions)
 
     def weights(self, node: ConvNode, source: Tensor) -> tuple[str, npt.NDArray[Any], Floats | None]:
         """Return dtype and array of the weights, and the scale that makes accumulators real values."""
@@ -278,7 +278,7 @@ class _Writer:
             found = self.thresholds(node, bits[0])
             if found is not None:
                 return ThresholdEpilogue(*found), forms
-        if integer_epilogue_fits(node, forms, self.recipe) and source.dtype != "i32":
+        if integer_epilogue_fits(node, forms, self.precisions) and source.dtype != "i32":
             if scale is None:  # 1-bit inputs and weights, without scale or batch norm
                 scale = np.ones(len(node.weight), np.float32)
             return self.integer(node, source, scale), forms
@@ -317,7 +317,7 @@ class _Writer:
     def multiply(self, node: MulNode) -> None:
         """Write a product with one value a channel."""
         forms = self.wanted[node.output]
-        if self.recipe.dense == "int8" and forms == [I8]:
+        if self.precisions.dense == "int8" and forms == [I8]:
             factors = [self.quantizations[value].scale for value in (node.input, node.factor)]
             ratio = math.prod(factors) / self.quantizations[node.output].scale
             channels = self.graph.shapes[node.output][2]
@@ -342,7 +342,7 @@ class _Writer:
     def concatenate(self, node: ConcatNode) -> None:
         """Write a concatenation; int8 inputs of another scale go through a table first."""
         forms = self.wanted[node.output]
-        integer = self.recipe.dense == "int8" and forms == [I8]
+        integer = self.precisions.dense == "int8" and forms == [I8]
         form = I8 if integer else F32
         made = self.tensor(node.output, form, node.name)
         reads = [self.held(value, form) for value in node.inputs]

@@ -32,8 +32,8 @@ __all__ = [
     "I32",
     "KEEPS_SCALE",
     "Form",
+    "Precisions",
     "Quantization",
-    "Recipe",
     "arithmetic",
     "i8_values",
     "input_form",
@@ -83,8 +83,8 @@ F32, I8, I32 = Form("f32"), Form("i8"), Form("i32")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What to do with each precision.
+class Precisions:
+    """What layers of each precision compute in.
 
     `activations` int8 turns w1 layers to int8 activations, `dense` int8 the fp32 layers to int8; both are
     fp32 otherwise. `real_int8` lets int8 layers run in fp32, which calibration does to see real values.
@@ -95,36 +95,36 @@ class Recipe:
     real_int8: bool = False
 
 
-def arithmetic(node: ConvNode, recipe: Recipe) -> str:
+def arithmetic(node: ConvNode, precisions: Precisions) -> str:
     """Return the dtype that `node` reads: f32, i8 or bits.
 
     Raises:
-        LoweringError: if the recipe has no way to run the node at its precision.
+        LoweringError: if they have no way to run the node at its precision.
     """
     if node.precision == "w1a1":
         return "bits"
     if node.precision == "w1":
-        return "i8" if recipe.activations == "int8" else "f32"
+        return "i8" if precisions.activations == "int8" else "f32"
     if node.precision == "fp32":
-        return "i8" if recipe.dense == "int8" else "f32"
-    if recipe.real_int8:
+        return "i8" if precisions.dense == "int8" else "f32"
+    if precisions.real_int8:
         return "f32"
-    if recipe.activations != "int8":
+    if precisions.activations != "int8":
         raise LoweringError(
             f"layer '{node.name}' is int8 and cannot run with fp32 activations; pack with --activations int8"
         )
     return "i8"
 
 
-def input_form(node: ConvNode, recipe: Recipe) -> Form:
+def input_form(node: ConvNode, precisions: Precisions) -> Form:
     """Return the form in which `node` reads its input."""
-    dtype = arithmetic(node, recipe)
+    dtype = arithmetic(node, precisions)
     if dtype == "bits":
         return Form("bits", None if node.threshold is None else node.threshold.tobytes())
     return Form(dtype)
 
 
-def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
+def wanted_forms(graph: Graph, precisions: Precisions) -> dict[int, list[Form]]:
     """Return which forms of each value its readers ask for, without repeats."""
     wanted: dict[int, list[Form]] = {number: [] for number in range(len(graph.shapes))}
 
@@ -152,7 +152,7 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
             ask(node.input, I8)
             continue
         if isinstance(node, MulNode | ConcatNode) or is_table(node):
-            integer = recipe.dense == "int8" and forms == [I8]
+            integer = precisions.dense == "int8" and forms == [I8]
             for value in node_inputs(node):
                 ask(value, I8 if integer else F32)
             continue
@@ -160,9 +160,9 @@ def wanted_forms(graph: Graph, recipe: Recipe) -> dict[int, list[Form]]:
             for value in node_inputs(node):
                 ask(value, F32)
             continue
-        ask(node.input, input_form(node, recipe))
+        ask(node.input, input_form(node, precisions))
         if node.residual is not None:
-            ask(node.residual, I8 if integer_epilogue_fits(node, forms, recipe) else F32)
+            ask(node.residual, I8 if integer_epilogue_fits(node, forms, precisions) else F32)
     return wanted
 
 
@@ -179,12 +179,12 @@ def _read_as_sums(graph: Graph, value: int) -> bool:
     )
 
 
-def integer_epilogue_fits(node: ConvNode, forms: list[Form], recipe: Recipe) -> bool:
+def integer_epilogue_fits(node: ConvNode, forms: list[Form], precisions: Precisions) -> bool:
     """Whether all that is asked of `node` is i8, and its epilogue can be computed in integers."""
     # An i8 output saturates where ReLU6 ends, which what follows an addition may not.
     before = ("none", "relu", "relu6") if node.residual is None else ("none", "relu")
     simple = node.pre.kind in before and node.post.kind in ("none", "relu", "relu6")
-    return simple and forms == [I8] and arithmetic(node, recipe) != "f32"
+    return simple and forms == [I8] and arithmetic(node, precisions) != "f32"
 
 
 def is_table(node: object) -> bool:
@@ -198,9 +198,9 @@ def is_table(node: object) -> bool:
     )
 
 
-def i8_values(graph: Graph, recipe: Recipe) -> list[int]:
+def i8_values(graph: Graph, precisions: Precisions) -> list[int]:
     """Return the values that need a calibrated range: those that live as i8, but for the inputs."""
-    wanted = wanted_forms(graph, recipe)
+    wanted = wanted_forms(graph, precisions)
     needed = {number for number, forms in wanted.items() if I8 in forms and number >= len(graph.inputs)}
     for node in reversed(graph.nodes):
         if isinstance(node, PoolNode) and node.kind in KEEPS_SCALE and wanted[node.output] == [I8]:

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from bitskip.lower.folding import Folded, array, conv_node
 from bitskip.lower.graph import AddNode, AffineNode, ConcatNode, Floats, MulNode, Node, PoolNode, TableNode
-from bitskip.lower.steps import (
-    ActivationStep,
-    AddStep,
-    AffineStep,
-    ConcatStep,
-    ConvStep,
-    MulStep,
-    PoolStep,
+from bitskip.lower.recorded import (
+    RecordedActivation,
+    RecordedAdd,
+    RecordedAffine,
+    RecordedConcat,
+    RecordedConv,
+    RecordedMul,
+    RecordedOp,
+    RecordedPool,
+    RecordedTable,
     Recorder,
-    Step,
-    TableStep,
 )
 from bitskip.program import Activation
 
@@ -36,53 +36,53 @@ _NONE = Activation()
 
 def fuse(record: Recorder, outputs: Collection[int]) -> list[Node]:
     """Return the nodes, in the order they run, that compute the values `outputs`."""
-    steps, thresholds = _with_thresholds(record.steps)
-    return _Fuser(_alive(steps, outputs), outputs, thresholds).run()
+    ops, thresholds = _with_thresholds(record.ops)
+    return _Fuser(_alive(ops, outputs), outputs, thresholds).run()
 
 
-def _inputs(step: Step) -> tuple[int, ...]:
-    match step:
-        case AddStep():
-            return step.input, step.other
-        case MulStep():
-            return step.input, step.factor
-        case ConcatStep():
-            return step.input, *step.others
+def _inputs(op: RecordedOp) -> tuple[int, ...]:
+    match op:
+        case RecordedAdd():
+            return op.input, op.other
+        case RecordedMul():
+            return op.input, op.factor
+        case RecordedConcat():
+            return op.input, *op.others
         case _:
-            return (step.input,)
+            return (op.input,)
 
 
-def _alive(steps: list[Step], outputs: Collection[int]) -> list[Step]:
+def _alive(ops: list[RecordedOp], outputs: Collection[int]) -> list[RecordedOp]:
     """Drop what does not lead to an output."""
     needed, kept = set(outputs), []
-    for step in reversed(steps):
-        if step.output in needed:
-            needed.update(_inputs(step))
-            kept.append(step)
+    for op in reversed(ops):
+        if op.output in needed:
+            needed.update(_inputs(op))
+            kept.append(op)
     return kept[::-1]
 
 
-def _with_thresholds(steps: list[Step]) -> tuple[list[Step], dict[int, Floats]]:
+def _with_thresholds(ops: list[RecordedOp]) -> tuple[list[RecordedOp], dict[int, Floats]]:
     """Let 1-bit inputs read what stands before a shift, with the shift as their threshold.
 
     sign(x + b) is the same as x - (-b) >= 0, in every bit.
     """
-    made = {step.output: step for step in steps}
+    made = {op.output: op for op in ops}
     thresholds: dict[int, Floats] = {}
-    for step in steps:
-        if isinstance(step, ConvStep) and step.precision == "w1a1":
-            before = made.get(step.input)
-            if isinstance(before, AffineStep) and before.scale is None and before.bias is not None:
-                step.input = before.input
-                thresholds[step.output] = array(-before.bias)
-    return steps, thresholds
+    for op in ops:
+        if isinstance(op, RecordedConv) and op.precision == "w1a1":
+            before = made.get(op.input)
+            if isinstance(before, RecordedAffine) and before.scale is None and before.bias is not None:
+                op.input = before.input
+                thresholds[op.output] = array(-before.bias)
+    return ops, thresholds
 
 
 @dataclass(eq=False)
 class _Open:
     """A node that may still take what follows."""
 
-    step: ConvStep | AffineStep | AddStep | ActivationStep
+    op: RecordedConv | RecordedAffine | RecordedAdd | RecordedActivation
     output: int
     folded: Folded = field(default_factory=Folded)
     pre: Activation = _NONE
@@ -92,36 +92,38 @@ class _Open:
 
     @property
     def takes_affine(self) -> bool:
-        return not isinstance(self.step, AddStep) and self.pre is _NONE and self.residual is None
+        return not isinstance(self.op, RecordedAdd) and self.pre is _NONE and self.residual is None
 
     @property
     def takes_addition(self) -> bool:
-        return isinstance(self.step, ConvStep) and self.residual is None
+        return isinstance(self.op, RecordedConv) and self.residual is None
 
 
 class _Fuser:
-    def __init__(self, steps: list[Step], outputs: Collection[int], thresholds: dict[int, Floats]) -> None:
-        self.steps, self.outputs, self.thresholds = steps, outputs, thresholds
-        self.readers = Counter(value for step in steps for value in _inputs(step))
+    def __init__(
+        self, ops: list[RecordedOp], outputs: Collection[int], thresholds: dict[int, Floats]
+    ) -> None:
+        self.ops, self.outputs, self.thresholds = ops, outputs, thresholds
+        self.readers = Counter(value for op in ops for value in _inputs(op))
         self.open: dict[int, _Open] = {}
         self.nodes: list[Node] = []
 
     def run(self) -> list[Node]:
-        for step in self.steps:
-            if isinstance(step, ConvStep):
-                self.need(step.input)
-                self.open[step.output] = _Open(step, step.output)
-            elif isinstance(step, PoolStep):
-                self.pool(step)
-            elif isinstance(step, TableStep):
-                self.need(step.input)
-                self.nodes.append(TableNode(step.name, step.input, step.output, step.table))
-            elif isinstance(step, AddStep):
-                self.add(step)
-            elif isinstance(step, MulStep | ConcatStep):
-                self.several(step)
-            elif isinstance(step, AffineStep | ActivationStep):
-                self.pointwise(step)
+        for op in self.ops:
+            if isinstance(op, RecordedConv):
+                self.need(op.input)
+                self.open[op.output] = _Open(op, op.output)
+            elif isinstance(op, RecordedPool):
+                self.pool(op)
+            elif isinstance(op, RecordedTable):
+                self.need(op.input)
+                self.nodes.append(TableNode(op.name, op.input, op.output, op.table))
+            elif isinstance(op, RecordedAdd):
+                self.add(op)
+            elif isinstance(op, RecordedMul | RecordedConcat):
+                self.several(op)
+            elif isinstance(op, RecordedAffine | RecordedActivation):
+                self.pointwise(op)
         for value in self.outputs:
             self.need(value)
         return self.nodes
@@ -130,25 +132,25 @@ class _Fuser:
         """Return the open node of `value` if nobody else reads it."""
         return self.open.get(value) if self.readers[value] == 1 and value not in self.outputs else None
 
-    def pointwise(self, step: AffineStep | ActivationStep) -> None:
-        node = self.last(step.input)
-        if node is None or not _takes(node, step):
-            self.need(step.input)
-            node = _Open(step, step.output)
+    def pointwise(self, op: RecordedAffine | RecordedActivation) -> None:
+        node = self.last(op.input)
+        if node is None or not _takes(node, op):
+            self.need(op.input)
+            node = _Open(op, op.output)
         else:
-            del self.open[step.input]
-        if isinstance(step, AffineStep):
-            node.folded = node.folded.then(step.scale, step.bias)
-        elif node.residual is None and not isinstance(node.step, AddStep):
-            node.pre = step.activation
+            del self.open[op.input]
+        if isinstance(op, RecordedAffine):
+            node.folded = node.folded.then(op.scale, op.bias)
+        elif node.residual is None and not isinstance(node.op, RecordedAdd):
+            node.pre = op.activation
         else:
-            node.post = step.activation
-        node.tail.append(step.function)
-        node.output = step.output
-        self.open[step.output] = node
+            node.post = op.activation
+        node.tail.append(op.function)
+        node.output = op.output
+        self.open[op.output] = node
 
-    def add(self, step: AddStep) -> None:
-        for value, other in ((step.input, step.other), (step.other, step.input)):
+    def add(self, op: RecordedAdd) -> None:
+        for value, other in ((op.input, op.other), (op.other, op.input)):
             node = self.last(value)
             if node is not None and node.takes_addition and value != other:
                 self.need(other)
@@ -156,71 +158,71 @@ class _Fuser:
                 node.residual = other
                 break
         else:
-            self.need(step.input)
-            self.need(step.other)
-            node = _Open(step, step.output)
-        node.output = step.output
-        self.open[step.output] = node
+            self.need(op.input)
+            self.need(op.other)
+            node = _Open(op, op.output)
+        node.output = op.output
+        self.open[op.output] = node
 
-    def pool(self, step: PoolStep) -> None:
-        self.need(step.input)
+    def pool(self, op: RecordedPool) -> None:
+        self.need(op.input)
         self.nodes.append(
             PoolNode(
-                step.name,
-                step.kind,
-                step.input,
-                step.output,
-                step.kernel,
-                step.stride,
-                step.padding,
-                step.count_padding,
+                op.name,
+                op.kind,
+                op.input,
+                op.output,
+                op.kernel,
+                op.stride,
+                op.padding,
+                op.count_padding,
             )
         )
 
-    def several(self, step: MulStep | ConcatStep) -> None:
-        values = _inputs(step)
+    def several(self, op: RecordedMul | RecordedConcat) -> None:
+        values = _inputs(op)
         for value in values:
             self.need(value)
-        if isinstance(step, MulStep):
-            self.nodes.append(MulNode(step.name, step.input, step.factor, step.output))
+        if isinstance(op, RecordedMul):
+            self.nodes.append(MulNode(op.name, op.input, op.factor, op.output))
         else:
-            self.nodes.append(ConcatNode(step.name, values, step.output))
+            self.nodes.append(ConcatNode(op.name, values, op.output))
 
     def need(self, value: int) -> None:
         """Write down the node that makes `value`, if that has not been done."""
         node = self.open.pop(value, None)
         if node is None:
             return
-        step = node.step
-        if isinstance(step, ConvStep):
+        op = node.op
+        if isinstance(op, RecordedConv):
             made: Node = conv_node(
-                step.name,
-                step.precision,
-                (step.input, node.output),
-                step.weight,
+                op.name,
+                op.precision,
+                (op.input, node.output),
+                op.weight,
                 node.folded,
-                stride=step.stride,
-                padding=step.padding,
-                pad_value=step.pad_value,
+                stride=op.stride,
+                padding=op.padding,
+                pad_value=op.pad_value,
                 tail=node.tail,
                 pre=node.pre,
                 residual=node.residual,
                 post=node.post,
-                threshold=self.thresholds.get(step.output),
-                groups=step.groups,
-                dilation=step.dilation,
+                threshold=self.thresholds.get(op.output),
+                groups=op.groups,
+                dilation=op.dilation,
             )
-        elif isinstance(step, AddStep):
-            made = AddNode(step.name, step.input, step.other, node.output, node.post)
+        elif isinstance(op, RecordedAdd):
+            made = AddNode(op.name, op.input, op.other, node.output, node.post)
         else:
             scale, bias = node.folded.scale_array, node.folded.bias_array
-            made = AffineNode(step.name, step.input, node.output, scale, bias, node.pre)
+            made = AffineNode(op.name, op.input, node.output, scale, bias, node.pre)
         self.nodes.append(made)
 
 
-def _takes(node: _Open, step: AffineStep | ActivationStep) -> bool:
-    if isinstance(step, AffineStep):
+def _takes(node: _Open, op: RecordedAffine | RecordedActivation) -> bool:
+    if isinstance(op, RecordedAffine):
         return node.takes_affine
-    if node.residual is not None or isinstance(node.step, AddStep):
+    if node.residual is not None or isinstance(node.op, RecordedAdd):
         return node.post is _NONE
     return node.pre is _NONE

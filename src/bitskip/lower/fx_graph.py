@@ -1,4 +1,4 @@
-"""The graph of any module that torch.fx can trace: traced, read step by step, then folded.
+"""The graph of any module that torch.fx can trace: traced, read op by op, then folded.
 
 Reading goes along torch.fx's graph with real values for everything that does not depend on the picture (so
 shapes, parameters and what is computed from them are known) and `Traced` values for the rest.
@@ -16,7 +16,7 @@ from bitskip.errors import LoweringError, nearest
 from bitskip.graph.trace import Tracer, owner_of, trace_with
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
-from bitskip.lower.steps import Recorder, Traced
+from bitskip.lower.recorded import Recorder, Traced
 from bitskip.lower.torch_layers import layer_handler
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS
 
@@ -47,7 +47,7 @@ def fx_graph(
     record = Recorder(*inputs.values())
     outputs = _Reader(graph_module, record, precisions, tuple(inputs)).read()
     values = {key: output.value for key, output in outputs.items()}
-    if not record.steps or min(values.values()) < len(inputs):
+    if not record.ops or min(values.values()) < len(inputs):
         raise LoweringError("the network gives its picture as it is; expected one that computes something")
     for key, output in outputs.items():
         if not output.has_channels:
@@ -94,7 +94,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
         if "forward" in vars(module):
             raise LoweringError(
                 f"'{path}' ({type(module).__name__}) has had its forward replaced, which cannot be "
-                "packed; put the step into a class of its own"
+                "packed; put the operation into a class of its own"
             )
     try:
         return trace_with(model, _Layers(), ())
@@ -102,7 +102,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise LoweringError(
             f"{type(model).__name__} cannot be packed: torch.fx cannot trace its forward ({reason}); make it "
-            "free of steps that depend on the values of tensors"
+            "free of operations that depend on the values of tensors"
         ) from None
 
 
@@ -190,7 +190,7 @@ class _Reader:
             self.record.refuse(f"cannot be packed as it is called ({' '.join(str(error).split())[:160]})")
 
     def compute(self, node: fx.Node, module: nn.Module | None, arguments: Any, named: Any) -> Any:
-        """Return what a step that does not depend on the picture gives."""
+        """Return what an operation that does not depend on the picture gives."""
         if module is not None:
             return module(*arguments, **named)
         if node.op == "call_method":

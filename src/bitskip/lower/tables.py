@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from bitskip.lower.forms import I8, I32, Recipe, arithmetic, wanted_forms
+from bitskip.lower.forms import I8, I32, Precisions, arithmetic, wanted_forms
 from bitskip.lower.graph import AffineNode, ConvNode, Graph, Node
 from bitskip.program import Activation
 
@@ -16,16 +16,16 @@ __all__ = ["with_tables"]
 _CURVED = ("sigmoid", "hard_sigmoid", "hard_swish", "silu")
 
 
-def with_tables(graph: Graph, recipe: Recipe) -> Graph:
+def with_tables(graph: Graph, precisions: Precisions) -> Graph:
     """Return `graph` with the curved activations of int8 convolutions in nodes of their own.
 
     Those of a convolution of a global average pool's sums stay: one pixel takes no time in float.
     """
-    wanted = wanted_forms(graph, recipe)
+    wanted = wanted_forms(graph, precisions)
     nodes: list[Node] = []
     shapes = list(graph.shapes)
     for node in graph.nodes:
-        convolution = isinstance(node, ConvNode) and arithmetic(node, recipe) == "i8"
+        convolution = isinstance(node, ConvNode) and arithmetic(node, precisions) == "i8"
         if not isinstance(node, ConvNode) or not convolution or wanted[node.input] == [I32]:
             nodes.append(node)
             continue

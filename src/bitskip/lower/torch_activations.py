@@ -1,4 +1,4 @@
-"""torch's activations as steps, each with torch's own arguments, beside the tables of their names."""
+"""torch's activations as recorded ops, each with torch's own arguments, beside the tables of their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitskip.lower.folding import array
-from bitskip.lower.steps import Recorder, Traced
+from bitskip.lower.recorded import Recorder, Traced
 from bitskip.program import Activation
 
 __all__ = ["ACTIVATION_FUNCTIONS", "ACTIVATION_METHODS", "activate", "prelu"]

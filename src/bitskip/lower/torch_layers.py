@@ -1,4 +1,4 @@
-"""What torch's and bitskip's layers are as steps: each is read with its own settings and weights."""
+"""What torch's and bitskip's layers are as recorded ops: each is read with its own settings and weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitskip.lower.folding import binary_weight, module_activation, scaling
-from bitskip.lower.steps import Recorder, Traced
+from bitskip.lower.recorded import Recorder, Traced
 from bitskip.lower.torch_activations import activate, prelu
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
 from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU

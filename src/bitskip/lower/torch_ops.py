@@ -1,4 +1,4 @@
-"""What torch's functions are as steps, each with torch's own arguments, beside the table of their names.
+"""torch's functions as recorded ops, each with torch's own arguments, beside the table of their names.
 
 A handler takes the recorder and the call's arguments; `Traced` arguments depend on the picture, all others
 are real values already.
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bitskip.lower.folding import batch_norm_terms
 from bitskip.lower.graph import Pair
-from bitskip.lower.steps import BATCH, ActivationStep, Recorder, Traced
+from bitskip.lower.recorded import BATCH, RecordedActivation, Recorder, Traced
 from bitskip.lower.torch_activations import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, activate
 from bitskip.program.schema import LIMITS
 
@@ -374,7 +374,7 @@ def _product(record: Recorder, first: Traced, second: Traced) -> Traced:
     """Return a product with one value a channel, or an activation that is written as a product."""
     for x, gate in ((first, second), (second, first)):
         made = record.made_by(gate)
-        if isinstance(made, ActivationStep) and made.input == x.value and x.shape == gate.shape:
+        if isinstance(made, RecordedActivation) and made.input == x.value and x.shape == gate.shape:
             kind = {"sigmoid": "silu", "hard_sigmoid": "hard_swish"}.get(made.activation.kind)
             if kind is not None:
                 return activate(record, x, kind)

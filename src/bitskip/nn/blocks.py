@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bitskip.nn.layers import BinaryConv2d, Dropout, Int8Conv2d, LearnedThreshold, RPReLU
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
-__all__ = ["ResidualBlock", "Shortcut", "make_activation", "make_conv"]
+__all__ = ["Projection", "ResidualBlock", "make_activation", "make_conv"]
 
 # E[ReLU(z)] of a standard normal z: with it about half of a batch-normalised ReLU's outputs lie below.
 _THRESHOLD_AFTER_RELU = 0.4
@@ -57,7 +57,7 @@ def _make_threshold(layer: LayerSpec, spec: NetworkSpec) -> nn.Module:
     return LearnedThreshold(layer.in_channels, initial)
 
 
-class Shortcut(nn.Module):
+class Projection(nn.Module):
     """The projection of a shortcut: [average pool,] conv1x1-BN, and ReLU in style `paper`."""
 
     def __init__(self, block: BlockSpec, spec: NetworkSpec, before_binary: bool) -> None:
@@ -117,7 +117,7 @@ class ResidualBlock(nn.Module):
         self.dropout = Dropout(dropout)
         self.shortcut: nn.Module | None
         if block.shortcut == "projection":
-            self.shortcut = Shortcut(block, spec, before_binary)
+            self.shortcut = Projection(block, spec, before_binary)
         elif block.shortcut == "identity":
             self.shortcut = nn.Identity()
         else:

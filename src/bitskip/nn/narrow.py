@@ -3,7 +3,7 @@
 In torch 2.13 oneDNN's gradients of convolutions with fewer than 16 channels write outside their buffers
 (channels_last; seen in float32 and bfloat16, with one thread and with two): a run that trains such a network
 may crash at any later moment. torch's own kernels are slower and right. (With 16 channels it was seen in
-bfloat16 alone, for strided 1x1 convolutions, which `bitskip.nn.blocks.Shortcut` keeps in float32.)
+bfloat16 alone, for strided 1x1 convolutions, which `bitskip.nn.blocks.Projection` keeps in float32.)
 """
 
 from __future__ import annotations

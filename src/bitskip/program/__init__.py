@@ -1,4 +1,4 @@
-"""Program, the inference plan (docs/program.md): its ops, the one validation pass, and the file.
+"""Program, what runs after training (docs/program.md): its ops, the one validation pass, and the file.
 
 `bitskip.backends.reference` is docs/program.md as numpy.
 """
@@ -39,7 +39,7 @@ from bitskip.program.ops import (
     op_outputs,
     op_residual,
 )
-from bitskip.program.plan import Program
+from bitskip.program.program import Program
 
 __all__ = [
     "ELEMENT_BYTES",

@@ -28,7 +28,7 @@ from bitskip.program.ops import (
 from bitskip.program.schema import DTYPES, EPILOGUES, LIMITS, OPS, row_of
 
 if TYPE_CHECKING:
-    from bitskip.program.plan import Program
+    from bitskip.program.program import Program
 
 __all__ = ["check_program"]
 

@@ -24,7 +24,7 @@ from bitskip.memory import Lifetime, lifetimes
 from bitskip.program.constants import ConstantReader, alignment_of, stored, stored_size
 from bitskip.program.memory import program_schedule
 from bitskip.program.ops import Array, Op, Output, Tensor
-from bitskip.program.plan import Program
+from bitskip.program.program import Program
 from bitskip.program.record import flatten, from_columns, is_small, to_columns, unflatten
 from bitskip.program.schema import COLUMNS, CONSTANTS, DTYPES, LIMITS, RECORD, WIDE
 

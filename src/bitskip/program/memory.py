@@ -31,10 +31,12 @@ def program_schedule(
         ValueError: if an op reads a tensor that no earlier op writes.
     """
 
-    def schedule_op(op: Op) -> memory.Op[int]:
+    def schedule_op(op: Op) -> memory.ScheduledOp[int]:
         residual = op_residual(op)
         reads = op_inputs(op)
-        return memory.Op(op.name, reads if residual is None else reads[:-1], op_outputs(op), residual)
+        return memory.ScheduledOp(
+            op.name, reads if residual is None else reads[:-1], op_outputs(op), residual
+        )
 
     held = {
         number: memory.Held(tensor.size if sizes is None else sizes[number], tensor.dtype)

@@ -29,8 +29,7 @@ from bitskip.graph.trace import (
 from bitskip.graph.working import undisturbed, working_copy
 from bitskip.nn import BinaryConv2d, BinaryLayer
 from bitskip.pruning.memory import ActivationGraph
-from bitskip.pruning.shortcut import Analysis, Shortcut, Site, Unit
-from bitskip.pruning.step_kinds import (
+from bitskip.pruning.node_kinds import (
     ACTIVATIONS,
     is_elementwise,
     is_mixing,
@@ -39,6 +38,7 @@ from bitskip.pruning.step_kinds import (
     is_upsampling,
     skip_kind,
 )
+from bitskip.pruning.shortcut import Analysis, Shortcut, Site, Unit
 
 __all__ = ["analyse", "find_shortcuts"]
 

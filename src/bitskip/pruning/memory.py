@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from bitskip.graph.fuse import Fused, fuse_trace, schedule_of
-from bitskip.graph.record import Step, Trace
+from bitskip.graph.record import OperatorCall, Trace
 from bitskip.graph.trace import Recording, operands_of, owner_of
 from bitskip.memory import Peak, sizes_during, traffic
 
@@ -87,7 +87,7 @@ class ActivationGraph:
             shorten: ids that would be shortened, not removed.
         """
         highest = max(self._run(removed, executor, shortened), key=lambda running: running.size)
-        first = highest.op.steps[0].writes  # the same op may have other steps fused into it
+        first = highest.op.calls[0].writes  # the same op may have other calls fused into it
         lower = set()
         for name in self.joins.keys() - set(removed) - set(shortened):
             after = (
@@ -95,7 +95,7 @@ class ActivationGraph:
                 if name in shorten
                 else self._run([*removed, name], executor, shortened)
             )
-            same = [running.size for running in after if running.op.steps[0].writes == first]
+            same = [running.size for running in after if running.op.calls[0].writes == first]
             if not same or same[0] < highest.size:
                 lower.add(name)
         return lower
@@ -106,7 +106,7 @@ class ActivationGraph:
         inside = _between(main, skip) | {self.joins[name]}
 
         def highest(removed: Collection[str]) -> int:
-            own = (r.size for r in self._run(removed, "naive") if any(s.origin in inside for s in r.op.steps))
+            own = (r.size for r in self._run(removed, "naive") if any(s.origin in inside for s in r.op.calls))
             return max(own, default=0)
 
         return max(0, highest(()) - highest((name,)))
@@ -140,42 +140,42 @@ class ActivationGraph:
         }
         values = list(self.trace.values)
         instead: dict[int, int] = {}  # a value -> the one that is read in its place
-        kept: list[Step] = []
-        for step in self.trace.steps:
-            if step.origin in mains and len(step.reads) == 2:
-                value = self.values[mains.pop(step.origin)]
-                instead[step.writes[0]] = instead.get(value, value)
+        kept: list[OperatorCall] = []
+        for call in self.trace.calls:
+            if call.origin in mains and len(call.reads) == 2:
+                value = self.values[mains.pop(call.origin)]
+                instead[call.writes[0]] = instead.get(value, value)
                 continue
-            reads = dict.fromkeys((instead.get(value, value), form) for value, form in step.reads)
-            kept.append(dataclasses.replace(step, reads=tuple(reads)))
-            for value in adds.keys() & set(step.writes):
+            reads = dict.fromkeys((instead.get(value, value), form) for value, form in call.reads)
+            kept.append(dataclasses.replace(call, reads=tuple(reads)))
+            for value in adds.keys() & set(call.writes):
                 skip = adds.pop(value)
                 pair = ((value, "own"), (instead.get(skip, skip), "own"))
                 values.append(values[value])
                 instead[value] = len(values) - 1
                 kept.append(
-                    dataclasses.replace(step, reads=pair, writes=(instead[value],), pointwise=True, macs=0)
+                    dataclasses.replace(call, reads=pair, writes=(instead[value],), pointwise=True, macs=0)
                 )
         results = tuple(dict.fromkeys(instead.get(value, value) for value in self.trace.results))
         needed = set(results)
-        steps: list[Step] = []
-        for step in reversed(kept):
-            if not needed.isdisjoint(step.writes):
-                needed.update(value for value, _ in step.reads)
-                steps.append(step)
-        return dataclasses.replace(self.trace, steps=steps[::-1], values=values, results=results)
+        calls: list[OperatorCall] = []
+        for call in reversed(kept):
+            if not needed.isdisjoint(call.writes):
+                needed.update(value for value, _ in call.reads)
+                calls.append(call)
+        return dataclasses.replace(self.trace, calls=calls[::-1], values=values, results=results)
 
 
 def _label(op: Fused) -> str:
-    """Return the path of the layer, or `path: step` for a step of a module's own."""
-    node = op.steps[0].origin
+    """Return the path of the layer, or `path: operator` for a call of a module's own."""
+    node = op.calls[0].origin
     if node.op == "call_module":
         return str(node.target)
     return f"{owner_of(node) or 'model'}: {node.name.rstrip('_0123456789')}"
 
 
 def _between(main: fx.Node, skip: fx.Node) -> set[fx.Node]:
-    """Return the steps that the main path takes after the skip's fork."""
+    """Return the calls that the main path takes after the skip's fork."""
     stop = {skip}
     while len(skip.all_input_nodes) == 1:
         skip = skip.all_input_nodes[0]

@@ -32,7 +32,7 @@ from bitskip.study.paper import paper_figures
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe
 from bitskip.training.hardware import versions
 
-__all__ = ["PRESETS", "Plan", "Preset", "machine", "plan_study", "run_study"]
+__all__ = ["PRESETS", "PlannedStudy", "Preset", "machine", "plan_study", "run_study"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedStudy:
     """A study before it runs."""
 
     preset: str
@@ -124,7 +124,7 @@ def plan_study(
     width: float | None = None,
     epochs: int | None = None,
     recipe: str | None = None,
-) -> Plan:
+) -> PlannedStudy:
     """Settle what a study will run.
 
     Args:
@@ -179,13 +179,13 @@ def plan_study(
                         l2=l2,
                     )
                 )
-    return Plan(
+    return PlannedStudy(
         preset, runs[0].recipe.name, width, epochs, treatments[0][0], tuple(runs), dict(chosen.changes)
     )
 
 
 def run_study(
-    plan: Plan,
+    plan: PlannedStudy,
     images: ImageSet,
     out: Path,
     *,
@@ -272,7 +272,7 @@ def _train(
     )
 
 
-def _key(run: _Run, plan: Plan) -> tuple[Any, ...]:
+def _key(run: _Run, plan: PlannedStudy) -> tuple[Any, ...]:
     return (run.model, run.seed, run.recipe.name, run.recipe.epochs, plan.width, run.estimator, run.l2)
 
 
@@ -290,7 +290,7 @@ def _check_same(known: StudyInfo, asked: StudyInfo, out: Path) -> None:
         )
 
 
-def _study_info(plan: Plan, images: ImageSet) -> StudyInfo:
+def _study_info(plan: PlannedStudy, images: ImageSet) -> StudyInfo:
     held_out = held_out_count(plan.runs[0].recipe.validation_images, len(images.train_images))
     return StudyInfo(
         preset=plan.preset,
@@ -315,7 +315,7 @@ def _counts(spec: NetworkSpec) -> Counts:
     return Counts(**{field.name: cost[field.name] for field in dataclasses.fields(Counts)})
 
 
-def _row(run: _Run, result: RunResult, plan: Plan) -> ResultRow:
+def _row(run: _Run, result: RunResult, plan: PlannedStudy) -> ResultRow:
     extra: dict[str, Any] = {"precision": result.precision}
     if run.l2 is not None:
         extra["l2"] = run.l2

@@ -1,6 +1,6 @@
 """C99 for microcontrollers: a packed model as a folder of C that compiles alone.
 
-`plan` says where tensors lie and in which order rows are computed, `kernels` writes ops as data and calls,
+`placement` says where tensors lie and in which order rows run, `kernels` writes ops as data and calls,
 `render` fills the templates, `target` is what `bitskip export --to c99` calls.
 """
 

@@ -18,7 +18,7 @@ from bitskip.backends.c99.bounds import (
     room_above,
     shared_bias,
 )
-from bitskip.backends.c99.plan import Plan, window_of
+from bitskip.backends.c99.placement import Placement, window_of
 from bitskip.backends.c99.weights import bit_stream, half_words, int8_words, nibbles, up4
 from bitskip.bits import unpack_signs
 from bitskip.program import (
@@ -108,8 +108,8 @@ def scratch_bytes(op: Op, program: Program, core: Core) -> int:
 class Writer:
     """Writes the ops of one program."""
 
-    def __init__(self, program: Program, plan: Plan, core: Core, wide_bias: bool) -> None:
-        self.program, self.plan, self.core, self.wide_bias = program, plan, core, wide_bias
+    def __init__(self, program: Program, placement: Placement, core: Core, wide_bias: bool) -> None:
+        self.program, self.placement, self.core, self.wide_bias = program, placement, core, wide_bias
         self.digits = not core.long_multiply and digits_fit(program)
         integers = [op for op in program.ops if isinstance(getattr(op, "epilogue", None), IntegerEpilogue)]
         self.low = any(self.lowest(op) > -128 for op in integers)
@@ -278,7 +278,7 @@ class Writer:
             return done
         done.statements = [] if kernel == "head" else self.geometry(op)
         done.statements += self.finish(at, op, op.epilogue, done)
-        scratch = f"run->arena + {self.plan.scratch.get(at, 0)}u"
+        scratch = f"run->arena + {self.placement.scratch.get(at, 0)}u"
         calls = {
             "w1": f"bsk_w1_row(&conv_{at}, rows, &finish, {self.pad(source)}, {scratch});",
             "i8": f"bsk_i8_row(&conv_{at}, rows, &finish, {scratch});",
@@ -294,7 +294,7 @@ class Writer:
 
     def words(self, at: int) -> str:
         """Return an op's working memory as int32."""
-        return f"(int32_t *)(void *)(run->arena + {self.plan.scratch.get(at, 0)}u)"
+        return f"(int32_t *)(void *)(run->arena + {self.placement.scratch.get(at, 0)}u)"
 
     def pad(self, source: Tensor) -> str:
         """Return a pixel of zero points."""

@@ -1,4 +1,4 @@
-"""A planned program to the files of its folder, through the templates."""
+"""A placed program to the files of its folder, through the templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bitskip.backends.c99.bounds import room_above, shared_bias
 from bitskip.backends.c99.counts import predict
 from bitskip.backends.c99.kernels import Core, Writer, Written, scratch_bytes
-from bitskip.backends.c99.plan import Placed, Plan, steps_of, window_of
+from bitskip.backends.c99.placement import Placed, Placement, steps_of, window_of
 from bitskip.backends.reference import run_reference
 from bitskip.program import Conv2d, IntegerEpilogue, Op, Program, op_inputs, op_outputs
 
@@ -46,7 +46,7 @@ _GRAY = tuple(
 
 
 @dataclass(frozen=True)
-class _Step:
+class _PlacedOp:
     """One op as the templates see it."""
 
     number: int
@@ -79,7 +79,12 @@ def _environment() -> jinja2.Environment:
 
 
 def render(
-    program: Program, plan: Plan, core: Core, name: str, picture: npt.NDArray[np.uint8], picture_words: str
+    program: Program,
+    placement: Placement,
+    core: Core,
+    name: str,
+    picture: npt.NDArray[np.uint8],
+    picture_words: str,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the folder's files, path to text, and facts about it as JSON values."""
     epilogues = [op.epilogue for op in program.ops if hasattr(op, "epilogue")]
@@ -88,18 +93,18 @@ def render(
         for e in epilogues
         if isinstance(e, IntegerEpilogue)
     )
-    writer = Writer(program, plan, core, wide_bias)
+    writer = Writer(program, placement, core, wide_bias)
     written = [writer.write(at) for at in range(len(program.ops))]
     ops = [
-        _Step(
+        _PlacedOp(
             at,
             written[at],
             steps_of(op, program.tensors),
             scratch_bytes(op, program, core),
-            at < plan.bands,
-            plan.downward[at],
-            _needs(at, op, program) if at < plan.bands else (),
-            at < plan.bands and _leaves_bands(op, plan, program),
+            at < placement.bands,
+            placement.downward[at],
+            _needs(at, op, program) if at < placement.bands else (),
+            at < placement.bands and _leaves_bands(op, placement, program),
         )
         for at, op in enumerate(program.ops)
     ]
@@ -111,7 +116,7 @@ def render(
     has_float = bool(writer.uses & {"float", "conv_f32", "input_f32", "dequantize", "gap_f32", "avg_pool"})
     logits = run_reference(program, picture[None])[0]
     constant_bytes = writer.constants.size
-    arena_bytes = max(plan.arena_bytes, 4)
+    arena_bytes = max(placement.arena_bytes, 4)
     macs = sum(
         int(np.prod(op.weight.shape[:3]))
         * (program.tensors[op.input].shape[2] // op.groups)
@@ -143,7 +148,7 @@ def render(
         "bias64": wide_bias,
         "rounded": "bsk_rounded" if "float" in writer.uses else "volatile float",
         "digits": writer.digits,
-        "plan": plan,
+        "placement": placement,
         "uses": writer.uses,
         "height": height,
         "width": width,
@@ -156,17 +161,17 @@ def render(
         "macs": macs,
         "instructions": predict(program, core.name),
         "ops": ops,
-        "bands": [op for op in ops if op.banded] if plan.bands > 1 else [],
+        "bands": [op for op in ops if op.banded] if placement.bands > 1 else [],
         "loops": any(op.steps > 1 and not op.banded for op in ops),
         "tensors": [
             _TensorRow(
                 n, place, program.tensors[n].shape[0], f"{t.name}, {t.dtype} {' x '.join(map(str, t.shape))}"
             )
-            for n, place in sorted(plan.places.items())
+            for n, place in sorted(placement.places.items())
             for t in (program.tensors[n],)
             if _addressed(n, program)
         ],
-        "about": _about(plan, has_float),
+        "about": _about(placement, has_float),
         "float_words": float_words,
         "picture": _bytes(picture),
         "picture_words": picture_words,
@@ -184,8 +189,8 @@ def render(
         "cpu": core.name,
         "constant_bytes": constant_bytes,
         "arena_bytes": arena_bytes,
-        "live_bytes": plan.live_bytes,
-        "bands": plan.bands,
+        "live_bytes": placement.live_bytes,
+        "bands": placement.bands,
         "macs": macs,
         "instructions": predict(program, core.name),
         "float": has_float,
@@ -218,22 +223,22 @@ def _needs(at: int, op: Op, program: Program) -> tuple[str, ...]:
     return tuple(calls)
 
 
-def _leaves_bands(op: Op, plan: Plan, program: Program) -> bool:
+def _leaves_bands(op: Op, placement: Placement, program: Program) -> bool:
     """Whether something after the bands reads what `op` writes, or nothing does."""
-    within = {n for later in program.ops[: plan.bands] for n in op_inputs(later)}
-    after = {n for later in program.ops[plan.bands :] for n in op_inputs(later)}
+    within = {n for later in program.ops[: placement.bands] for n in op_inputs(later)}
+    after = {n for later in program.ops[placement.bands :] for n in op_inputs(later)}
     outs = set(op_outputs(op))
     return bool(outs & after) or not outs & within
 
 
-def _about(plan: Plan, has_float: bool) -> list[str]:
+def _about(placement: Placement, has_float: bool) -> list[str]:
     lines = [
         "Tensors are (height, width, channels), channels last. int8 stands for (q - zero_point) * scale;",
         "bits lie in words of 32 channels, 1 meaning -1. An op computes a row at a time.",
     ]
-    if plan.bands > 1:
+    if placement.bands > 1:
         lines.append(
-            f"The first {plan.bands} ops run in bands: rows are computed when needed, and few are kept."
+            f"The first {placement.bands} ops run in bands: rows are computed when needed, and few are kept."
         )
     if not has_float:
         lines.append("There is no float arithmetic in here.")

@@ -1,4 +1,4 @@
-"""`bitskip export --to c99`: checks what was asked for, plans, and writes the folder."""
+"""`bitskip export --to c99`: checks what was asked for, places tensors, and writes the folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from bitskip.backends import Exported
 from bitskip.backends.c99.cores import CORES, DEFAULT_CORE
 from bitskip.backends.c99.kernels import ACTIVATIONS, Core, scratch_bytes
-from bitskip.backends.c99.plan import Plan, plan_device
+from bitskip.backends.c99.placement import Placement, place_tensors
 from bitskip.backends.c99.render import render
 from bitskip.errors import LoweringError, RunError, nearest
 from bitskip.program import (
@@ -33,7 +33,7 @@ from bitskip.program import (
     op_outputs,
 )
 
-__all__ = ["TARGET", "C99Target", "choose_plan"]
+__all__ = ["TARGET", "C99Target", "choose_placement"]
 
 _KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int "
@@ -45,8 +45,8 @@ _MOST_W1_INPUTS = 2**20  # sums of them stay below 2^31
 _MOST_W1A1_INPUTS = 2**16 - 1  # counts are 16-bit
 
 
-def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) -> tuple[Plan, Core]:
-    """Return the plan of `program` on a device, and the core with as many pixels a table as fit.
+def choose_placement(program: Program, core: Core, arena_bytes: int | None = None) -> tuple[Placement, Core]:
+    """Return where `program` lies on a device, and the core with as many pixels a table as fit.
 
     Args:
         program: what runs.
@@ -54,21 +54,21 @@ def choose_plan(program: Program, core: Core, arena_bytes: int | None = None) ->
         arena_bytes: what there is; as few ops as fit it run in bands. None: layer by layer.
 
     Raises:
-        LoweringError: if no plan fits, naming the smallest.
+        LoweringError: if no placement fits, naming the smallest.
     """
     external = frozenset({0, program.output})
     first = 2 if len(program.ops) > 2 and program.ops[0].kind == "quantize_input" else 0
     last = _rows_in_turn(program)
-    plans = []
+    placements = []
     for tile in _tiles(program):
         chosen = replace(core, tile=tile)
         scratch = [scratch_bytes(op, program, chosen) for op in program.ops]
         for bands in (first, *range(first + 1, last + 1)):
-            plan = plan_device(program, scratch, bands, external=external)
-            if arena_bytes is None or plan.arena_bytes <= arena_bytes:
-                return plan, chosen
-            plans.append(plan)
-    best = min(plans, key=lambda plan: plan.arena_bytes)
+            placement = place_tensors(program, scratch, bands, external=external)
+            if arena_bytes is None or placement.arena_bytes <= arena_bytes:
+                return placement, chosen
+            placements.append(placement)
+    best = min(placements, key=lambda placement: placement.arena_bytes)
     raise LoweringError(
         f"--arena-bytes is {arena_bytes}, but the smallest arena of '{program.name}' is "
         f"{best.arena_bytes} bytes"
@@ -162,7 +162,7 @@ class C99Target:
             options: `name` (a C identifier), `cpu` (of `CORES`), `arena-bytes` (what there is).
 
         Raises:
-            LoweringError: for a value of `options` that cannot be; no plan that fits.
+            LoweringError: for a value of `options` that cannot be; no placement fits.
             RunError: if `out` holds something, or cannot be written.
         """
         name = str(options.get("name", _default_name(program.name)))
@@ -180,8 +180,8 @@ class C99Target:
         if arena is not None and arena < 1:
             raise LoweringError(f"--arena-bytes is {arena}, expected at least 1 byte")
         core = CORES[core_name]
-        plan, core = choose_plan(program, core, arena)
-        files, facts = render(program, plan, core, name, *_test_picture(program))
+        placement, core = choose_placement(program, core, arena)
+        files, facts = render(program, placement, core, name, *_test_picture(program))
         _write_folder(out, files)
         lines = (
             f"{facts['constant_bytes']:,} bytes of constants (flash), "

@@ -1,4 +1,4 @@
-"""ONNX operators as steps: one function an operator, given the node's attributes and its values.
+"""ONNX operators as recorded ops: one function an operator, given the node's attributes and its values.
 
 A value is `Traced` if it depends on the picture, `Coded` if it was quantized, else a numpy constant.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitskip.lower.forms import Quantization
-from bitskip.lower.steps import (
+from bitskip.lower.recorded import (
     BATCH,
-    ActivationStep,
-    AddStep,
-    ConcatStep,
-    MulStep,
-    PoolStep,
+    RecordedActivation,
+    RecordedAdd,
+    RecordedConcat,
+    RecordedMul,
+    RecordedPool,
     Recorder,
     Traced,
 )
@@ -46,7 +46,7 @@ class Reader:
     """What operators are read into.
 
     Attributes:
-        record: the steps.
+        record: the ops.
         quantizations: of the values that are held as codes.
     """
 
@@ -137,7 +137,7 @@ def _clip(reader: Reader, a: Attributes, x: Any, low: Any = None, high: Any = No
 
 def _need_no_picture(reader: Reader, x: Coded) -> None:
     """Refuse a table of a picture's codes: those are of the picture's own range, whatever the file's."""
-    if all(step.output != x.value.value for step in reader.record.steps):
+    if all(op.output != x.value.value for op in reader.record.ops):
         reader.record.refuse("changes the codes of the picture, expected all 256 of them as they are")
 
 
@@ -321,7 +321,7 @@ def _quantize(reader: Reader, a: Attributes, x: Traced, scale: Any, zero: Any = 
         )
     shift = 128 if code.dtype == np.uint8 else 0
     at = int(code.reshape(-1)[0]) - shift
-    pictured = all(step.output != x.value for step in reader.record.steps)
+    pictured = all(op.output != x.value for op in reader.record.ops)
     if at == -128 and not pictured and not _never_negative(reader, x.value):
         x = activate(reader.record, x, "relu")  # codes end where 0 is
     return Coded(x, float(np.float32(np.asarray(scale).reshape(-1)[0])), at)
@@ -332,14 +332,14 @@ def _never_negative(reader: Reader, value: int) -> bool:
     held = reader.quantizations.get(value)
     if held is not None and held.zero_point == -128:
         return True
-    match next((step for step in reader.record.steps if step.output == value), None):
-        case ActivationStep(activation=activation):
+    match next((op for op in reader.record.ops if op.output == value), None):
+        case RecordedActivation(activation=activation):
             return activation.kind in ("relu", "relu6", "sigmoid", "hard_sigmoid")
-        case ConcatStep(input=first, others=others):
+        case RecordedConcat(input=first, others=others):
             return all(_never_negative(reader, part) for part in (first, *others))
-        case AddStep(input=first, other=second) | MulStep(input=first, factor=second):
+        case RecordedAdd(input=first, other=second) | RecordedMul(input=first, factor=second):
             return _never_negative(reader, first) and _never_negative(reader, second)
-        case PoolStep(input=source):
+        case RecordedPool(input=source):
             return _never_negative(reader, source)
     return False
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from bitskip.errors import LoweringError
 from bitskip.lower.assemble import assemble
-from bitskip.lower.forms import Recipe, i8_values
+from bitskip.lower.forms import Precisions, i8_values
 from bitskip.lower.from_onnx.operators import OPERATORS, Coded, Reader
 from bitskip.lower.from_onnx.read import picture_inputs, read_model
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
-from bitskip.lower.steps import Recorder, TableStep, Traced
+from bitskip.lower.recorded import RecordedTable, Recorder, Traced
 from bitskip.program import Program
 
 __all__ = ["import_onnx"]
@@ -58,7 +58,7 @@ def import_onnx(
             raise LoweringError(
                 f"the output '{key}' of {path} is neither logits (N, classes) nor maps (N, C, H, W)"
             )
-    if not reader.record.steps:
+    if not reader.record.ops:
         raise LoweringError(f"{path} gives its picture as it is; expected a network")
     numbers = [value.value for value in outputs.values() if isinstance(value, Traced)]
     kept = {entry.key: entry.value for entry in model.metadata_props}
@@ -77,14 +77,14 @@ def import_onnx(
     }
     channels = sum(shape[0] for shape in inputs.values())
     terms = (mean or known.get("mean") or (0.0,) * channels, std or known.get("std") or (1.0,) * channels)
-    recipe = Recipe("int8", "int8")
-    missing = [value for value in i8_values(graph, recipe) if value not in reader.quantizations]
+    precisions = Precisions("int8", "int8")
+    missing = [value for value in i8_values(graph, precisions) if value not in reader.quantizations]
     if reader.quantizations and not missing:
         program, _ = assemble(
-            graph, recipe, *terms, reader.quantizations, activations="int8", dense="int8", **labels
+            graph, precisions, *terms, reader.quantizations, activations="int8", dense="int8", **labels
         )
         return program, tuple(notes)
-    tables = [step.name for step in reader.record.steps if isinstance(step, TableStep)]
+    tables = [op.name for op in reader.record.ops if isinstance(op, RecordedTable)]
     if tables:
         raise LoweringError(
             f"'{tables[0]}' is a table of int8 codes, but {len(missing)} values that int8 layers read are "
@@ -92,7 +92,7 @@ def import_onnx(
         )
     if reader.quantizations:
         notes.append(f"{len(missing)} values that int8 layers would read are not quantized: fp32 is kept")
-    return assemble(graph, Recipe(), *terms, **labels)[0], tuple(notes)
+    return assemble(graph, Precisions(), *terms, **labels)[0], tuple(notes)
 
 
 def _values(model: Any, reader: Reader, inputs: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Program: the frozen inference plan that everything after training consumes, and nothing else.
+"""Program: the frozen list of inference ops that everything after training consumes, and nothing else.
 
 A Program is a list of ops over numbered tensors. It is validated once, when it is made
 (`bitskip.program.check`), so whoever holds one may rely on every shape, dtype and offset in it.
@@ -20,7 +20,7 @@ __all__ = ["Program"]
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """An inference plan, validated at construction.
+    """An inference program, validated at construction.
 
     `ops` run in order; the first tensors, the u8 ones, are its inputs, most often one picture. `outputs` are
     f32 tensors, read when all ops have run. A classifier has one, its logits, of shape (1, 1, classes).

@@ -1,4 +1,4 @@
-"""What the torch.fx front end reads out of a model: one step an operation that a Program has.
+"""What the torch.fx front end reads out of a model, op by op as a Program has them, not yet fused.
 
 Tensors of the model are `Traced` values: a picture (C, H, W) under the shape that the model sees, which
 may be a flattened one.
@@ -21,16 +21,16 @@ from bitskip.program.schema import LIMITS
 
 __all__ = [
     "BATCH",
-    "ActivationStep",
-    "AddStep",
-    "AffineStep",
-    "ConcatStep",
-    "ConvStep",
-    "MulStep",
-    "PoolStep",
+    "RecordedActivation",
+    "RecordedAdd",
+    "RecordedAffine",
+    "RecordedConcat",
+    "RecordedConv",
+    "RecordedMul",
+    "RecordedOp",
+    "RecordedPool",
+    "RecordedTable",
     "Recorder",
-    "Step",
-    "TableStep",
     "Traced",
 ]
 
@@ -65,7 +65,7 @@ class Traced:
 
 
 @dataclass(eq=False)
-class Step:
+class RecordedOp:
     """One operation."""
 
     name: str
@@ -74,8 +74,8 @@ class Step:
 
 
 @dataclass(eq=False)
-class ConvStep(Step):
-    """A convolution alone: bias and scale are steps of their own."""
+class RecordedConv(RecordedOp):
+    """A convolution alone: bias and scale are ops of their own."""
 
     precision: str
     weight: Tensor  # (O, I / groups, KH, KW)
@@ -87,7 +87,7 @@ class ConvStep(Step):
 
 
 @dataclass(eq=False)
-class AffineStep(Step):
+class RecordedAffine(RecordedOp):
     """x*scale + bias per channel, and what training computes for it."""
 
     scale: Tensor | None  # (C,)
@@ -96,7 +96,7 @@ class AffineStep(Step):
 
 
 @dataclass(eq=False)
-class ActivationStep(Step):
+class RecordedActivation(RecordedOp):
     """An activation, and what training computes for it."""
 
     activation: Activation
@@ -104,28 +104,28 @@ class ActivationStep(Step):
 
 
 @dataclass(eq=False)
-class AddStep(Step):
+class RecordedAdd(RecordedOp):
     """The sum of two values."""
 
     other: int
 
 
 @dataclass(eq=False)
-class MulStep(Step):
+class RecordedMul(RecordedOp):
     """A value times one value a channel."""
 
     factor: int
 
 
 @dataclass(eq=False)
-class ConcatStep(Step):
+class RecordedConcat(RecordedOp):
     """The channels of `input` and of `others`, in this order."""
 
     others: tuple[int, ...]
 
 
 @dataclass(eq=False)
-class PoolStep(Step):
+class RecordedPool(RecordedOp):
     """A pool; fields as in `PoolNode`."""
 
     kind: str
@@ -136,17 +136,17 @@ class PoolStep(Step):
 
 
 @dataclass(eq=False)
-class TableStep(Step):
+class RecordedTable(RecordedOp):
     """One int8 code for each of the 256 codes that the input is held as."""
 
     table: npt.NDArray[np.int8]
 
 
 class Recorder:
-    """Collects steps and numbers values.
+    """Collects ops and numbers values.
 
     Attributes:
-        steps: in the order they run.
+        ops: in the order they run.
         shapes: (H, W, C) of each value.
         name: of the operation that is being read.
         where: the same for messages, with its kind.
@@ -155,7 +155,7 @@ class Recorder:
 
     def __init__(self, *input_shapes: tuple[int, int, int]) -> None:
         """Begin with the inputs, (C, H, W) each: values 0, 1, ..."""
-        self.steps: list[Step] = []
+        self.ops: list[RecordedOp] = []
         self.shapes: list[Shape] = [(height, width, channels) for channels, height, width in input_shapes]
         self.name = self.where = ""
         self.precision = "fp32"
@@ -201,8 +201,8 @@ class Recorder:
         """Record a convolution with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, result[1]), result)
-        self.steps.append(
-            ConvStep(
+        self.ops.append(
+            RecordedConv(
                 self.name, x.value, y.value, precision, weight, stride, padding, pad_value, groups, dilation
             )
         )
@@ -213,13 +213,13 @@ class Recorder:
     ) -> Traced:
         """Record x*scale + bias."""
         y = self.value(x.picture, x.shape)
-        self.steps.append(AffineStep(self.name, x.value, y.value, scale, bias, function))
+        self.ops.append(RecordedAffine(self.name, x.value, y.value, scale, bias, function))
         return y
 
     def activate(self, x: Traced, activation: Activation, function: Callable[[Tensor], Tensor]) -> Traced:
         """Record an activation."""
         y = self.value(x.picture, x.shape)
-        self.steps.append(ActivationStep(self.name, x.value, y.value, activation, function))
+        self.ops.append(RecordedActivation(self.name, x.value, y.value, activation, function))
         return y
 
     def add(self, x: Traced, other: Traced) -> Traced:
@@ -227,19 +227,19 @@ class Recorder:
         if x.shape != other.shape or x.picture != other.picture:
             self.refuse(f"adds {x.shape[1:]} and {other.shape[1:]}, expected equal shapes")
         y = self.value(x.picture, x.shape)
-        self.steps.append(AddStep(self.name, x.value, y.value, other.value))
+        self.ops.append(RecordedAdd(self.name, x.value, y.value, other.value))
         return y
 
     def multiply(self, x: Traced, factor: Traced) -> Traced:
         """Record a product with one value a channel."""
         y = self.value(x.picture, x.shape)
-        self.steps.append(MulStep(self.name, x.value, y.value, factor.value))
+        self.ops.append(RecordedMul(self.name, x.value, y.value, factor.value))
         return y
 
     def look_up(self, x: Traced, table: npt.NDArray[np.int8]) -> Traced:
         """Record a table of codes, int8 (256,), for codes -128 to 127."""
         y = self.value(x.picture, x.shape)
-        self.steps.append(TableStep(self.name, x.value, y.value, table))
+        self.ops.append(RecordedTable(self.name, x.value, y.value, table))
         return y
 
     def concatenate(self, parts: list[Traced]) -> Traced:
@@ -251,13 +251,13 @@ class Recorder:
             shape = (BATCH, channels, *some[0].shape[2:])
             y = self.value((height, width, channels), shape)
             first, *others = (part.value for part in some)
-            self.steps.append(ConcatStep(self.name, first, y.value, tuple(others)))
+            self.ops.append(RecordedConcat(self.name, first, y.value, tuple(others)))
             parts = [y, *rest]
         return parts[0]
 
-    def made_by(self, x: Traced) -> Step | None:
-        """Return the step that made `x`; None for the picture."""
-        return next((step for step in reversed(self.steps) if step.output == x.value), None)
+    def made_by(self, x: Traced) -> RecordedOp | None:
+        """Return the op that made `x`; None for the picture."""
+        return next((op for op in reversed(self.ops) if op.output == x.value), None)
 
     def pool(
         self,
@@ -272,5 +272,7 @@ class Recorder:
         """Record a pool with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, x.picture[2]), result)
-        self.steps.append(PoolStep(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding))
+        self.ops.append(
+            RecordedPool(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding)
+        )
         return y

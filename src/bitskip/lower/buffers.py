@@ -1,4 +1,4 @@
-"""The buffer plan: where each tensor lies in the arena of one image, found before anything runs.
+"""The buffers: where each tensor lies in the arena of one image, found before anything runs.
 
 `bitskip.memory` decides what is alive when, which sum takes its residual's buffer over, and where each buffer
 lies.
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from bitskip.memory import buffers, heirs, place
 from bitskip.program import Add, Conv2d, Op, Tensor, op_outputs, program_schedule
 
-__all__ = ["plan_buffers"]
+__all__ = ["place_buffers"]
 
 _ALIGNMENT = 64
 
 
-def plan_buffers(
+def place_buffers(
     tensors: list[Tensor], ops: list[Op], outputs: Iterable[int]
 ) -> tuple[tuple[Tensor, ...], tuple[Op, ...], int]:
     """Give every tensor but the inputs, which come first, its offset.
@@ -37,10 +37,10 @@ def plan_buffers(
         tensor if tensor.dtype == "u8" else dataclasses.replace(tensor, offset=offsets[number])
         for number, tensor in enumerate(tensors)
     )
-    planned = tuple(
+    marked = tuple(
         dataclasses.replace(op, in_place=not sums.keys().isdisjoint(op_outputs(op)))
         if isinstance(op, Conv2d | Add)
         else op
         for op in ops
     )
-    return placed, planned, arena
+    return placed, marked, arena

@@ -1,4 +1,4 @@
-"""What the steps of a graph do, as far as finding shortcuts asks: by layer, function or method."""
+"""What the nodes of a graph do, as far as finding shortcuts asks: by layer, function or method."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ _UPSAMPLING_FUNCTIONS = (
 )
 
 
-def skip_kind(steps: Sequence[tuple[fx.Node, nn.Module | None]]) -> str:
-    """Return which of `KINDS` a skip is that takes these steps, each with its layer if it is one."""
+def skip_kind(nodes: Sequence[tuple[fx.Node, nn.Module | None]]) -> str:
+    """Return which of `KINDS` a skip is that takes these nodes, each with its layer if it is one."""
     if any(
-        node.target in _AVERAGE_POOLS if module is None else is_average_pool(module) for node, module in steps
+        node.target in _AVERAGE_POOLS if module is None else is_average_pool(module) for node, module in nodes
     ):
         return "pooled_projection"
     functions = (*_ACTIVATION_FUNCTIONS, F.dropout, "contiguous", "relu", "relu_", "clone")
     plain = all(
-        node.target in functions if module is None else is_elementwise(module) for node, module in steps
+        node.target in functions if module is None else is_elementwise(module) for node, module in nodes
     )
     return "identity" if plain else "projection"
 
 
 def is_projection_step(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a step may stand on a skip: it mixes no positions, and channels only by a 1x1 convolution."""
+    """Whether a node may stand on a skip: it mixes no positions, and channels only by a 1x1 convolution."""
     if module is not None:
         if isinstance(module, nn.Conv2d | nn.Conv1d | BinaryConv2d):
             kernel = module.kernel_size
@@ -82,7 +82,7 @@ def is_elementwise(module: nn.Module) -> bool:
 
 
 def is_mixing(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a step mixes channels or positions."""
+    """Whether a node mixes channels or positions."""
     if module is not None:
         layers = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention, BinaryConv2d, BinaryLinear)
         return isinstance(module, layers)
@@ -97,7 +97,7 @@ def is_mixing(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def is_upsampling(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a step makes a map larger."""
+    """Whether a node makes a map larger."""
     if module is not None:
         return isinstance(module, _UPSAMPLING)
     return node.op == "call_function" and node.target in _UPSAMPLING_FUNCTIONS

@@ -34,7 +34,7 @@ from bitskip.program import (
     program_schedule,
 )
 
-__all__ = ["Placed", "Plan", "plan_device", "row_bytes"]
+__all__ = ["Placed", "Placement", "place_tensors", "row_bytes"]
 
 _ALIGNMENT = 8
 
@@ -96,7 +96,7 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Placement:
     """Where everything lies while a program runs on a device."""
 
     bands: int  # the first so many ops run in bands of rows; 0 or 1: none
@@ -120,9 +120,9 @@ class _Item:
     scratch_of: list[int] = field(default_factory=list)
 
 
-def plan_device(
+def place_tensors(
     program: Program, scratch: Sequence[int], bands: int = 0, *, external: frozenset[int] = frozenset()
-) -> Plan:
+) -> Placement:
     """Place everything that `program` needs.
 
     Args:
@@ -132,7 +132,7 @@ def plan_device(
         external: tensors that lie in the caller's memory: the picture and the outputs.
 
     Returns:
-        The plan; offsets are multiples of 8.
+        The placement; offsets are multiples of 8.
     """
     tensors, ops = program.tensors, program.ops
     rings = _ring_rows(program, bands) if bands > 1 else {}
@@ -172,7 +172,7 @@ def plan_device(
         for at in item.scratch_of:
             scratch_at[at] = offset
     downward = {at: _upwards(op, places, owner, lags) for at, op in enumerate(ops)}
-    return Plan(bands, places, scratch_at, downward, high - low, live)
+    return Placement(bands, places, scratch_at, downward, high - low, live)
 
 
 def _upwards(
