@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.backends.c99.cores import CORES
-from bitskip.backends.c99.target import choose_plan
+from bitskip.backends.c99.target import choose_placement
 from bitskip.errors import LoweringError
 from bitskip.program import Program
 from bitskip.zoo.catalog import models_folder
@@ -95,6 +95,6 @@ UNTRAINED = {W1A1, RESNET8, MOBILENET}  # their numbers count, their answers mea
 def smallest_arena(program: Program, core: str) -> int:
     """Return the smallest arena that `--arena-bytes` can ask for."""
     try:
-        return choose_plan(program, CORES[core], 1)[0].arena_bytes
+        return choose_placement(program, CORES[core], 1)[0].arena_bytes
     except LoweringError as error:
         return int(str(error).split()[-2])

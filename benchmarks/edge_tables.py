@@ -9,7 +9,7 @@ from edge_networks import NETWORKS, RESNET8, W1A1, lowered, smallest_arena
 from emulator import BOARDS
 
 from bitskip.backends.c99.cores import CORES
-from bitskip.backends.c99.target import choose_plan
+from bitskip.backends.c99.target import choose_placement
 from bitskip.files import read_json
 from bitskip.program import Program
 
@@ -210,7 +210,7 @@ def _memory_table(rows: list[dict[str, Any]]) -> str:
     body = []
     for policy in ("all", "middle", "none"):
         program = _random_network(named_spec(f"resnet14-binary-{policy}-x0.5"))
-        plain = choose_plan(program, CORES["cortex-m4"])[0].arena_bytes
+        plain = choose_placement(program, CORES["cortex-m4"])[0].arena_bytes
         body.append([policy, f"{plain:,}", f"{smallest_arena(program, 'cortex-m4'):,}"])
     first = int(body[0][1].replace(",", ""))
     for line in body:
