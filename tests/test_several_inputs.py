@@ -248,18 +248,13 @@ def test_onnx_and_back(to: str, precision: str, tmp_path: Path) -> None:
         assert [value.name for value in onnx.load(out).graph.input] == ["left", "right"]
 
 
-def test_c_for_microcontrollers_takes_one_picture() -> None:
-    (reason,) = export_target("c99").supports(PROGRAM)
-    assert reason == "it takes left, right, expected one picture; join them into one picture's channels"
-
-
 def test_commands_on_several_inputs(tmp_path: Path, bitskip: Callable[..., Any]) -> None:
     path = str(tmp_path / "two.bitskip")
     PROGRAM.save(path)
     assert "input left 6x5x3 and right 3x2x1, 5 classes" in bitskip("inspect", path).out
     assert '"right": [' in bitskip("inspect", path, "--json").out
-    ran = bitskip("export", path, "--to", "c99", "-o", str(tmp_path / "c"))
-    assert (ran.code, "expected one picture" in ran.err) == (2, True)
+    assert bitskip("export", path, "--to", "c99", "--name", "two", "-o", str(tmp_path / "c")).code == 0
+    assert "where right begins" in (tmp_path / "c" / "src" / "two.h").read_text()
     from PIL import Image
 
     Image.new("RGB", (5, 6)).save(tmp_path / "a.png")

@@ -7,7 +7,15 @@ import dataclasses
 import numpy as np
 from test_programs import Builder, elementwise, integer, residual_signs
 
-from bitskip.program import Conv2d, FloatEpilogue, GlobalAvgPool, IntegerEpilogue, Program, QuantizeInput
+from bitskip.program import (
+    Conv2d,
+    FloatEpilogue,
+    GlobalAvgPool,
+    IntegerEpilogue,
+    Program,
+    QuantizeInput,
+    Tensor,
+)
 
 
 def _start(shape: tuple[int, int, int], seed: int) -> tuple[Builder, int]:
@@ -119,6 +127,25 @@ PROGRAMS = {
     "float-pad": lambda: _named("float-pad", residual_signs(65, 1, 65)),
     "float-elementwise": lambda: _named("float-elementwise", elementwise(31, 31)),
 }
+
+
+def two_inputs() -> Program:
+    """Return a network of a picture `left` and a smaller grey one `right`, whose stems are added."""
+    b, x = _start((8, 6, 3), 9)
+    b.tensors = [dataclasses.replace(b.tensors[0], name="left"), Tensor("u8", (16, 12, 1), name="right")]
+    b.ops, b.arena = [], 0
+    stems = []
+    for number, source in enumerate(b.tensors[:]):
+        x = b.tensor("i8", source.shape, 0.0625, -11 * number)
+        table = b.rng.integers(-128, 128, (source.shape[2], 256)).astype(np.int8)
+        b.ops.append(QuantizeInput(source.name, number, x, table=table))
+        stems.append(x)
+    one, both, out = (b.tensor("i8", (8, 6, 20), 0.0625, z) for z in (3, -128, -128))
+    b.conv(stems[0], "i8", (8, 6, 20), (one,), _epilogue(b, 20, 27, "i8", pre_relu=True), 3)
+    joined = _epilogue(b, 20, 9, "i8", residual=one, residual_multiplier=1 << 30, pre_relu=True)
+    b.conv(stems[1], "i8", (8, 6, 20), (both,), joined, 3)
+    b.conv(both, "w1", (8, 6, 20), (out,), _epilogue(b, 20, 180, "w1", 33, pre_relu=True), 3)
+    return _head(b, out, 4)
 
 
 def too_wide() -> Program:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_programs import PROGRAMS, small_network
+from edge_programs import PROGRAMS, small_network, two_inputs
 from host_compilers import WARNINGS, compile_driver, missing, run_driver, wrong_pictures
 
 from bitskip.backends import export_target
@@ -36,9 +36,12 @@ def export(program: Program, folder: Path, **options: Any) -> dict[str, Any]:
     return dict(export_target("c99").export(program, folder, given).facts)
 
 
-def pictures_for(program: Program, count: int = 8, seed: int = 0) -> Any:
+def pictures_for(
+    program: Program, count: int = 8, seed: int = 0, shape: tuple[int, int, int] | None = None
+) -> Any:
     """Return random pictures, with the darkest and the brightest first."""
-    pictures = np.random.default_rng(seed).integers(0, 256, (count, *program.input_shape)).astype(np.uint8)
+    size = (count, *(shape or program.input_shape))
+    pictures = np.random.default_rng(seed).integers(0, 256, size).astype(np.uint8)
     pictures[0], pictures[1] = 0, 255
     return pictures
 
@@ -48,7 +51,11 @@ def assert_as_reference(program: Program, got: Any, pictures: Any) -> None:
     if program.name.startswith("float"):  # sums of floats have an order of their own
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
     else:
-        np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
+        assert_same_bits(got, expected)
+
+
+def assert_same_bits(got: Any, expected: Any) -> None:
+    np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,35 @@ def test_bands_give_the_same_bits_in_less_memory(name: str, most: float, tmp_pat
     assert_as_reference(program, run_driver(binary, pictures, program.classes), pictures)
     with pytest.raises(LoweringError, match="smallest"):
         export(program, tmp_path / "less", arena_bytes=smallest - 1)
+
+
+@pytest.mark.parametrize("bands", [False, True])
+def test_several_inputs_lie_one_after_the_other(bands: bool, tmp_path: Path) -> None:
+    program = two_inputs()
+    options: dict[str, Any] = {}
+    if bands:
+        with pytest.raises(LoweringError, match="smallest arena") as refused:
+            export(program, tmp_path / "none", arena_bytes=1)
+        options["arena_bytes"] = int(str(refused.value).split()[-2])
+    facts = export(program, tmp_path / "net", **options)
+    assert (facts["bands"] > 3) is bands
+    given = [pictures_for(program, shape=source.shape, seed=source.tensor) for source in program.inputs]
+    blocks = np.concatenate([pictures.reshape(len(pictures), -1) for pictures in given], axis=1)
+    binary = compile_driver(tmp_path / "net", "gcc", *SANITIZERS)
+    expected = run_reference(program, tuple(given))
+    assert_same_bits(run_driver(binary, blocks, program.classes), expected)
+    given[1] = given[1][::-1]
+    assert (run_reference(program, tuple(given)) != expected).any()  # the second input is read
+    header = (tmp_path / "net" / "src" / "net.h").read_text()
+    assert f"#define NET_INPUT_1_AT {8 * 6 * 3} /* where right begins */" in header
+    assert f"#define NET_INPUT_BYTES {8 * 6 * 3 + 16 * 12}\n" in header
+    command = next(
+        line.strip()
+        for line in (tmp_path / "net" / "README.md").read_text().splitlines()
+        if "gcc -std" in line
+    )
+    ran = subprocess.run(command, cwd=tmp_path / "net", shell=True, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "as the reference"), ran
 
 
 @pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=[needs_clang, pytest.mark.slow])])

@@ -177,8 +177,10 @@ class Writer:
             dtype
         ]
         qualifier = "const " if const else ""
-        if number == 0:
-            return f"run->in + (uint32_t){y} * {self.tensor(0).shape[1] * self.tensor(0).shape[2]}u"
+        if dtype == "u8":
+            before = sum(tensor.size for tensor in self.program.tensors[:number])
+            _, width, channels = self.tensor(number).shape
+            return f"run->in + {f'{before}u + ' if before else ''}(uint32_t){y} * {width * channels}u"
         if number == self.program.output:
             return "run->out"
         return f"({qualifier}{c_type} *)(void *)bsk_row(run->arena, &tensor_{number}, {y})"
@@ -434,15 +436,15 @@ class Writer:
     # -- the rest -------------------------------------------------------------------------------------------
 
     def picture(self, at: int, op: QuantizeInput) -> Written:
-        _, width, channels = self.tensor(0).shape
-        done = Written(f"{op.name}: {_shape(self.tensor(0))} bytes to {self.tensor(op.output).dtype}")
+        _, width, channels = self.tensor(op.input).shape
+        done = Written(f"{op.name}: {_shape(self.tensor(op.input))} bytes to {self.tensor(op.output).dtype}")
         if op.table is not None:
             table = self.constants.add(
                 f"input_table_{at}", op.table, "int8 value of each byte, a channel after another"
             )
             self.uses.add("input_i8")
             done.statements = [
-                f"bsk_input_i8({table}, {width}, {channels}, {self.row(0)}, {self.row(op.output)});"
+                f"bsk_input_i8({table}, {width}, {channels}, {self.row(op.input)}, {self.row(op.output)});"
             ]
         else:
             assert op.scale is not None
@@ -450,10 +452,8 @@ class Writer:
             scale = self.constants.add(f"input_scale_{at}", op.scale, "scale of a byte, by channel")
             bias = self.constants.add(f"input_bias_{at}", op.bias, "and bias")
             self.uses.add("input_f32")
-            call = (
-                f"bsk_input_f32({scale}, {bias}, {width}, {channels}, {self.row(0)}, {self.row(op.output)});"
-            )
-            done.statements = [call]
+            rows = f"{self.row(op.input)}, {self.row(op.output)}"
+            done.statements = [f"bsk_input_f32({scale}, {bias}, {width}, {channels}, {rows});"]
         return done
 
     def pointwise(self, at: int, op: Add | Affine) -> Written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -60,6 +61,20 @@ class _PlacedOp:
 
 
 @dataclass(frozen=True)
+class _InputRow:
+    """One input: its name, and where it begins in the block of bytes that the network takes."""
+
+    name: str
+    at: int
+    shape: tuple[int, int, int]  # H, W, C
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class _TensorRow:
     number: int
     place: Placed
@@ -114,7 +129,9 @@ def render(
         for op in program.ops
     )
     has_float = bool(writer.uses & {"float", "conv_f32", "input_f32", "dequantize", "gap_f32", "avg_pool"})
-    logits = run_reference(program, picture[None])[0]
+    inputs = _inputs(program)
+    pictures = [picture[i.at : i.at + i.size].reshape(1, *i.shape) for i in inputs]
+    logits = run_reference(program, tuple(pictures))[0]
     constant_bytes = writer.constants.size
     arena_bytes = max(placement.arena_bytes, 4)
     macs = sum(
@@ -124,7 +141,6 @@ def render(
         for op in program.ops
         if isinstance(op, Conv2d)
     )
-    height, width, channels = program.input_shape
     float_words = (
         "Some layers compute in float: without a floating point unit they take many more instructions."
         if has_float
@@ -150,9 +166,8 @@ def render(
         "digits": writer.digits,
         "placement": placement,
         "uses": writer.uses,
-        "height": height,
-        "width": width,
-        "channels": channels,
+        "inputs": inputs,
+        "input_bytes": picture.size,
         "classes": program.classes,
         "class_names": [_c_text(n) for n in (program.class_names or map(str, range(program.classes)))],
         "constants": writer.constants.texts,
@@ -198,6 +213,14 @@ def render(
         "notes": [float_words] if has_float else [],
     }
     return files, facts
+
+
+def _inputs(program: Program) -> list[_InputRow]:
+    found: list[_InputRow] = []
+    for source in program.inputs:
+        at = sum(row.size for row in found)
+        found.append(_InputRow(source.name.replace("*/", ""), at, source.shape))
+    return found
 
 
 def _addressed(number: int, program: Program) -> bool:

@@ -56,7 +56,7 @@ def choose_placement(program: Program, core: Core, arena_bytes: int | None = Non
     Raises:
         LoweringError: if no placement fits, naming the smallest.
     """
-    external = frozenset({0, program.output})
+    external = frozenset({*range(len(program.inputs)), program.output})
     first = 2 if len(program.ops) > 2 and program.ops[0].kind == "quantize_input" else 0
     last = _rows_in_turn(program)
     placements = []
@@ -133,9 +133,6 @@ class C99Target:
         """Return which layers are beyond the kernels."""
         if not program.is_classifier:
             return ("it does not give logits alone, expected a classifier; pack the part that classifies",)
-        if len(program.inputs) > 1:
-            names = ", ".join(source.name for source in program.inputs)
-            return (f"it takes {names}, expected one picture; join them into one picture's channels",)
         reasons = []
         for op in program.ops:
             reason = unsupported(op)
@@ -198,7 +195,13 @@ def _default_name(name: str) -> str:
 
 
 def _test_picture(program: Program) -> tuple[npt.NDArray[np.uint8], str]:
-    """Return a picture of the program's size: of the bundled CIFAR-10 pictures if it is of their shape."""
+    """Return the bytes of every input one after the other, and what they are.
+
+    A picture of the size of the bundled CIFAR-10 pictures is one of them.
+    """
+    if len(program.inputs) > 1:
+        waves = [_waves(source.shape).reshape(-1) for source in program.inputs]
+        return np.concatenate(waves), "A pattern of waves for each input"
     height, width, channels = program.input_shape
     if (height, width, channels) in ((32, 32, 3), (16, 16, 3)):
         with resources.as_file(resources.files("bitskip") / "data" / "mini_cifar10.npz") as path:
@@ -207,10 +210,14 @@ def _test_picture(program: Program) -> tuple[npt.NDArray[np.uint8], str]:
         if height == 16:
             blocks = picture.reshape(16, 2, 16, 2, 3).astype(np.uint16)
             picture = ((blocks.sum(axis=(1, 3)) + 2) // 4).astype(np.uint8)
-        return np.ascontiguousarray(picture), "A test picture of CIFAR-10"
-    y, x, c = np.ogrid[:height, :width, :channels]
-    waves = 128 + 60 * np.sin(x / (5 + c)) + 60 * np.cos(y / (3 + c))
-    return waves.astype(np.uint8), "A pattern of waves"
+        return picture.reshape(-1), "A test picture of CIFAR-10"
+    return _waves(program.input_shape).reshape(-1), "A pattern of waves"
+
+
+def _waves(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    y, x, c = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    waves: npt.NDArray[np.float64] = 128 + 60 * np.sin(x / (5 + c)) + 60 * np.cos(y / (3 + c))
+    return waves.astype(np.uint8)
 
 
 def _write_folder(out: Path, files: Mapping[str, str]) -> None:
