@@ -6,6 +6,9 @@ static const int32_t masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0,
 
 BSK_INLINE __m256i lanes_mask(int lanes) { return _mm256_loadu_si256((const __m256i *)(const void *)(masks + 8 - (lanes < 8 ? lanes : 8))); }
 
+/* For the 4 bytes of each 8 lanes that packs of 32 lanes leave in this order. */
+BSK_INLINE __m256i in_order(void) { return _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); }
+
 typedef struct {
   __m256 slope, in, out;
 } act_params;
@@ -135,30 +138,29 @@ BSK_INLINE void epi_float(const bsk_epi_float *e, const bsk_epi_call *c, int fro
 void bsk_epi_float_f32_avx2(const bsk_epi_float *e, const bsk_epi_call *c) { epi_float(e, c, 0); }
 void bsk_epi_float_i32_avx2(const bsk_epi_float *e, const bsk_epi_call *c) { epi_float(e, c, 1); }
 
+/* Which of 32 values lie below their thresholds, a bit each. */
+BSK_INLINE uint32_t below(const int32_t *acc, const __m256i *t) {
+  __m256i less[4];
+  for (int i = 0; i < 4; ++i) less[i] = _mm256_cmpgt_epi32(t[i], _mm256_loadu_si256((const __m256i *)(const void *)(acc + 8 * i)));
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(less[0], less[1]), _mm256_packs_epi32(less[2], less[3]));
+  return (uint32_t)_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, in_order()));
+}
+
 void bsk_epi_threshold_avx2(const bsk_epi_threshold *e, const bsk_epi_call *c) {
-  const size_t ch = (size_t)c->group * BSK_GROUP;
-  const uint32_t keep = e->keep[c->group];
-  const uint32_t valid = c->lanes >= 32 ? 0xffffffffu : (1u << c->lanes) - 1u;
-  __m256i t[4], mask[4];
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm256_loadu_si256((const __m256i *)(const void *)(e->t + ch + 8 * (size_t)i));
-    const int lanes = c->lanes - 8 * i;
-    mask[i] = lanes_mask(lanes < 0 ? 0 : lanes);
-  }
-  for (int p = 0; p < c->n; ++p) {
-    const int32_t *acc = (const int32_t *)c->acc + (size_t)p * c->acc_stride;
-    uint32_t less = 0;
-    for (int i = 0; i < 4; ++i) {
-      const __m256i a = _mm256_maskload_epi32(acc + 8 * i, mask[i]);
-      less |= (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(t[i], a))) << (8 * i);
-    }
-    c->bits[(size_t)p * c->bits_stride] = (~less ^ keep) & valid;
+  const uint32_t keep = e->keep[c->group], valid = c->lanes >= 32 ? 0xffffffffu : (1u << c->lanes) - 1u;
+  __m256i t[4];
+  for (int i = 0; i < 4; ++i) t[i] = _mm256_loadu_si256((const __m256i *)(const void *)(e->t + (size_t)c->group * BSK_GROUP) + i);
+  const int32_t *acc = (const int32_t *)c->acc;
+  for (int p = 0; p < c->n; ++p, acc += c->acc_stride) {
+    int32_t whole[BSK_GROUP];
+    if (c->lanes < BSK_GROUP) memcpy(whole, acc, 4 * (size_t)c->lanes);
+    c->bits[(size_t)p * c->bits_stride] = (~below(c->lanes < BSK_GROUP ? whole : acc, t) ^ keep) & valid;
   }
 }
 
 BSK_INLINE __m256i max0(__m256i t) { return _mm256_andnot_si256(_mm256_cmpgt_epi64(_mm256_setzero_si256(), t), t); }
 
-/* 8 channels where every t >> shift fits int32. Where the shift is at most 32 (e->narrow), only 32 of the 64 bits after it matter,
+/* 8 channels a vector where every t >> shift fits int32. Where the shift is at most 32 (e->narrow), only 32 of the 64 bits after it matter,
  * which a logical shift gives for even channels and a left shift, in the upper halves, for odd ones; a blend joins them. Where it is
  * more (`far`), the upper halves of t are joined first and then shifted by the rest, as int32: t >> shift = (t >> 32) >> (shift - 32).
  * As in the AVX-512 kernel, constants added after each other are added once, and a relu that comes last is a maximum of bytes.
@@ -168,38 +170,61 @@ BSK_INLINE int8_t saturated(int64_t c, int shift) {
   return (int8_t)(q < -128 ? -128 : q > 127 ? 127 : q);
 }
 
-BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *call, int part, int with_residual, int early_relu, int far) {
+BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *call, const int vectors, int with_residual, int early_relu, int far) {
   const bsk_epi_call copy = *call, *c = &copy; /* see part_float */
-  const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)part;
-  const __m256i m0 = _mm256_loadu_si256((const __m256i *)(const void *)(e->m + ch)), m1 = _mm256_srli_epi64(m0, 32);
-  const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch)), high = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch + 4));
   const __m256i late = _mm256_set1_epi64x(e->c1 + e->c2), early = early_relu ? _mm256_setzero_si256() : late;
-  const __m256i b0 = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpacklo_epi64(low, high), 0xd8), early);
-  const __m256i b1 = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpackhi_epi64(low, high), 0xd8), early);
   const __m256i residual_m = _mm256_set1_epi64x(e->residual_m);
   const __m128i down = _mm_cvtsi32_si128(e->shift), up = _mm_cvtsi32_si128(32 - e->shift), rest = _mm_cvtsi32_si128(e->shift - 32);
   const int floored = e->post_relu || (e->pre_relu && !with_residual);
-  const __m128i floor8 = _mm_set1_epi8(floored ? saturated(e->c2, e->shift) : -128);
-  const int32_t *acc = (const int32_t *)c->acc + 8 * part;
-  const int8_t *residual = with_residual ? (const int8_t *)c->residual + 8 * part : NULL;
-  int8_t *out = c->i8 + 8 * part;
-  for (int p = 0; p < c->n; ++p) {
-    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)acc);
-    __m256i t0 = _mm256_add_epi64(_mm256_mul_epi32(a, m0), b0), t1 = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a, 32), m1), b1);
-    if (early_relu) t0 = _mm256_add_epi64(max0(t0), late), t1 = _mm256_add_epi64(max0(t1), late);
-    if (with_residual) {
-      const __m256i r = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)residual));
-      t0 = _mm256_add_epi64(t0, _mm256_mul_epi32(r, residual_m));
-      t1 = _mm256_add_epi64(t1, _mm256_mul_epi32(_mm256_srli_epi64(r, 32), residual_m));
-      residual += c->residual_stride;
-    }
-    const __m256i q = far ? _mm256_sra_epi32(_mm256_blend_epi32(_mm256_srli_epi64(t0, 32), t1, 0xaa), rest)
-                          : _mm256_blend_epi32(_mm256_srl_epi64(t0, down), _mm256_sll_epi64(t1, up), 0xaa);
-    const __m128i q16 = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-    _mm_storel_epi64((__m128i *)(void *)out, _mm_max_epi8(_mm_packs_epi16(q16, q16), floor8));
-    acc += c->acc_stride;
-    out += c->out_stride;
+  const __m256i floor8 = _mm256_set1_epi8(floored ? saturated(e->c2, e->shift) : -128);
+  __m256i m0[4], m1[4], b0[4], b1[4], q[4]; /* of even channels and of odd ones */
+  for (int v = 0; v < vectors; ++v) {
+    const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)v;
+    const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch)), high = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch + 4));
+    m0[v] = _mm256_loadu_si256((const __m256i *)(const void *)(e->m + ch)), m1[v] = _mm256_srli_epi64(m0[v], 32);
+    b0[v] = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpacklo_epi64(low, high), 0xd8), early);
+    b1[v] = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpackhi_epi64(low, high), 0xd8), early);
   }
+  for (int v = vectors; v < 4; ++v) q[v] = _mm256_setzero_si256();
+  const int32_t *acc = (const int32_t *)c->acc;
+  const int8_t *residual = (const int8_t *)c->residual;
+  int8_t *out = c->i8;
+  for (int p = 0; p < c->n; ++p) {
+    for (int v = 0; v < vectors; ++v) {
+      const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(acc + 8 * v));
+      __m256i t0 = _mm256_add_epi64(_mm256_mul_epi32(a, m0[v]), b0[v]), t1 = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a, 32), m1[v]), b1[v]);
+      if (early_relu) t0 = _mm256_add_epi64(max0(t0), late), t1 = _mm256_add_epi64(max0(t1), late);
+      if (with_residual) {
+        const __m256i r = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(residual + 8 * v)));
+        t0 = _mm256_add_epi64(t0, _mm256_mul_epi32(r, residual_m));
+        t1 = _mm256_add_epi64(t1, _mm256_mul_epi32(_mm256_srli_epi64(r, 32), residual_m));
+      }
+      q[v] = far ? _mm256_sra_epi32(_mm256_blend_epi32(_mm256_srli_epi64(t0, 32), t1, 0xaa), rest)
+                 : _mm256_blend_epi32(_mm256_srl_epi64(t0, down), _mm256_sll_epi64(t1, up), 0xaa);
+    }
+    const __m256i mixed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    const __m256i bytes = _mm256_max_epi8(_mm256_permutevar8x32_epi32(mixed, in_order()), floor8);
+    if (vectors == 4)
+      _mm256_storeu_si256((__m256i *)(void *)out, bytes);
+    else {
+      if (vectors > 1) _mm_storeu_si128((__m128i *)(void *)out, _mm256_castsi256_si128(bytes));
+      if (vectors != 2) _mm_storel_epi64((__m128i *)(void *)(out + (vectors == 3 ? 16 : 0)), vectors == 3 ? _mm256_extracti128_si256(bytes, 1) : _mm256_castsi256_si128(bytes));
+    }
+    acc += c->acc_stride, out += c->out_stride;
+    if (with_residual) residual += c->residual_stride;
+  }
+}
+
+BSK_INLINE void narrow(const bsk_epi_integer *e, const bsk_epi_call *c, const int vectors) {
+  const int far = e->shift > 32;
+  if (!c->residual && !far)
+    part_narrow(e, c, vectors, 0, 0, 0);
+  else if (!c->residual)
+    part_narrow(e, c, vectors, 0, 0, 1);
+  else if (e->pre_relu)
+    part_narrow(e, c, vectors, 1, 1, far);
+  else
+    part_narrow(e, c, vectors, 1, 0, far);
 }
 
 /* Any values, from channel `first` on. AVX2 has no arithmetic shift of int64: shift t + 2^63 as unsigned, then take
@@ -253,16 +278,14 @@ static void integer_wide(const bsk_epi_integer *e, const bsk_epi_call *c, int fi
 }
 
 void bsk_epi_integer_avx2(const bsk_epi_integer *e, const bsk_epi_call *c) {
-  const int far = e->shift > 32, whole = e->narrow || far ? c->lanes / 8 : 0;
-  for (int part = 0; part < whole; ++part) {
-    if (!c->residual && !far)
-      part_narrow(e, c, part, 0, 0, 0);
-    else if (!c->residual)
-      part_narrow(e, c, part, 0, 0, 1);
-    else if (e->pre_relu)
-      part_narrow(e, c, part, 1, 1, far);
-    else
-      part_narrow(e, c, part, 1, 0, far);
-  }
-  if (8 * whole < c->lanes) integer_wide(e, c, 8 * whole);
+  const int vectors = e->narrow || e->shift > 32 ? c->lanes / 8 : 0;
+  if (vectors == 4)
+    narrow(e, c, 4);
+  else if (vectors == 3)
+    narrow(e, c, 3);
+  else if (vectors == 2)
+    narrow(e, c, 2);
+  else if (vectors == 1)
+    narrow(e, c, 1);
+  if (8 * vectors < c->lanes) integer_wide(e, c, 8 * vectors);
 }
