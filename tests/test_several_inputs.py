@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -259,4 +260,80 @@ def test_commands_on_several_inputs(tmp_path: Path, bitskip: Callable[..., Any])
 
     Image.new("RGB", (5, 6)).save(tmp_path / "a.png")
     ran = bitskip("run", path, str(tmp_path / "a.png"))
-    assert (ran.code, "by hand takes left, right; give them by name" in ran.err) == (2, True)
+    assert (ran.code, "give one picture each as left=IMAGE right=IMAGE" in ran.err) == (2, True)
+
+
+STEREO = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(1, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, left, right):
+        return self.fc((self.a(left).relu() + self.b(right).relu()).mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def stereo(tmp_path: Path) -> tuple[str, ...]:
+    """Return the words of a `pack` command but for what sets int8 ranges."""
+    (tmp_path / "stereo.py").write_text(STEREO)
+    source, out = f"{tmp_path / 'stereo.py'}:Net", str(tmp_path / "two.bitskip")
+    return "pack", source, "--input", "left=3,8,6", "--input", "right=1,8,6", "-o", out
+
+
+def test_pack_and_run_take_several_inputs(
+    stereo: tuple[str, ...], tmp_path: Path, bitskip: Callable[..., Any]
+) -> None:
+    ran = bitskip(*stereo)
+    assert (ran.code, "activations fp32" in ran.out, "pixels are taken as x / 255" in ran.err) == (
+        0,
+        True,
+        True,
+    )
+    given = calibration()
+    np.savez(tmp_path / "pictures.npz", **given)
+    normalisation = ("--mean", "0.5,0.4,0.3,0.2", "--std", "0.25,0.2,0.3,0.1")
+    ran = bitskip(*stereo, *normalisation, "--data", str(tmp_path / "pictures.npz"))
+    assert (ran.code, "activations int8, dense int8" in ran.out) == (0, True)
+    model = load(tmp_path / "two.bitskip")
+    assert model.input_shapes == {"left": (8, 6, 3), "right": (8, 6, 1)}
+    assert (model.mean, model.program.calibration_images) == ((0.5, 0.4, 0.3, 0.2), 16)
+    from PIL import Image
+
+    first = {name: pictures[0] for name, pictures in given.items()}
+    Image.fromarray(first["left"]).save(tmp_path / "a.png")
+    Image.fromarray(first["right"][:, :, 0]).save(tmp_path / "b.png")
+    words = (f"right={tmp_path / 'b.png'}", f"left={tmp_path / 'a.png'}")
+    ran = bitskip("run", str(tmp_path / "two.bitskip"), *words, "--json")
+    (found,) = json.loads(ran.out)["results"]
+    assert found["top"][0]["index"] == model.predict(first)[0].argmax()
+    for wrong, said in (
+        ((words[0],), "input 'left' is missing"),
+        ((words[0], words[0]), "expected one picture of each input"),
+        ((words[0], f"left={tmp_path / 'none.png'}"), "input 'left': "),
+    ):
+        ran = bitskip("run", str(tmp_path / "two.bitskip"), *wrong)
+        assert (ran.code, said in ran.err) == (2, True), ran
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--input", "left=3,2,2"), "--input names 'left' twice, expected each input once"),
+        (("--input", "other=1,2"), "--input is 'other=1,2', expected NAME=CHANNELS,HEIGHT,WIDTH"),
+        (("--input-size", "8"), "--input says the size of each input; leave --input-size out"),
+        (("--input", "other=1,2,2"), "names 'other', and the network's forward takes left, right"),
+        (("--data", "none.npz"), "--data is 'none.npz', expected an .npz file with uint8 pictures"),
+    ],
+)
+def test_inputs_that_cannot_be(
+    words: tuple[str, ...], said: str, stereo: tuple[str, ...], bitskip: Callable[..., Any]
+) -> None:
+    ran = bitskip(*stereo, *words)
+    assert (ran.code, said in ran.err, Path(stereo[-1]).exists()) == (2, True, False), ran

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from bitskip.cli.options import interactive, path_or_none, read_images, read_normalisation, say
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from bitskip.data import ImageSet
     from bitskip.program import Program
     from bitskip.sources.load import LoadedModel
@@ -41,6 +44,7 @@ def lower_loaded(
     data: str | None = None,
     weights: str | None = None,
     input_size: int | None = None,
+    inputs: Sequence[str] = (),
     classes: int | None = None,
     mean: str | None = None,
     std: str | None = None,
@@ -57,6 +61,7 @@ def lower_loaded(
     from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 
     ensure_torchvision_ops()
+    from bitskip.data.batches import Normalisation
     from bitskip.lower import lower
     from bitskip.lower.run import calibration_pictures, lower_run
     from bitskip.sources.load import IMAGENET, load_trained
@@ -64,9 +69,10 @@ def lower_loaded(
 
     if calibration < 1:
         raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
+    shapes = _input_shapes(inputs, input_size)
     loaded = load_trained(
         source,
-        input_size=input_size,
+        input_size=next(iter(shapes.values()))[1] if shapes else input_size,
         classes=classes,
         weights=path_or_none(weights),
         normalisation=read_normalisation(mean, std),
@@ -76,21 +82,27 @@ def lower_loaded(
             f"{source} is a detector, whose proposals and boxes have no packed form; pack its backbone with "
             "bitskip.detection.pack_backbone(detector, size) and put that in with attach (docs/detection.md)"
         )
+    if shapes and not loaded.from_library:
+        raise LoweringError(f"{source} knows what it takes; leave --input out")
     for note in loaded.notes:
         say(f"note: {note}")
     trained_on = () if loaded.run is None else class_names_of(loaded.run)
-    images = None
-    if activations in (None, "int8"):
+    images = given = None
+    if shapes:
+        given = None if data is None else _calibration_by_name(Path(data), calibration)
+    elif activations in (None, "int8"):
         images = _calibration_images(loaded, data, trained_on, wanted=activations == "int8")
     if activations is None:
-        activations = "fp32" if images is None else "int8"
+        activations = "fp32" if images is None and given is None else "int8"
         dense = dense or activations
-        if images is None:
+        if activations == "fp32":
             say(
                 "note: packed with fp32 activations, for there are no pictures at hand to set int8 ranges; "
                 "name them with --data for a smaller and faster file"
             )
     options: dict[str, Any] = {"activations": activations, "dense": dense or "fp32"}
+    if given is not None:
+        options["calibration"] = given
     if images is not None:
         options["calibration"] = calibration_pictures(images, calibration, trained_on)
         count = len(options["calibration"])
@@ -99,12 +111,15 @@ def lower_loaded(
         if interactive():
             say(f"calibrating on {count} pictures of {images.name}")
     normalisation = loaded.normalisation
-    if loaded.from_library and normalisation is None:
+    if shapes and normalisation is None:
+        say("note: nothing says how the inputs were normalised; pixels are taken as x / 255 (--mean, --std)")
+        normalisation = Normalisation((), ())
+    elif loaded.from_library and normalisation is None:
         say(f"note: nothing says how pictures of {loaded.name} were normalised; ImageNet's is taken")
         normalisation = IMAGENET
 
     def again(**asked: Any) -> Program:
-        asked["input_shape"] = loaded.input_shape
+        asked["input_shape"] = shapes or loaded.input_shape
         if not loaded.from_library:
             return lower_run(Path(source), model=loaded.model, **asked)
         known = normalisation or IMAGENET
@@ -112,6 +127,47 @@ def lower_loaded(
         return lower(loaded.model, known.mean, known.std, **asked)
 
     return Lowered(again(**options), images, trained_on, again)
+
+
+def _input_shapes(inputs: Sequence[str], input_size: int | None) -> dict[str, tuple[int, int, int]]:
+    """Read `NAME=C,H,W` words to shapes (C, H, W) by name."""
+    from bitskip.errors import LoweringError
+
+    if inputs and input_size is not None:
+        raise LoweringError("--input says the size of each input; leave --input-size out")
+    shapes: dict[str, tuple[int, int, int]] = {}
+    for word in inputs:
+        name, _, sizes = word.partition("=")
+        numbers = tuple(int(n) if n.strip().isdecimal() else 0 for n in sizes.split(","))
+        if not name.isidentifier() or len(numbers) != 3 or min(numbers) < 1:
+            raise LoweringError(
+                f"--input is '{word}', expected NAME=CHANNELS,HEIGHT,WIDTH, such as left=3,32,32"
+            )
+        if name in shapes:
+            raise LoweringError(f"--input names '{name}' twice, expected each input once")
+        channels, height, width = numbers
+        shapes[name] = (channels, height, width)
+    return shapes
+
+
+def _calibration_by_name(path: Path, count: int) -> dict[str, npt.NDArray[np.uint8]]:
+    """Return `count` pictures of each input, the same ones of each, from an .npz file of arrays by name."""
+    import zipfile
+
+    import numpy as np
+
+    from bitskip.errors import DataError
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            given = {name: np.asarray(arrays[name]) for name in arrays}
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile):
+        raise DataError(
+            f"--data is '{path}', expected an .npz file with uint8 pictures (N, H, W, C) of each --input, "
+            "by name"
+        ) from None
+    order = np.random.default_rng(0).permutation(max((len(array) for array in given.values()), default=0))
+    return {name: array[order[order < len(array)][:count]] for name, array in given.items()}
 
 
 def _calibration_images(

@@ -75,6 +75,17 @@ def pack(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=C,H,W",
+            help="An input as the network's forward calls it: channels, height, width. Once an input; "
+            "--mean and --std go on from one to the next, and int8 ranges come from --data FILE.npz with "
+            "uint8 pictures (N, H, W, C) by name.",
+            show_default=False,
+        ),
+    ] = None,
     classes: ClassesOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
@@ -101,6 +112,7 @@ def pack(
     - `bitskip pack runs/my-run --activations fp32 -o exact.bitskip`
     - `bitskip pack torchvision:resnet18 --weights resnet18.safetensors -o resnet18.bitskip`
     - `bitskip pack torchvision:resnet18 --weights three_classes.pt --input-size 64 -o mine.bitskip`
+    - `bitskip pack stereo.py:Net --weights net.safetensors --input left=3,32,32 --input right=1,32,32`
     - `bitskip inspect hybrid.bitskip`
     """
     from bitskip.cli.lowering import lower_loaded
@@ -115,6 +127,7 @@ def pack(
         data=data,
         weights=weights,
         input_size=input_size,
+        inputs=tuple(inputs or ()),
         classes=classes,
         mean=mean,
         std=std,

@@ -27,7 +27,11 @@ def run(
     file: PackedArgument,
     pictures: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE...", help="Pictures of any size (PNG, JPEG, ...), or folders of them."),
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Pictures of any size (PNG, JPEG, ...), or folders of them; of a model with several inputs "
+            "one picture each, as NAME=IMAGE.",
+        ),
     ],
     top: Annotated[int, typer.Option(help="How many classes to name, likeliest first.")] = 3,
     threads: Annotated[int, typer.Option(help="Threads of the native engine.")] = 1,
@@ -48,6 +52,7 @@ def run(
     - `bitskip run resnet14-hybrid-none cat.png` (a model of the zoo)
     - `bitskip run hybrid.bitskip photos --top 1`
     - `bitskip run hybrid.bitskip photos/*.jpg --top 1 --json`
+    - `bitskip run stereo.bitskip left=a.png right=b.png`
     """
     from bitskip.errors import DataError
     from bitskip.runtime import load
@@ -55,16 +60,28 @@ def run(
     if top < 1:
         raise DataError(f"--top is {top}, expected at least 1 class")
     model = load(file, threads=threads, engine=engine)
-    height, width, channels = model.input_shape
-    if channels not in (1, 3):
-        raise DataError(f"{file} takes {height}x{width}x{channels}; `run` reads pictures of 1 or 3 channels")
-    paths = [path for word in pictures for path in _pictures(word)]
+    for height, width, channels in model.input_shapes.values():
+        if channels not in (1, 3):
+            raise DataError(
+                f"{file} takes {height}x{width}x{channels}; `run` reads pictures of 1 or 3 channels"
+            )
+    several = len(model.input_shapes) > 1
+    if several and not all("=" in word for word in pictures):
+        names = " ".join(f"{name}=IMAGE" for name in model.input_shapes)
+        raise DataError(f"{file} takes several inputs; give one picture each as {names}")
+    if several:
+        by_name = dict(word.split("=", 1) for word in pictures)
+        if len(by_name) < len(pictures):
+            raise DataError(f"got {' '.join(pictures)}, expected one picture of each input")
+        sets: list[tuple[str, Any]] = [(" ".join(pictures), by_name)]
+    else:
+        sets = [(str(path), path) for word in pictures for path in _pictures(word)]
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    for path, result in _classify(model, paths, top):
+    for path, result in _classify(model, sets, top):
         if isinstance(result, DataError):
-            failed.append({"image": str(path), "error": str(result)})
-            if len(paths) > 1:
+            failed.append({"image": path, "error": str(result)})
+            if len(sets) > 1:
                 say(f"bitskip: {result}")
             continue
         results.append(result)
@@ -77,8 +94,8 @@ def run(
     if failed:
         raise DataError(
             failed[0]["error"]
-            if len(paths) == 1
-            else f"{len(failed)} of {len(paths)} pictures cannot be read; they are named above"
+            if len(sets) == 1
+            else f"{len(failed)} of {len(sets)} pictures cannot be read; they are named above"
         )
 
 
@@ -102,24 +119,28 @@ def _pictures(word: str) -> list[Path]:
     return found.pictures
 
 
-def _classify(model: Model, paths: list[Path], top: int) -> Iterator[tuple[Path, dict[str, Any] | DataError]]:
-    """Yield each path with what the model says of it, or why it cannot be read."""
+def _classify(
+    model: Model, sets: list[tuple[str, Any]], top: int
+) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
+    """Yield what each set was called with what the model says of it, or why it cannot be read.
+
+    A set is a path, or of several inputs one of each by name.
+    """
     import numpy as np
 
-    from bitskip.data import read_picture
     from bitskip.errors import DataError
 
-    height, width, channels = model.input_shape
-    model.predict(np.zeros((1, *model.input_shape), np.uint8))  # the first call is slower than the others
-    for path in paths:
+    # The first call is slower than the others.
+    model.predict({name: np.zeros((1, *shape), np.uint8) for name, shape in model.input_shapes.items()})
+    for path, given in sets:
         try:
-            picture = read_picture(path, (height, width), channels)[None]
+            batch = model.batch(given)
         except DataError as error:
             yield path, error
             continue
         started = time.perf_counter()
-        logits = model.predict(picture)
+        logits = model.predict(batch)
         milliseconds = (time.perf_counter() - started) * 1000
         best = model.ranked(logits, top)[0]
         classes = [{"class": p.name, "index": p.index, "probability": round(p.probability, 6)} for p in best]
-        yield path, {"image": str(path), "ms": round(milliseconds, 3), "top": classes}
+        yield path, {"image": path, "ms": round(milliseconds, 3), "top": classes}

@@ -141,7 +141,8 @@ class _Reader:
         raise LoweringError(
             f"the network's forward takes an input '{node.target}' that input_shape does not name; give each "
             f"input's (channels, height, width) by name, input_shape={{'{self.inputs[0]}': ..., "
-            f"'{node.target}': ...}}, or give it a default"
+            f"'{node.target}': ...}} (`bitskip pack --input {node.target}=C,H,W`), "
+            "or give it a default"
         )
 
     def attribute(self, path: str) -> Any:

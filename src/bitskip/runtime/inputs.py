@@ -133,12 +133,12 @@ class PictureInput:
         if self.mean and (low < lowest - margin or high > highest + margin):
             raise DataError(f"got floats from {low:g} to {high:g}, {expected}")
         if self.mean and 0 <= low < high <= 1 and not (lowest > -0.5 and highest < 1.5):
-            warnings.warn(f"these floats lie in 0..1, as if not normalised: {expected}", stacklevel=6)
+            warnings.warn(f"these floats lie in 0..1, as if not normalised: {expected}", stacklevel=5)
         elif engine != "reference":
             warnings.warn(
                 "these floats are not whole pixel levels, so they run on the numpy reference, which is slow; "
                 "pass uint8 pictures for the native engine",
-                stacklevel=6,
+                stacklevel=5,
             )
 
 

@@ -144,11 +144,32 @@ class Model:
         Raises:
             DataError: as in `predict`.
         """
-        if isinstance(images, Mapping):
-            return self.run(images)
-        if len(self._inputs) > 1:
-            raise DataError(f"{self.program.name} takes {self._names}; give them by name, in a dict")
-        return self.run({self._inputs[0].name: images})
+        found = self._ran(list(self.batch(images).values()))
+        return {output.name: values for output, values in zip(self.program.outputs, found, strict=True)}
+
+    def batch(self, images: Any) -> dict[str, npt.NDArray[Any]]:
+        """Return what `predict` takes as arrays (N, H, W, C) by input: read, scaled and checked.
+
+        Raises:
+            DataError: for an input that is missing or unknown, numbers of pictures that differ, or as in
+                `predict`.
+        """
+        if not isinstance(images, Mapping):
+            if len(self._inputs) > 1:
+                raise DataError(f"{self.program.name} takes {self._names}; give them by name, in a dict")
+            images = {self._inputs[0].name: images}
+        for name in images:
+            if name not in self.input_shapes:
+                known = nearest(str(name), self.input_shapes)
+                raise DataError(f"got an input '{name}', but {self.program.name} takes {self._names}{known}")
+        missing = [name for name in self.input_shapes if name not in images]
+        if missing:
+            raise DataError(f"input '{missing[0]}' is missing; {self.program.name} takes {self._names}")
+        batches = {source.name: self._batch(source, images[source.name]) for source in self._inputs}
+        if len(set(map(len, batches.values()))) > 1:
+            counts = ", ".join(f"{len(batch)} of {name}" for name, batch in batches.items())
+            raise DataError(f"got {counts}, expected as many pictures of each")
+        return batches
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
         """Return every output of a batch by its name, float32 (N, H, W, C).
@@ -157,22 +178,9 @@ class Model:
             inputs: what `predict` takes, for each of `input_shapes` by its name; as many pictures of each.
 
         Raises:
-            DataError: for an input that is missing or unknown, numbers of pictures that differ, or as in
-                `predict`.
+            DataError: as in `batch`.
         """
-        for name in inputs:
-            if name not in self.input_shapes:
-                known = nearest(str(name), self.input_shapes)
-                raise DataError(f"got an input '{name}', but {self.program.name} takes {self._names}{known}")
-        missing = [name for name in self.input_shapes if name not in inputs]
-        if missing:
-            raise DataError(f"input '{missing[0]}' is missing; {self.program.name} takes {self._names}")
-        batches = [self._batch(source, inputs[source.name]) for source in self._inputs]
-        if len({len(batch) for batch in batches}) > 1:
-            counts = ", ".join(f"{len(b)} of {s.name}" for b, s in zip(batches, self._inputs, strict=True))
-            raise DataError(f"got {counts}, expected as many pictures of each")
-        found = self._ran(batches)
-        return {output.name: values for output, values in zip(self.program.outputs, found, strict=True)}
+        return self.outputs(inputs)
 
     def _batch(self, source: PictureInput, images: Any) -> npt.NDArray[Any]:
         try:
