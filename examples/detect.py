@@ -2,6 +2,7 @@
 
     python examples/detect.py train --out detect --device cuda        # minutes on a GPU
     python examples/detect.py hybrid --out detect --device cuda
+    python examples/detect.py speed                                   # bytes and milliseconds at full width
     python examples/detect.py report --out detect                     # table and picture, on the CPU
 
 On a CPU a smaller one learns within an hour or two: `--width 0.5 --size 160 --batch-size 8 --seconds 3000
@@ -14,6 +15,7 @@ other objects and other photographs than training pictures.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -25,11 +27,11 @@ import torch
 from bitskip.detection.checkpoint import DetectorFile, load_detector, save_detector
 from bitskip.detection.composites import Composites, CompositeSettings
 from bitskip.detection.metrics import average_precision, detect
-from bitskip.detection.networks import binarise, classifier_of, small_faster_rcnn
+from bitskip.detection.networks import PYRAMID, binarise, classifier_of, small_faster_rcnn
 from bitskip.detection.photographs import load_photographs
 from bitskip.detection.training import DetectorTraining, recover_detector, train_backbone, train_detector
 from bitskip.files import write_bytes, write_json, write_text
-from bitskip.pruning import analyse, plan_shortcuts
+from bitskip.pruning import Plan, analyse, plan_shortcuts, remove_shortcuts
 
 NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CLASSES = 11  # ten kinds of objects and the background
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("train", "hybrid", "report"))
+    parser.add_argument("step", choices=("train", "hybrid", "speed", "report"))
     parser.add_argument("--out", type=Path, default=Path("detect"), help="folder of the detectors")
     parser.add_argument("--objects", type=Path, help="folder of CIFAR-10, or of mosaics of it")
     parser.add_argument("--photographs", type=Path, help="photographs.npz, where scikit-image is missing")
@@ -73,6 +75,8 @@ def main() -> None:
         train(asked)
     elif asked.step == "hybrid":
         hybrid(asked)
+    elif asked.step == "speed":
+        speed(asked)
     else:
         report(asked)
 
@@ -104,10 +108,7 @@ def hybrid(asked: argparse.Namespace) -> None:
     """Make two stages 1-bit and remove the shortcuts of two stages, with the trained detector as teacher."""
     teacher, about = load_detector(asked.out / "fp32-1.safetensors")
     detector, _ = load_detector(asked.out / "fp32-1.safetensors")
-    binarise(detector, BINARY)
-    analysis = analyse(detector, torch.zeros(1, 3, 64, 64))
-    kept = [s.id for s in analysis.shortcuts if s.id.split(".")[2] not in WITHOUT_SHORTCUTS]
-    plan = plan_shortcuts(detector, analysis, kept, shorten=False)
+    plan = made_hybrid(detector)
     detector = recover_detector(
         detector.to(asked.device, memory_format=torch.channels_last),
         plan,
@@ -126,6 +127,14 @@ def hybrid(asked: argparse.Namespace) -> None:
     )
 
 
+def made_hybrid(detector: Any) -> Plan:
+    """Make two stages 1-bit, in place; returns the plan that removes the shortcuts of two stages."""
+    binarise(detector, BINARY)
+    analysis = analyse(detector, torch.zeros(1, 3, 64, 64))
+    kept = [s.id for s in analysis.shortcuts if s.id.split(".")[2] not in WITHOUT_SHORTCUTS]
+    return plan_shortcuts(detector, analysis, kept, shorten=False)
+
+
 def settings(
     asked: argparse.Namespace, steps: int, batch_size: int, seconds: float | None
 ) -> DetectorTraining:
@@ -140,6 +149,7 @@ def finish(asked: argparse.Namespace, detector: Any, name: str, about: DetectorF
     facts: dict[str, Any] = {
         "training": {log.title: log.last for log in logs},
         "batch_size": asked.batch_size,
+        "cores": None if asked.device == "cuda" else torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else str(asked.device),
     }
     about = dataclasses.replace(about, facts=facts)
@@ -156,37 +166,74 @@ def finish(asked: argparse.Namespace, detector: Any, name: str, about: DetectorF
 # -- the report -------------------------------------------------------------------------------------------
 
 
-def report(asked: argparse.Namespace) -> None:
-    """Pack both detectors, measure all, and write a table and a picture."""
-    from bitskip.detection.agreement import agreement
-    from bitskip.detection.packed import attach, calibration_of, pack_backbone
-    from bitskip.machine import machine
+FIRST = "fp32, torchvision"  # what the others are compared with
 
-    torch.set_num_threads(1)
-    data, train_data = composites(asked, "test"), composites(asked, "train", seed=2)
-    networks = {name: load_detector(asked.out / f"{name}-1.safetensors") for name in ("fp32", "hybrid")}
-    fp32, about = networks["fp32"]
+
+def packed_variants(
+    asked: argparse.Namespace, networks: dict[str, Any], size: int
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return each detector with its backbone packed, beside the first as it is, and the backbones' bytes."""
+    from bitskip.detection.packed import attach, calibration_of, pack_backbone
+
+    train_data = composites(asked, "train", seed=2)
     calibration = calibration_of(
         torch.cat([train_data.batch(at, 8)[0] for at in range(asked.calibration // 8)])
     )
-    variants: dict[str, Any] = {"fp32, torchvision": fp32}
-    sizes = {"fp32, torchvision": _bytes(fp32.backbone)}
-    for name, (detector, _) in networks.items():
-        for activations, dense in (("fp32", "fp32"), ("int8", "int8")):
+    variants: dict[str, Any] = {FIRST: networks["fp32"]}
+    sizes = {FIRST: _bytes(networks["fp32"].backbone)}
+    for name, detector in networks.items():
+        for numbers in ("fp32", "int8"):
             packed = pack_backbone(
-                detector,
-                about.size,
-                part=asked.part,
-                activations=activations,
-                dense=dense,
-                calibration=calibration,
+                detector, size, part=asked.part, activations=numbers, dense=numbers, calibration=calibration
             )
-            title = f"{name}, packed, {activations} activations"
+            title = f"{name}, packed, {numbers} activations"
             variants[title] = attach(detector, packed)
-            path = asked.out / f"{name}-{activations}.bitskip"
-            packed.save(path)
             rest = _bytes(detector.backbone) - _bytes(detector.get_submodule(asked.part))
-            sizes[title] = path.stat().st_size + rest
+            sizes[title] = len(packed.to_bytes()) + rest
+    return variants, sizes
+
+
+def speed(asked: argparse.Namespace) -> None:
+    """Pack and time detectors of full width with random weights: times and bytes do not depend on weights."""
+    from bitskip.machine import machine
+
+    torch.set_num_threads(1)
+    fp32 = small_faster_rcnn(CLASSES, asked.size, width=asked.width).eval()
+    changed = copy.deepcopy(fp32)
+    networks = {"fp32": fp32, "hybrid": remove_shortcuts(changed, made_hybrid(changed)).eval()}
+    variants, sizes = packed_variants(asked, networks, asked.size)
+    timed, notes = milliseconds(variants, composites(asked, "test").batch(0, 1)[0], asked.size)
+    values = {
+        "detector": described("resnet18", asked.width, asked.size),
+        "rows": [
+            {"name": name, "backbone_bytes": sizes.get(name), "backbone_ms": ms} for name, ms in timed.items()
+        ],
+        "notes": notes,
+        "machine": machine(),
+    }
+    write_json(asked.results / "speed.json", values)
+    print(json.dumps(values, indent=2), flush=True)
+
+
+def described(backbone: str, width: float, size: int) -> str:
+    """Say in a line what a small detector is."""
+    channels = f", {width:g} of its width" if width != 1 else ""
+    return f"Faster R-CNN, {backbone}{channels}, pyramid of {int(width * PYRAMID)} channels, {size} pixels"
+
+
+def report(asked: argparse.Namespace) -> None:
+    """Pack both detectors, measure all, and write a table and a picture."""
+    from bitskip.detection.agreement import agreement
+    from bitskip.machine import machine
+
+    torch.set_num_threads(1)
+    saved = {name: load_detector(asked.out / f"{name}-1.safetensors") for name in ("fp32", "hybrid")}
+    about = saved["fp32"][1]
+    asked.size = about.size
+    data = composites(asked, "test")
+    variants, sizes = packed_variants(
+        asked, {name: detector for name, (detector, _) in saved.items()}, about.size
+    )
     rows = []
     found: dict[str, Any] = {}
     for title, detector in variants.items():
@@ -197,25 +244,27 @@ def report(asked: argparse.Namespace) -> None:
             "name": title,
             "backbone_bytes": sizes[title],
         }
-        row["agreement"] = agreement(found["fp32, torchvision"], found[title]).to_dict()
+        row["agreement"] = agreement(found[FIRST], found[title]).to_dict()
         rows.append(row)
     timed, notes = milliseconds(variants, data.batch(0, 1)[0], about.size)
     for row in rows:
         row["backbone_ms"] = timed[row["name"]]
     peers = [{"name": name, "backbone_ms": ms} for name, ms in timed.items() if name not in variants]
     values = {
-        "detector": f"Faster R-CNN, {about.backbone}, pyramid of 128 channels, {about.size} pixels",
+        "detector": described(about.backbone, about.width, about.size),
         "data": "composites of CIFAR-10 test pictures on photographs that training has not seen",
         "hybrid": {"binary": list(BINARY), "without_shortcuts": list(WITHOUT_SHORTCUTS)},
         "packed_part": asked.part,
-        "calibration_pictures": len(calibration),
-        "training": {name: dict(saved.facts) for name, (_, saved) in networks.items()},
+        "calibration_pictures": asked.calibration,
+        "training": {name: dict(file.facts) for name, (_, file) in saved.items()},
         "rows": rows,
         "peers": peers,
         "notes": notes,
         "machine": machine(),
     }
     write_json(asked.results / "results.json", values)
+    kept = asked.results / "speed.json"
+    values["full_width"] = json.loads(kept.read_text()) if kept.is_file() else None
     write_text(asked.results / "README.md", page(values))
     draw(
         data, {name: found[name] for name in list(found)[:1] + list(found)[-1:]}, asked.results / "boxes.png"
@@ -227,13 +276,13 @@ def milliseconds(variants: dict[str, Any], picture: Any, size: int) -> tuple[dic
     """Return the median time of a backbone with its pyramid, one thread, one picture, all taking turns."""
     from bitskip.pruning.report import take_turns
 
-    normalised = variants["fp32, torchvision"].transform(list(picture))[0].tensors
+    normalised = variants[FIRST].transform(list(picture))[0].tensors
     calls: dict[str, Any] = {
         name: (lambda backbone=detector.backbone: backbone(normalised)) for name, detector in variants.items()
     }
     notes: list[str] = []
     try:
-        calls |= onnx_calls(variants["fp32, torchvision"].backbone, normalised)
+        calls |= onnx_calls(variants[FIRST].backbone, normalised)
     except Exception as error:
         notes.append(
             f"ONNX Runtime was not timed: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
@@ -282,6 +331,7 @@ def page(values: dict[str, Any]) -> str:
         f"in turns; packed is the part `{values['packed_part']}`, the rest runs in torch.",
         "Agreement is with the first row: boxes of score 0.5 or more found again at IoU 0.5, and their mean "
         "IoU.",
+        *(trained(name, facts) for name, facts in values["training"].items()),
         "Written by `examples/detect.py report`; numbers in results.json.",
         "",
         "| detector | mAP | AP50 | AP75 | boxes found again | mean IoU | KiB | ms |",
@@ -297,7 +347,34 @@ def page(values: dict[str, Any]) -> str:
     for peer in values["peers"]:
         lines.append(f"| {peer['name']} (fp32's backbone) | | | | | | | {peer['backbone_ms']:.1f} |")
     lines += ["", *(f"- {note}" for note in values["notes"]), "", "![boxes](boxes.png)", ""]
+    full = values["full_width"]
+    if full is not None:
+        base = {row["name"]: row for row in full["rows"]}[FIRST]
+        lines += [
+            "## At full width",
+            "",
+            f"{full['detector']}: bytes and milliseconds alone, with random weights, by `examples/detect.py "
+            "speed`.",
+            "",
+            "| backbone and pyramid | KiB | of fp32 | ms | x faster than torchvision |",
+            "|---|--:|--:|--:|--:|",
+        ]
+        for row in full["rows"]:
+            size = row["backbone_bytes"]
+            stored = f"{size / 1024:,.0f} | 1/{base['backbone_bytes'] / size:.1f}" if size else " | "
+            times = base["backbone_ms"] / row["backbone_ms"]
+            lines.append(f"| {row['name']} | {stored} | {row['backbone_ms']:.1f} | {times:.2f} |")
+        lines += ["", *(f"- {note}" for note in full["notes"]), ""]
     return "\n".join(lines)
+
+
+def trained(name: str, facts: dict[str, Any]) -> str:
+    """Say how long a detector was trained."""
+    parts = " then ".join(
+        f"{last['step'] + 1:,.0f} steps of the {title} in {last['seconds'] / 60:.0f} minutes"
+        for title, last in facts["training"].items()
+    )
+    return f"{name}: {parts}, {facts['batch_size']} pictures a step of a detector, on {facts['device']}."
 
 
 def draw(data: Composites, found: dict[str, Any], path: Path, count: int = 3) -> None:
