@@ -111,6 +111,11 @@ def written(program: Program, form: str, rounding: str) -> bytes:
     return content
 
 
+def rows_of(values: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return the rows of a results file by what they are of."""
+    return {(row["model"], row["to"], row["rounding"], row["engine"]): row for row in values["rows"]}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table of docs/onnx.md."""
     lines = [
@@ -159,7 +164,7 @@ def main() -> None:
     if asked.out.is_file():
         values |= json.loads(asked.out.read_text())
     values["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}
-    rows = {(row["model"], row["to"], row["rounding"], row["engine"]): row for row in values["rows"]}
+    rows = rows_of(values)
     for name in asked.models:
         program = Program.load(model_path(name))
         expected = None
@@ -181,6 +186,8 @@ def main() -> None:
                 packed = Path(model_path(name)).stat().st_size
                 rows[key] = {"model": name, "to": form, "rounding": rounding, "engine": engine,
                              "bytes": len(content), "packed_bytes": packed, **row}  # fmt: skip
+                if asked.out.is_file():  # another run may have written since
+                    rows = rows_of(json.loads(asked.out.read_text())) | {key: rows[key]}
                 write_json(asked.out, {**values, "rows": [rows[key] for key in sorted(rows)]})
                 print(rows[key], flush=True)  # noqa: T201
     if asked.page is not None:

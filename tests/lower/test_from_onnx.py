@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 from mobile_networks import small_efficientnet, small_v2, small_v3
-from networks import MEAN, STD, normalised, pictures_of, randomised, torch_logits
+from networks import MEAN, STD, normalised, pictures, pictures_of, random_network, randomised, torch_logits
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
@@ -25,6 +25,7 @@ from bitskip.lower import lower
 from bitskip.lower.from_onnx import import_onnx
 from bitskip.program import Conv2d, Op, Program
 from bitskip.runtime import Model
+from bitskip.spec import NetworkSpec
 from bitskip.zoo import model_path, zoo_names
 
 
@@ -57,15 +58,123 @@ def test_a_packed_model_comes_back(weights: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in zoo_names() if "w1a1" not in name])
+@pytest.mark.parametrize("name", zoo_names())
 def test_every_packed_model_of_the_zoo_comes_back(name: str, tmp_path: Path) -> None:
     x = load_mini().test_images[:16]
     comes_back(Program.load(model_path(name)), tmp_path / "m.onnx", x, rounding="exact")
 
 
-def test_1_bit_activations_are_named_and_do_not_come_back(tmp_path: Path) -> None:
-    onnx.save(model_of(Program.load(model_path("resnet14-w1a1-int8")))[0], tmp_path / "m.onnx")
-    with pytest.raises(LoweringError, match=r"'stem.conv.positive' \(GreaterOrEqual\) has no counterpart"):
+def signs(**changes: object) -> NetworkSpec:
+    """Return a small network of 1-bit layers with 1-bit inputs."""
+    fields: dict[str, object] = {"name": "small", "widths": (8, 12), "blocks": (2, 1), "stem_width": 8}
+    fields |= {"precision": ("w1a1", "w1a1"), "shortcuts": (True, True), "input_size": 12, "classes": 7}
+    return NetworkSpec(**(fields | changes))  # type: ignore[arg-type]
+
+
+REACT = {
+    "style": "per_conv",
+    "activation": "rprelu",
+    "before_binary": "threshold",
+    "projection": "pool_conv",
+}
+PLAIN = {"before_binary": "threshold", "shortcuts": (False, False)}
+SIGNS = {
+    "shortcuts": signs(),
+    "thresholds": signs(**PLAIN),
+    "react": signs(**REACT),
+    "padding of +1": signs(pad_value=1, **PLAIN),
+    "padding of -1": signs(pad_value=-1, **REACT),
+    "beside real activations": signs(**REACT | {"precision": ("w1a1", "w1")}),
+}
+
+
+@pytest.mark.parametrize("weights", ["bits", "fp32"])
+@pytest.mark.parametrize("name", SIGNS)
+def test_1_bit_activations_come_back(name: str, weights: str, tmp_path: Path) -> None:
+    spec = SIGNS[name]
+    how = {"activations": "int8", "dense": "int8", "calibration": pictures(16, spec, seed=5)}
+    program = lower(random_network(spec), MEAN, STD, **how)  # type: ignore[arg-type]
+    assert any(t.dtype == "bits" for t in program.tensors)
+    comes_back(program, tmp_path / "m.onnx", pictures(24, spec), weights=weights)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "dynamo"),
+    [
+        ("react", False),
+        pytest.param("thresholds", True, marks=pytest.mark.slow),
+        pytest.param("react", True, marks=pytest.mark.slow),
+    ],
+)
+def test_1_bit_activations_by_torchs_exporters(name: str, dynamo: bool, tmp_path: Path) -> None:
+    spec, path = SIGNS[name], tmp_path / "net.onnx"
+    model = random_network(spec)
+    options = {} if dynamo else {"opset_version": 17}
+    torch.onnx.export(model, (torch.rand(1, 3, 12, 12),), str(path), dynamo=dynamo, **options)
+    back, _ = import_onnx(path, mean=MEAN, std=STD)
+    kinds = [
+        Counter(getattr(op, "weight_dtype", "") for op in p.ops) for p in (lower(model, MEAN, STD), back)
+    ]
+    assert kinds[0]["w1"] == kinds[1]["w1"] > 0
+    x = pictures(16, spec)
+    expected = torch_logits(model, x)
+    np.testing.assert_allclose(Model(back).predict(x), expected, atol=1e-5 * np.abs(expected).max())
+
+
+SIGN = [
+    helper.make_node("GreaterOrEqual", ["x0", "zero"], ["p"], name="positive"),
+    helper.make_node("Where", ["p", "one", "minus"], ["s"], name="sign"),
+]
+MISUSED: dict[str, tuple[list[Any], str]] = {
+    "a sum of signs": (
+        [*SIGN, helper.make_node("Add", ["s", "x0"], ["y"], name="op")],
+        r"'op' \(Add\) reads signs, expected a convolution with 1-bit weights",
+    ),
+    "real weights": (
+        [*SIGN, helper.make_node("Conv", ["s", "many"], ["y"], name="op")],
+        r"'op' \(Conv\) reads signs but is not a convolution of .1 and -1 by weights of one magnitude",
+    ),
+    "signs of 0 and 1": (
+        [SIGN[0], helper.make_node("Where", ["p", "one", "zero"], ["s"]),
+         helper.make_node("Conv", ["s", "ones"], ["y"], name="op")],
+        "reads signs but is not a convolution of .1 and -1",
+    ),
+    "padding of 2": (
+        [*SIGN, helper.make_node("Pad", ["s", "pads", "two"], ["t"]),
+         helper.make_node("Conv", ["t", "ones"], ["y"], name="op")],
+        "padded with 2, expected -1, 0 or 1",
+    ),
+    "real padding": (
+        [helper.make_node("Pad", ["x0", "pads", "two"], ["y"], name="op")],
+        r"'op' \(Pad\) pads a value by itself, expected signs",
+    ),
+    "two values": (
+        [helper.make_node("GreaterOrEqual", ["x0", "x0"], ["y"], name="op")],
+        "compares two values of the network, expected a value and thresholds",
+    ),
+    "turned": (
+        [SIGN[0], helper.make_node("Xor", ["p", "yes"], ["y"], name="op")],
+        "turns signs of real values, expected those of sums of signs",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISUSED)
+def test_signs_that_a_program_does_not_have(name: str, tmp_path: Path) -> None:
+    nodes, message = MISUSED[name]
+    constants = {
+        "zero": np.float32(0), "one": np.float32(1), "minus": np.float32(-1), "two": np.float32(2),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "yes": np.array(True),
+        "ones": np.ones((4, 3, 3, 3), np.float32),
+        "many": np.arange(108, dtype=np.float32).reshape(4, 3, 3, 3),
+    }  # fmt: skip
+    model = graph(nodes)
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(LoweringError, match=message):
         import_onnx(tmp_path / "m.onnx")
 
 

@@ -36,7 +36,7 @@ _NONE = Activation()
 
 def fuse(record: Recorder, outputs: Collection[int]) -> list[Node]:
     """Return the nodes, in the order they run, that compute the values `outputs`."""
-    ops, thresholds = _with_thresholds(record.ops)
+    ops, thresholds = _with_thresholds(record.ops, outputs)
     return _Fuser(_alive(ops, outputs), outputs, thresholds).run()
 
 
@@ -62,17 +62,25 @@ def _alive(ops: list[RecordedOp], outputs: Collection[int]) -> list[RecordedOp]:
     return kept[::-1]
 
 
-def _with_thresholds(ops: list[RecordedOp]) -> tuple[list[RecordedOp], dict[int, Floats]]:
+def _with_thresholds(
+    ops: list[RecordedOp], outputs: Collection[int]
+) -> tuple[list[RecordedOp], dict[int, Floats]]:
     """Let 1-bit inputs read what stands before a shift, with the shift as their threshold.
 
-    sign(x + b) is the same as x - (-b) >= 0, in every bit.
+    sign(x + b) is the same as x - (-b) >= 0, in every bit. A shift that others read is computed anyway.
     """
     made = {op.output: op for op in ops}
+    others = set(outputs)
+    for op in ops:
+        if not (isinstance(op, RecordedConv) and op.precision == "w1a1"):
+            others.update(_inputs(op))
     thresholds: dict[int, Floats] = {}
     for op in ops:
         if isinstance(op, RecordedConv) and op.precision == "w1a1":
             before = made.get(op.input)
-            if isinstance(before, RecordedAffine) and before.scale is None and before.bias is not None:
+            if not isinstance(before, RecordedAffine) or op.input in others:
+                continue
+            if before.scale is None and before.bias is not None:
                 op.input = before.input
                 thresholds[op.output] = array(-before.bias)
     return ops, thresholds

@@ -6,102 +6,76 @@ A value is `Traced` if it depends on the picture, `Coded` if it was quantized, e
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
+from bitskip.lower.folding import array
 from bitskip.lower.forms import Quantization
+from bitskip.lower.from_onnx.signs import (
+    at_least,
+    chosen,
+    one_magnitude,
+    padded,
+    signs_conv,
+    signs_of,
+    signs_real,
+    turned,
+)
+from bitskip.lower.from_onnx.values import Attributes, Coded, Reader, Signs, pads, tensor
 from bitskip.lower.recorded import (
     BATCH,
     RecordedActivation,
     RecordedAdd,
+    RecordedAffine,
     RecordedConcat,
     RecordedMul,
     RecordedPool,
-    Recorder,
     Traced,
 )
 from bitskip.lower.torch_activations import activate, prelu
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
+from bitskip.program import Activation
 
-__all__ = ["OPERATORS", "Coded", "Reader"]
+__all__ = ["OPERATORS"]
 
-
-@dataclass(frozen=True)
-class Coded:
-    """What a QuantizeLinear gave: the codes of a value."""
-
-    value: Traced
-    scale: float | None = None  # None for what came out of a table: its DequantizeLinear says it
-    zero: int = 0  # as int8
-
-
-@dataclass(eq=False)
-class Reader:
-    """What operators are read into.
-
-    Attributes:
-        record: the ops.
-        quantizations: of the values that are held as codes.
-    """
-
-    record: Recorder
-    quantizations: dict[int, Quantization]
-
-
-Attributes = Mapping[str, Any]
 Handler = Callable[..., Any]
 
 
-def tensor(values: Any) -> Tensor:
-    """Return a constant as a float32 tensor."""
-    return torch.from_numpy(np.array(values, np.float32))
-
-
-def _pads(reader: Reader, attributes: Attributes) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return padding before and after, each (height, width)."""
-    if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        reader.record.refuse(f"has auto_pad={attributes['auto_pad'].decode()}, expected explicit pads")
-    pads = attributes.get("pads", [0, 0, 0, 0])
-    if len(pads) != 4 or min(pads) < 0:
-        reader.record.refuse(f"has pads={list(pads)}, expected four that are not negative")
-    return (pads[0], pads[1]), (pads[2], pads[3])
-
-
-def _conv(reader: Reader, a: Attributes, x: Traced, weight: Any, bias: Any = None) -> Traced:
-    before, after = _pads(reader, a)
-    if before != after:
-        reader.record.refuse(f"has pads {before} before and {after} after, expected the same")
-    if np.ndim(weight) != 4:
+def _conv(reader: Reader, a: Attributes, x: Traced | Signs, weight: Any, bias: Any = None) -> Traced:
+    if np.ndim(weight) != 4 or isinstance(weight, Traced):
         reader.record.refuse(f"has weights of {np.ndim(weight)} dimensions, expected (O, I, KH, KW)")
     kernels = np.asarray(weight, np.float32)
-    magnitude = np.abs(kernels).reshape(len(kernels), -1)
+    if isinstance(x, Signs):
+        y = signs_conv(reader, a, x, kernels)
+    else:
+        y = _real_conv(reader, a, x, kernels)
+    return y if bias is None else _binary(operator.add)(reader, {}, y, np.asarray(bias).reshape(-1, 1, 1))
+
+
+def _real_conv(reader: Reader, a: Attributes, x: Traced, kernels: Any) -> Traced:
+    before, after = pads(reader, a)
+    if before != after:
+        reader.record.refuse(f"has pads {before} before and {after} after, expected the same")
     # Weights of one magnitude a filter are signs and a scale: what bitskip stores as 1 bit.
-    signs = (
-        a.get("group", 1) == 1
-        and magnitude.shape[1] > 1
-        and bool((magnitude == magnitude[:, :1]).all() and magnitude.all())
-    )
+    magnitude = one_magnitude(kernels) if a.get("group", 1) == 1 and kernels[0].size > 1 else None
     how = {
         "stride": tuple(a.get("strides", (1, 1))),
         "padding": before,
         "dilation": tuple(a.get("dilations", (1, 1))),
         "groups": a.get("group", 1),
     }
-    if signs:
-        y = convolve(reader.record, x, tensor(np.sign(kernels)), None, precision="w1", **how)
-        scale = tensor(magnitude[:, 0])
-        if not bool((scale == 1).all()):
-            column = scale.view(1, -1, 1, 1)
-            y = reader.record.affine(y, scale, None, lambda acc: acc * column)
-    else:
-        y = convolve(reader.record, x, tensor(kernels), None, precision="fp32", **how)
-    return y if bias is None else _binary(operator.add)(reader, {}, y, np.asarray(bias).reshape(-1, 1, 1))
+    if magnitude is None:
+        return convolve(reader.record, x, tensor(kernels), None, precision="fp32", **how)
+    y = convolve(reader.record, x, signs_of(kernels), None, precision="w1", **how)
+    if (magnitude == 1).all():
+        return y
+    scale = tensor(magnitude)
+    column = scale.view(1, -1, 1, 1)
+    return reader.record.affine(y, scale, None, lambda acc: acc * column)
 
 
 def _gemm(reader: Reader, a: Attributes, x: Traced, weight: Any, bias: Any = None) -> Traced:
@@ -154,7 +128,7 @@ def _clipped_codes(reader: Reader, x: Coded, low: Any, high: Any) -> Coded:
     if x.scale is None:
         reader.record.refuse("clips codes whose scale nothing says; expected them behind a QuantizeLinear")
     reader.quantizations.setdefault(x.value.value, Quantization(x.scale, x.zero))
-    return Coded(reader.record.look_up(x.value, codes.astype(np.int8)), x.scale, x.zero)
+    return Coded(reader.record.look_up(x.value, codes.astype(np.int8)), x.scale, x.zero, x.unsigned)
 
 
 def _plain(kind: str) -> Handler:
@@ -240,12 +214,45 @@ def _binary(operation: Any) -> Handler:
     return handler
 
 
+def _add(reader: Reader, a: Attributes, first: Any, second: Any) -> Any:
+    """A sum; constants around a PReLU are its shifts (RPReLU)."""
+    x, constant = (first, second) if isinstance(first, Traced) else (second, first)
+    record = reader.record
+    if not isinstance(x, Traced) or isinstance(constant, Traced | Coded | Signs):
+        return _binary(operator.add)(reader, a, first, second)
+    curved = record.made_by(x)
+    before = next((s for s in record.ops if curved is not None and s.output == curved.input), None)
+    if (
+        not isinstance(curved, RecordedActivation)
+        or curved.activation.kind != "prelu"
+        or not isinstance(before, RecordedAffine)
+        or before.scale is not None
+        or before.bias is None
+    ):
+        return _binary(operator.add)(reader, a, first, second)
+    channels = x.picture[2]
+    back = tensor(constant).reshape(-1).expand(channels)
+    moved, column, inner = before.function, back.reshape(1, -1, 1, 1), curved.function
+    shape = Activation("rprelu", curved.activation.slope, array(-before.bias), array(back))
+    source = Traced(before.input, x.picture, x.shape)
+    return record.activate(source, shape, lambda values: inner(moved(values)) + column)
+
+
+def _mul(reader: Reader, a: Attributes, first: Any, second: Any) -> Any:
+    """A product; `export` gives int8 residuals factors a few units in the last place beside 1."""
+    if isinstance(first, Traced) and not isinstance(second, Traced) and np.size(second) == 1:
+        factor = float(np.asarray(second).item())
+        if first.value in reader.quantizations and abs(factor - 1) < 2.0**-18:
+            return first
+    return _binary(operator.mul)(reader, a, first, second)
+
+
 def _pool(kind: str) -> Handler:
     def handler(reader: Reader, a: Attributes, x: Traced) -> Traced:
         record = reader.record
         if not x.is_picture or tuple(a.get("dilations", (1, 1))) != (1, 1):
             record.refuse("is not a pool of a picture without dilation")
-        before, after = _pads(reader, a)
+        before, after = pads(reader, a)
         kernel = tuple(a["kernel_shape"])
         stride = tuple(a.get("strides", (1, 1)))
         counted = bool(a.get("count_include_pad", 0)) and before != (0, 0)
@@ -324,7 +331,7 @@ def _quantize(reader: Reader, a: Attributes, x: Traced, scale: Any, zero: Any = 
     pictured = all(op.output != x.value for op in reader.record.ops)
     if at == -128 and not pictured and not _never_negative(reader, x.value):
         x = activate(reader.record, x, "relu")  # codes end where 0 is
-    return Coded(x, float(np.float32(np.asarray(scale).reshape(-1)[0])), at)
+    return Coded(x, float(np.float32(np.asarray(scale).reshape(-1)[0])), at, shift == 128)
 
 
 def _never_negative(reader: Reader, value: int) -> bool:
@@ -344,7 +351,9 @@ def _never_negative(reader: Reader, value: int) -> bool:
     return False
 
 
-def _dequantize(reader: Reader, a: Attributes, x: Coded, scale: Any, zero: Any = None) -> Traced:
+def _dequantize(reader: Reader, a: Attributes, x: Any, scale: Any, zero: Any = None) -> Traced | Signs:
+    if isinstance(x, Signs):
+        return signs_real(reader, x, scale, zero)
     if not isinstance(x, Coded):
         reader.record.refuse("reads what no QuantizeLinear gave")
     if np.size(scale) != 1:
@@ -399,7 +408,7 @@ def _gather(reader: Reader, a: Attributes, data: Any, index: Any) -> Any:
 
 
 OPERATORS: dict[str, Handler] = {
-    "Add": _binary(operator.add),
+    "Add": _add,
     "AveragePool": _pool("avg"),
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
@@ -413,14 +422,16 @@ OPERATORS: dict[str, Handler] = {
     "Gather": _gather,
     "Gemm": _gemm,
     "GlobalAveragePool": _global_pool,
+    "GreaterOrEqual": at_least,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _plain("hard_swish"),
     "Identity": _same,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
     "MaxPool": _pool("max"),
-    "Mul": _binary(operator.mul),
+    "Mul": _mul,
     "PRelu": _prelu,
+    "Pad": padded,
     "QuantizeLinear": _quantize,
     "ReduceMean": _reduce_mean,
     "Relu": _plain("relu"),
@@ -432,4 +443,6 @@ OPERATORS: dict[str, Handler] = {
     "Sub": _binary(operator.sub),
     "Swish": _swish,
     "Unsqueeze": _squeeze("unsqueeze"),
+    "Where": chosen,
+    "Xor": turned,
 }

@@ -8,6 +8,7 @@ layers read is quantized in the file, the Program is int8 with the file's scales
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from bitskip.errors import LoweringError
 from bitskip.lower.assemble import assemble
 from bitskip.lower.forms import Precisions, i8_values
-from bitskip.lower.from_onnx.operators import OPERATORS, Coded, Reader
+from bitskip.lower.from_onnx.operators import OPERATORS
 from bitskip.lower.from_onnx.read import picture_inputs, read_model
+from bitskip.lower.from_onnx.signs import READ_SIGNS
+from bitskip.lower.from_onnx.values import Coded, Reader, Signs
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
 from bitskip.lower.recorded import RecordedTable, Recorder, Traced
@@ -113,10 +116,14 @@ def _values(model: Any, reader: Reader, inputs: tuple[str, ...]) -> dict[str, An
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         reader.record.name, reader.record.where = label, f"'{label}' ({node.op_type})"
         try:
-            if not any(isinstance(value, Traced | Coded) for value in given):
+            if not any(isinstance(value, Traced | Coded | Signs) for value in given):
                 made = _constant(model, node, given)
             elif node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
                 raise LoweringError(f"'{label}' ({node.op_type}) has no counterpart")
+            elif node.op_type not in READ_SIGNS and any(isinstance(value, Signs) for value in given):
+                raise LoweringError(
+                    f"'{label}' ({node.op_type}) reads signs, expected a convolution with 1-bit weights"
+                )
             else:
                 made = (OPERATORS[node.op_type](reader, attributes, *given),)
         except LoweringError as error:
@@ -168,19 +175,46 @@ def _dequantized(node: Any, codes: Any, scale: Any, zero: Any = None) -> Any:
 
 
 def _without_rounding(model: Any, values: dict[str, Any]) -> list[Any]:
-    """Turn x * (1 / scale), Round, QuantizeLinear of scale 1 into the QuantizeLinear of x that it is."""
+    """Return the nodes, with QuantizeLinear in place of the arithmetic that `export` writes for it.
+
+    `exact` layers have x * (1 / scale), Round, QuantizeLinear of scale 1; files without QDQ have
+    x * (1 / scale), Round, Clip, * scale.
+    """
     nodes = list(model.graph.node)
     made = {output: node for node in nodes for output in node.output}
+    readers = Counter(source for node in nodes for source in node.input)
     dropped: set[int] = set()
+
+    def number(node: Any, at: int) -> float | None:
+        value = values.get(node.input[at]) if at < len(node.input) else None
+        return float(value.item()) if isinstance(value, np.ndarray) and value.size == 1 else None
+
+    def before(node: Any, *kinds: str) -> Any:
+        source = made.get(node.input[0])
+        return source if source is not None and source.op_type in kinds else None
+
     for node in nodes:
-        rounding = made.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
-        if rounding is None or rounding.op_type != "Round":
+        rounding = before(node, "Round") if node.op_type in ("QuantizeLinear", "Clip") else None
+        scaling = before(rounding, "Mul") if rounding is not None else None
+        inverse = number(scaling, 1) if scaling is not None else None
+        if rounding is None or scaling is None or not inverse:
             continue
-        scaling = made.get(rounding.input[0])
-        if scaling is None or scaling.op_type != "Mul" or np.size(values.get(scaling.input[1], ())) != 1:
-            continue
+        scale = np.float32(1) / np.float32(inverse)
+        if node.op_type == "Clip":
+            low, high = number(node, 1), number(node, 2)
+            back = [after for after in nodes if node.output[0] in after.input]
+            if low is None or high is None or high - low != 255 or not -255 <= low <= 0:
+                continue
+            if any(after.op_type != "Mul" or number(after, 1) is None for after in back):
+                continue
+            zero = f"{node.output[0]}.zero"
+            values[zero] = np.uint8(-low)
+            node.op_type, node.input[2] = "QuantizeLinear", zero
+            for after in back:
+                after.op_type = "DequantizeLinear"
+                after.input.append(zero)
         node.input[0] = scaling.input[0]
         node.input[1] = f"{node.output[0]}.scale"
-        values[node.input[1]] = np.float32(1) / np.asarray(values[scaling.input[1]], np.float32)
-        dropped |= {id(rounding), id(scaling)}
+        values[node.input[1]] = scale
+        dropped |= {id(step) for step in (rounding, scaling) if readers[step.output[0]] == 1}
     return [node for node in nodes if id(node) not in dropped]
