@@ -13,9 +13,9 @@ from bitskip.report.baselines import baselines_table
 from bitskip.report.findings import findings
 from bitskip.results.study import DataSummary, Results, StudyInfo
 from bitskip.spec import PAPER_VARIANTS
-from bitskip.study.baselines import baseline_results, with_baselines
+from bitskip.study.baselines import baseline_results
 from bitskip.study.kept import kept_baseline, kept_runs, summary_json
-from bitskip.study.packed import measure_packed, packed_results, with_packed
+from bitskip.study.packed import measure_packed, packed_results
 from bitskip.study.run import plan_study
 from bitskip.training import Recipe
 
@@ -60,7 +60,7 @@ def test_packed_networks_are_measured_and_kept_with_the_results():
     for one in found:
         assert abs(one.here.share - one.card_accuracy) < 0.06  # a part of the pictures that the card knows
         assert one.images <= len(images.test_images)
-    results = with_packed(STUDY, found)
+    results = STUDY.with_extra("packed", found)
     assert packed_results(Results.from_dict(json.loads(results.to_json()))) == found
     assert "Trained longer and packed" in findings(results)[-1]
 
@@ -74,7 +74,7 @@ def test_baselines_are_measured_and_stand_in_one_table():
         assert one.file_bytes < 4 * cost.effective_parameters + 4096  # 1-bit and int8 weights, not float
         assert one.milliseconds > 0
     assert [one.published.printed_accuracy for one in found] == ["89.9", "86.28", "85"]
-    results = with_baselines(STUDY, found)
+    results = STUDY.with_extra("baselines", found)
     assert baseline_results(Results.from_dict(json.loads(results.to_json()))) == found
     table = baselines_table(results)
     assert table is not None

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bitskip.data import load_mini
+from bitskip.data import ImageSet, load_mini
 from bitskip.errors import RecipeError, RunError, SpecError
+from bitskip.jobs import Place
 from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.run import plan_study, run_study
@@ -124,6 +126,49 @@ def test_a_row_holds_what_a_report_needs(tmp_path: Path) -> None:
     assert row["paper"] == {"accuracy": 0.4808, "effective_parameters": 18_930.0}
     frozen = next(r for r in values["rows"] if r["estimator"] == "none" and r["extra"]["l2"] == 0)
     assert frozen["extra"]["sign_flip_share"] == [0.0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    process: int
+    pictures: int
+
+
+def _count(images: ImageSet, progress: Callable[[str], None]) -> tuple[_Measured, ...]:
+    progress("pictures")
+    return (_Measured(os.getpid(), len(images.test_images)),)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_is_measured_beside_the_runs_is_kept_and_not_measured_again(tmp_path: Path, jobs: int) -> None:
+    whole = load_mini()
+    images = dataclasses.replace(
+        whole,
+        **{
+            name: getattr(whole, name)[:40]
+            for name in ("train_images", "train_labels", "test_images", "test_labels")
+        },
+    )
+    plan = plan_study("quick", models=["resnet14-full-none"], width=0.0625)
+    said: list[str] = []
+
+    def study() -> tuple[_Measured, ...]:
+        place = Place(jobs, threads=1)
+        beside = {"counted": _count, "again": _count}
+        run_study(
+            plan, images, tmp_path, place=place, progress_bar=False, beside=beside, on_measurement=said.append
+        )
+        results = Results.load(tmp_path / "results.json")
+        assert len(results.rows) == 1
+        assert results.extra_of("again", _Measured) == results.extra_of("counted", _Measured)
+        return results.extra_of("counted", _Measured)
+
+    (found,) = study()
+    assert said == ["pictures", "pictures"]
+    assert found.pictures == len(images.test_images)
+    assert (found.process == os.getpid()) == (jobs == 1)
+    assert study() == (found,)
+    assert len(said) == 2
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

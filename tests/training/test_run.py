@@ -16,6 +16,8 @@ from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
 from bitskip.nn import BinaryConv2d, binary_layers
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.training import Recipe, RunResult, evaluate, load_recipe, load_run, train
+from bitskip.training import module as training_module
+from bitskip.training import run as training_run
 from bitskip.training.hardware import Hardware, versions
 from bitskip.training.initial import match_classes
 from bitskip.training.module import Classifier, Splits
@@ -182,7 +184,10 @@ def test_averaged_weights_forget_the_random_start_within_few_steps(mini: ImageSe
     assert float(module.average.weight) == pytest.approx(1 - 0.995)
 
 
-def test_pictures_of_an_epoch_have_the_recipes_size(tmp_path: Path, mini: ImageSet) -> None:
+@pytest.mark.parametrize(("epochs", "batch_size"), [(4, 225), (1, 56)])
+def test_pictures_of_each_step_have_the_recipes_size(
+    tmp_path: Path, mini: ImageSet, epochs: int, batch_size: int
+) -> None:
     from bitskip.training.module import Classifier
 
     seen: list[int] = []
@@ -194,8 +199,9 @@ def test_pictures_of_an_epoch_have_the_recipes_size(tmp_path: Path, mini: ImageS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classifier, "training_step", note)
-        _train(tmp_path, mini, _recipe(epochs=4, resolution=[[0.25, 16], [0.5, 24]], batch_size=225))
-    assert seen == [16, 24, 24, 32]
+        changes = {"epochs": epochs, "batch_size": batch_size, "reestimate_batches": 0}
+        _train(tmp_path, mini, _recipe(**changes, resolution=[[0.25, 16], [0.5, 24]]))
+    assert seen == [16, 24, 24, 32]  # four steps, whether in four epochs or in one
 
 
 def test_every_part_of_a_recipe_runs(tmp_path: Path, mini: ImageSet) -> None:
@@ -466,3 +472,35 @@ def test_validation_sees_statistics_as_fresh_as_the_test(tmp_path: Path, mini: I
     splits = _split(mini, recipe)
     batches = Batches(*splits.validation, splits.normalisation, 512)
     assert evaluate(network, batches)[1] == pytest.approx(fresh.history[0]["validation_loss"], rel=1e-4)
+
+
+def test_statistics_are_not_estimated_twice_from_the_same_batches(
+    tmp_path: Path, mini: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    once = training_run.reestimate_batch_norm
+
+    def note(model: torch.nn.Module, batches: Batches, count: int) -> int:
+        counts.append(count)
+        return once(model, batches, count)
+
+    def run(name: str, **changes: Any) -> RunResult:
+        return _train(tmp_path / name, few, _recipe(epochs=1, batch_size=18, **changes))
+
+    few = dataclasses.replace(
+        mini,
+        train_images=mini.train_images[:20],
+        train_labels=mini.train_labels[:20],
+        test_images=mini.test_images[:20],
+        test_labels=mini.test_labels[:20],
+    )
+    monkeypatch.setattr(training_run, "reestimate_batch_norm", note)
+    short = run("short", reestimate_batches=1)
+    assert counts == []  # the validation's are of this very batch
+    run("real", reestimate_batches=1, real_weights=1.0)
+    assert counts == [1]  # the validation's are of other weights than are delivered
+    with monkeypatch.context() as patch:
+        patch.setattr(training_module, "_VALIDATION_BATCHES", 0)  # the validation estimates none
+        again = run("again", reestimate_batches=1)
+    assert counts == [1, 1]
+    assert (short.test_loss, short.test_accuracy) == (again.test_loss, again.test_accuracy)

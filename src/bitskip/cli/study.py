@@ -83,8 +83,7 @@ def study(
     from bitskip.errors import InterruptedRunError
     from bitskip.jobs import read_place
     from bitskip.report import print_tables, write_report
-    from bitskip.study.baselines import baseline_results, with_baselines
-    from bitskip.study.packed import measure_packed, packed_results, with_packed
+    from bitskip.study.packed import measure_packed
     from bitskip.study.run import plan_study, run_study
     from bitskip.training import Hardware, is_first_process
 
@@ -123,22 +122,18 @@ def study(
             ),
             place=place,
             progress_bar=bar,
+            beside={"packed": measure_packed, "baselines": measure_baselines} if plan.is_grid else {},
             on_run=lambda index, count, name, done: say(
                 f"[{index}/{count}] {name}" + (": finished before" if done else "")
             ),
             on_epoch=show_epoch,
+            on_measurement=lambda name: say(f"packed: {name}"),
         )
     except (InterruptedRunError, KeyboardInterrupt):
         again = shlex.join(["bitskip", *sys.argv[1:]])
         raise InterruptedRunError(f"interrupted; the same command goes on: {again}") from None
     if not is_first_process():
         return
-    if plan.is_grid and not (packed_results(results) and baseline_results(results)):
-        # In one go, so that their times can be compared.
-        packed = measure_packed(images, lambda name: say(f"packed: {name}"))
-        baselines = measure_baselines(images, lambda name: say(f"packed: {name}"))
-        results = with_baselines(with_packed(results, packed), baselines)
-        results.save(folder / "results.json")
     write_report(results, folder)
     print_tables(results)
     typer.echo(f"report: {folder / 'report.html'}")

@@ -28,6 +28,8 @@ __all__ = [
     "split_validation",
 ]
 
+_COUNTED = 500  # pictures counted at a time, so that caches hold them
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -39,7 +41,11 @@ class Normalisation:
     @classmethod
     def of(cls, images: npt.NDArray[np.uint8]) -> Normalisation:
         """Measure them on uint8 pictures of shape (N, H, W, C)."""
-        counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+        counts = np.zeros((images.shape[-1], 256), np.int64)
+        for start in range(0, len(images), _COUNTED):
+            planes = np.ascontiguousarray(images[start : start + _COUNTED].reshape(-1, len(counts)).T)
+            for channel, plane in zip(counts, planes, strict=True):
+                channel += np.bincount(plane, minlength=256)
         levels = np.arange(256) / 255
         means = [float((n * levels).sum() / n.sum()) for n in counts]
         variances = [
@@ -205,6 +211,7 @@ class Batches:
             pixels = _pad(pixels, self._crop, augmentation.padding, (mean * 255).round().to(torch.uint8))
         self._pixels = pixels
         self.size: int | None = None
+        self.sizes: Callable[[int], int | None] | None = None  # `size` by a batch's number in the epoch
         self.targets: Tensor | None = None  # (views, N, ...) on `device`
 
     def digest(self) -> str:
@@ -227,7 +234,9 @@ class Batches:
         return -(-count // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for draw in self.draws():
+        for index, draw in enumerate(self.draws()):
+            if self.sizes is not None:
+                self.size = self.sizes(index)
             yield self.make(draw.to(self.device))
 
     def draws(self) -> Iterator[Draw]:
@@ -293,13 +302,16 @@ class Batches:
     def _gather(self, draw: Draw) -> Tensor:
         assert draw.rows is not None
         assert draw.columns is not None
-        columns = torch.arange(self.width, device=self.device)
-        columns = torch.where(draw.mirrored.view(-1, 1), self.width - 1 - columns, columns)
-        columns = columns + draw.columns.view(-1, 1)
-        rows = torch.arange(self.height, device=self.device) + draw.rows.view(-1, 1)
         # Compressed pictures lie behind all others.
         shown = draw.chosen if draw.compressed is None else draw.chosen + len(self.labels) * draw.compressed
-        return self._pixels[shown[:, None, None], rows[:, :, None], columns[:, None, :]]
+        count, height, width, channels = self._pixels.shape
+        picture, row, column, channel = self._pixels.stride()
+        crops = self._pixels.as_strided(  # every crop that there is, (N, rows, columns, H, W, C)
+            (count, height - self.height + 1, width - self.width + 1, self.height, self.width, channels),
+            (picture, row, column, row, column, channel),
+        )
+        x = crops[shown, draw.rows, draw.columns]  # (B, H, W, C)
+        return torch.where(draw.mirrored.view(-1, 1, 1, 1), x.flip(2), x)
 
     def _cut_out(self, x: Tensor, side: int, centres: Tensor) -> None:
         dy = torch.arange(self.height, device=x.device).view(1, -1, 1) - centres[0].view(-1, 1, 1) + side // 2

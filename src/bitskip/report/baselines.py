@@ -48,8 +48,9 @@ def baselines_table(results: Results) -> TextTable | None:
         tuple(rows),
         (
             "All packed with int8 activations and timed in one run on this machine, one thread, the median "
-            "of single pictures. Baselines that were not run have their size and time from untrained "
-            "weights, which change neither; their published accuracies stand where they say so. "
+            "of single pictures, while other cores may still have trained. Baselines that were not run have "
+            "their size and time from untrained weights, which change neither; their published accuracies "
+            "stand where they say so. "
             "`bitskip train baseline:NAME` trains one.",
         ),
     )

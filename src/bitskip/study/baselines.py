@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bitskip.results.study import Results
 from bitskip.study.references import REFERENCES, Reference
 
-__all__ = ["BaselineResult", "baseline_results", "published", "with_baselines"]
+__all__ = ["BaselineResult", "baseline_results", "published"]
 
 # Under which name the tables of published figures have a baseline.
 _PUBLISHED = {
@@ -43,10 +43,5 @@ def published(name: str) -> Reference | None:
 
 
 def baseline_results(results: Results) -> tuple[BaselineResult, ...]:
-    """Return what `with_baselines` added to a study's results; empty if it added nothing."""
+    """Return what `bitskip.bench.baselines` measured beside a study's runs; empty if nothing was."""
     return results.extra_of("baselines", BaselineResult)
-
-
-def with_baselines(results: Results, measured: tuple[BaselineResult, ...]) -> Results:
-    """Return `results` with the baselines beside its rows."""
-    return results.with_extra("baselines", measured)

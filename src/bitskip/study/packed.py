@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
 
     from bitskip.data import ImageSet  # reports read results without torch
 
-__all__ = ["PackedResult", "measure_packed", "milliseconds_a_picture", "packed_results", "with_packed"]
+__all__ = ["PackedResult", "measure_packed", "milliseconds_a_picture", "packed_results"]
 
-_IMAGES, _SECONDS = 1000, 2.0  # test pictures at most, and seconds for each network
+_IMAGES, _SECONDS = 1000, 3.0  # test pictures at most, and seconds for each network
 _TIMED = 20  # pictures, one after the other
 
 
@@ -49,13 +48,8 @@ class PackedResult:
 
 
 def packed_results(results: Results) -> tuple[PackedResult, ...]:
-    """Return what `with_packed` added to a study's results; empty if it added nothing."""
+    """Return what `measure_packed` found beside a study's runs; empty if nothing was measured."""
     return results.extra_of("packed", PackedResult)
-
-
-def with_packed(results: Results, measured: tuple[PackedResult, ...]) -> Results:
-    """Return `results` with the packed networks' accuracies beside its rows."""
-    return results.with_extra("packed", measured)
 
 
 def measure_packed(
@@ -78,11 +72,11 @@ def measure_packed(
             ours = images.for_classes(program.class_names, program.classes, card.name)
         except DataError:
             return ()
-        milliseconds = milliseconds_a_picture(Model(program), ours.test_images)
+        model = Model(program)  # with one thread: another core may train
+        milliseconds = milliseconds_a_picture(model, ours.test_images)
         total = len(ours.test_images)
         count = max(1, min(total, _IMAGES, int(1000 * _SECONDS / milliseconds)))
         chosen = np.arange(count) * total // count
-        model = Model(program, threads=min(4, os.cpu_count() or 1))
         logits, _ = logits_of(model, ours.test_images[chosen])
         hits = int((logits.argmax(axis=1) == ours.test_labels[chosen]).sum())
         measured.append(

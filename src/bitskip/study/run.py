@@ -32,7 +32,12 @@ from bitskip.study.paper import paper_figures
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe
 from bitskip.training.hardware import versions
 
-__all__ = ["PRESETS", "PlannedStudy", "Preset", "machine", "plan_study", "run_study"]
+__all__ = ["PRESETS", "Measurement", "PlannedStudy", "Preset", "machine", "plan_study", "run_study"]
+
+# Something to measure beside the runs: of the pictures, telling what it is at; a tuple of dataclasses.
+Measurement = Callable[[ImageSet, Callable[[str], None]], tuple[Any, ...]]
+
+_BESIDE = "beside the runs"  # the task of all measurements; no run's folder has spaces
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,10 @@ def run_study(
     hardware: Hardware | None = None,
     place: Place | None = None,
     progress_bar: bool = True,
+    beside: Mapping[str, Measurement] | None = None,
     on_run: Callable[[int, int, str, bool], None] = lambda index, count, name, done: None,
     on_epoch: Callable[[str, dict[str, Any]], None] = lambda name, entry: None,
+    on_measurement: Callable[[str], None] = lambda name: None,
 ) -> Results:
     """Run what is still missing of `plan` in `out`, and return all results.
 
@@ -204,9 +211,13 @@ def run_study(
         hardware: devices and arithmetic.
         place: where; one after the other in this process if not given.
         progress_bar: show Lightning's progress bar, where one run follows the other.
+        beside: what else to measure, by the name under which the results keep it (`Results.with_extra`):
+            functions of a module, called one after the other in one process, on this machine, while the last
+            runs still train where there are several processes; so their times can be compared.
         on_run: called before each run with its number (from 1), how many there are, its name, and
             whether it is finished already.
         on_epoch: called after each epoch with the run's name and its history entry.
+        on_measurement: called with what `beside` measures next.
 
     Raises:
         RunError: if `out` holds another study or cannot be written, or the study was interrupted.
@@ -229,9 +240,19 @@ def run_study(
             on_run(index, len(plan.runs), run.folder, True)
         else:
             missing.append(Task(run.folder, _train, (run,)))
+    wanted = {name: measure for name, measure in (beside or {}).items() if name not in results.study.extra}
+    measuring = [Task(_BESIDE, _measure, (wanted,))] if wanted else []
 
     def note(event: Event) -> None:
         nonlocal results
+        if event.task.name == _BESIDE:
+            if event.kind == "progress":
+                on_measurement(event.value)
+            elif event.kind == "done":
+                for name, values in event.value.items():
+                    results = results.with_extra(name, values)
+                results.save(path)
+            return
         index, run = numbers[event.task.name]
         if event.kind == "begun":
             on_run(index, len(plan.runs), run.folder, False)
@@ -244,8 +265,19 @@ def run_study(
 
     bar = progress_bar and place.in_turn
     shared = {"images": images, "out": out, "hardware": hardware, "progress_bar": bar}
-    run_tasks(missing, place=place, shared=shared, folder=out, on_event=note)
+    here = place.ray is None and not place.in_turn
+    run_tasks(
+        [*missing, *measuring] if here else missing, place=place, shared=shared, folder=out, on_event=note
+    )
+    if not here and is_first_process():
+        run_tasks(measuring, shared=shared, on_event=note)
     return results
+
+
+def _measure(
+    wanted: Mapping[str, Measurement], *, images: ImageSet, report: Callable[[str], None], **_: Any
+) -> dict[str, tuple[Any, ...]]:
+    return {name: measure(images, report) for name, measure in wanted.items()}
 
 
 def _train(

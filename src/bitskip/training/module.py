@@ -102,6 +102,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         self._epoch_started = 0.0
         self._batches: Batches | None = None
         self._plain: Batches | None = None  # for statistics before a validation
+        self.estimated_from = 0  # batches that batch norm's statistics are of, if no step was made since
 
     @property
     def delivered(self) -> nn.Module:
@@ -123,6 +124,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        self._batches.sizes = lambda index: self.recipe.picture_size(self._progress(index))
         if isinstance(self._teacher[0], Tensor):
             self._batches.targets = self._teacher[0].to(self.device)
         return _Numbers(self._batches) if self._captures() else self._batches
@@ -185,7 +187,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         return done / (self.recipe.epochs * steps)
 
     def on_train_epoch_start(self) -> None:
-        """Note the time and the signs, choose the picture size, and begin the epoch's own random numbers."""
+        """Note the time and the signs, and begin the epoch's own random numbers."""
         self._epoch_started = time.monotonic()
         # Dropout's coins: of the epoch, so that a resumed run draws what an unbroken one would have drawn.
         torch.manual_seed(_mixed(self.seed, self.current_epoch, self.trainer.global_rank))
@@ -194,7 +196,6 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         self._signs = {name: layer.latent().detach() >= 0 for name, layer in self._layers.items()}
         if self._batches is not None:  # its generator has not begun: Lightning only calls iter() before this
             self._batches.set_epoch(self.current_epoch)
-            self._batches.size = self.recipe.picture_size(self.current_epoch / self.recipe.epochs)
         teacher = self._teacher[0]
         if isinstance(teacher, nn.Module):
             teacher.to(self.device).eval()
@@ -203,9 +204,11 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
 
     def training_step(self, batch: tuple[Tensor, ...] | int, batch_index: int) -> None:
         """Do one step of every optimizer."""
+        self.estimated_from = 0
         progress = self._progress(batch_index)
         stage = self._set_stage(progress)
         if self._captured is not None:
+            self._captured.batches.size = self.recipe.picture_size(progress)  # which a capture reads
             self._captured.run(stage)
             return
         assert not isinstance(batch, int)
@@ -275,7 +278,7 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         real = progress < self.recipe.real_weights
         for layer in self._layers.values():
             layer.frozen, layer.real_weights = frozen, real
-        size = None if self._batches is None else self._batches.size
+        size = self.recipe.picture_size(progress)
         return (size, frozen, real) if self._layers else (size,)
 
     @torch.no_grad()
@@ -374,7 +377,9 @@ class Classifier(L.LightningModule):  # type: ignore[misc]  # Lightning is untyp
         if count:
             if self._plain is None:
                 self._plain = plain_batches(self.splits, self.recipe, self.seed, self.device)
-            reestimate_batch_norm(self.delivered, self._plain, count)
+            found = reestimate_batch_norm(self.delivered, self._plain, count)
+            real = any(layer.real_weights for layer in binary_layers(self.delivered).values())
+            self.estimated_from = 0 if real else found
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         """Add up loss and hits of one batch."""

@@ -161,7 +161,7 @@ def train(
 
     device = trainer.strategy.root_device
     delivered = _binarised(module.delivered).to(device)
-    if recipe.reestimate_batches:
+    if recipe.reestimate_batches > module.estimated_from:  # else the last validation's are these
         plain = plain_batches(splits, recipe, seed, device)
         reestimate_batch_norm(delivered, plain, recipe.reestimate_batches)
     size = _TEST_BATCH.get(device.type, 512)
