@@ -139,17 +139,6 @@ def _picture(path: Path, size: tuple[int, int] = (40, 50), colour: int = 100) ->
     Image.new("RGB", size, (colour, 0, 0)).save(path)
 
 
-def test_image_folder_holds_out_every_fifth_picture(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        for index in range(10):
-            _picture(tmp_path / name / f"{index}.png", colour=index)
-    images = read_image_set(tmp_path, size=16)
-    assert images.class_names == ("cat", "dog")
-    assert images.train_images.shape == (2 * 8, 16, 16, 3)
-    assert images.test_images.shape == (2 * 2, 16, 16, 3)
-    assert images.test_images[:, 0, 0, 0].tolist() == [4, 9, 4, 9]
-
-
 def test_image_folder_with_train_and_test(tmp_path: Path) -> None:
     for part, count in (("train", 3), ("val", 2)):
         for name in ("a", "b"):

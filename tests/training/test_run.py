@@ -12,12 +12,15 @@ import torch
 
 from bitskip.data import ImageSet, load_mini
 from bitskip.data.batches import Batches
+from bitskip.data.held_out import BY_CONTENT
 from bitskip.errors import BitskipError, DataError, FileFormatError, RunError
+from bitskip.files import write_json
 from bitskip.nn import BinaryConv2d, binary_layers
 from bitskip.spec import NetworkSpec, named_spec
 from bitskip.training import Recipe, RunResult, evaluate, load_recipe, load_run, train
 from bitskip.training import module as training_module
 from bitskip.training import run as training_run
+from bitskip.training.folder import trained_on_tests
 from bitskip.training.hardware import Hardware, versions
 from bitskip.training.initial import match_classes
 from bitskip.training.module import Classifier, Splits
@@ -429,6 +432,21 @@ def _stop_in_second_epoch(kind: type[Classifier]) -> Any:
         start(self)
 
     return stop
+
+
+def test_a_run_of_another_choice_of_test_pictures_is_not_resumed_and_said_of_a_start(
+    tmp_path: Path, mini: ImageSet
+) -> None:
+    photos = dataclasses.replace(mini, name="image folder photos", test_rule=BY_CONTENT)
+    write_json(tmp_path / "run.json", {"data": photos.name, "train_images": len(photos.train_images)})
+    with pytest.raises(RunError, match=r"\(every fifth by name; now: a fifth of each class, by .* anew$"):
+        _train(tmp_path, photos, resume=True)
+    assert "every fifth by name), so it knows some of today's" in trained_on_tests(tmp_path, photos)
+    assert trained_on_tests(tmp_path, mini) == ""  # other data, whose test pictures came as such
+    write_json(tmp_path / "run.json", {"data": photos.name, "test_rule": BY_CONTENT})
+    assert trained_on_tests(tmp_path, photos) == ""
+    with pytest.raises(RunError, match=r"\(a fifth of each class, by .*; now: those of a test folder\)"):
+        _train(tmp_path, dataclasses.replace(photos, test_rule=""), resume=True)
 
 
 def test_folder_without_a_run(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def train(
     from bitskip.spec import NetworkSpec
     from bitskip.training import Hardware, is_first_process, load_recipe, what_is_kept
     from bitskip.training import train as run
+    from bitskip.training.folder import trained_on_tests
     from bitskip.training.small import fit_recipe
+    from bitskip.training.unpack import is_packed
 
     gpus_of(accelerator)  # a GPU that is not there is said before anything is written
     base = trainable(model)
@@ -130,6 +132,13 @@ def train(
     )
     if said:
         say(f"note: {said}")
+    for before in (start, teacher):
+        if (
+            before is not None
+            and not is_packed(before)
+            and (warning := trained_on_tests(Path(before), images))
+        ):
+            say(f"note: {warning}")
     folder = Path(out) if out else Path("runs") / f"{spec.name.removeprefix('baseline:')}-{settled.name}"
     result = run(
         spec,

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bitskip.data.held_out import BY_CONTENT, ONE_IN, held_out_by_content
 from bitskip.data.image_set import ImageSet, composed
 from bitskip.errors import DataError
 from bitskip.pictures import PICTURE_SUFFIXES, decode_picture, is_picture_name, reading_pictures
 
 __all__ = ["Found", "find_pictures", "read_image_folder", "read_pictures"]
 
-HELD_OUT = 5  # without a test folder, every fifth picture of a class is a test picture
 _TRAIN_NAMES, _TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 # What systems leave beside pictures; nobody means them.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
@@ -119,8 +119,8 @@ class _Split:
 def read_image_folder(folder: Path, size: int, notice: Notice = lambda text: None) -> ImageSet:
     """Read `folder/train/CLASS/**` and `folder/{test,val}/CLASS/**`, or `folder/CLASS/**`.
 
-    Without a test folder every fifth picture of each class (by path) becomes a test picture. How each
-    picture is brought to `size` says `bitskip.pictures`.
+    Without a test folder about a fifth of each class becomes test pictures (`bitskip.data.held_out`). How
+    each picture is brought to `size` says `bitskip.pictures`.
 
     Args:
         folder: holds the folders.
@@ -137,8 +137,7 @@ def read_image_folder(folder: Path, size: int, notice: Notice = lambda text: Non
     _say_what_was_found(folder, names, train, test, notice)
     train_paths, train_labels = _listed(train, names)
     if test is None:
-        place = np.concatenate([np.arange((train_labels == c).sum()) for c in range(len(names))])
-        held_out = place % HELD_OUT == HELD_OUT - 1
+        held_out = held_out_by_content(train_paths, train_labels)
         _say_small_classes(names, train, notice)
         test_paths = [path for path, held in zip(train_paths, held_out, strict=True) if held]
         train_paths = [path for path, held in zip(train_paths, held_out, strict=True) if not held]
@@ -147,7 +146,7 @@ def read_image_folder(folder: Path, size: int, notice: Notice = lambda text: Non
         _say_classes_of_one_split(names, train, test, notice)
         test_paths, test_labels = _listed(test, names)
     if not test_paths:
-        raise DataError(f"{folder} leaves no test pictures; give each class at least {HELD_OUT} pictures")
+        raise DataError(f"{folder} leaves no test pictures; give each class at least {ONE_IN} pictures")
     pixels = read_pictures([*train_paths, *test_paths], size)
     _say_dark_pictures(pixels, [*train_paths, *test_paths], notice)
     at = len(train_paths)
@@ -159,6 +158,7 @@ def read_image_folder(folder: Path, size: int, notice: Notice = lambda text: Non
         test_labels,
         names,
         test_names=tuple(str(path.relative_to(folder)) for path in test_paths),
+        test_rule=BY_CONTENT if test is None else "",
     )
 
 
@@ -255,7 +255,7 @@ def _say_what_was_found(
             nested.update(found.nested)
     text = f"{folder}: {len(names)} classes: {_counts(names, train)}"
     if test is None:
-        text += f"; every {HELD_OUT}th is a test picture"
+        text += "; about a fifth of each, chosen by their content, are test pictures"
     else:
         text += f" in {train.root.name}; {_counts(names, test)} in {test.root.name}"
     notice(text + (f"; {_skipped(skipped)}" if skipped else ""))
@@ -268,11 +268,11 @@ def _say_what_was_found(
 
 
 def _say_small_classes(names: tuple[str, ...], train: _Split, notice: Notice) -> None:
-    small = [name for name in names if len(train.classes[name].pictures) < HELD_OUT]
+    small = [name for name in names if len(train.classes[name].pictures) < ONE_IN]
     if small:
         notice(
-            f"note: {_some(small)} has fewer than {HELD_OUT} pictures, so none of them is tested; give each "
-            f"class at least {HELD_OUT}"
+            f"note: {_some(small)} has fewer than {ONE_IN} pictures, so none of them is tested; give each "
+            f"class at least {ONE_IN} before you train, for then some of these become test pictures"
         )
 
 

@@ -33,6 +33,7 @@ class ImageSet:
     test_labels: Labels
     class_names: tuple[str, ...]
     test_names: tuple[str, ...] = ()  # the files of the test pictures, where each has its own
+    test_rule: str = ""  # how test pictures were chosen among all; empty where they came as such
     source: str | None = None  # what `--data` would find it again by: an absolute path, or `mini`
 
     @property

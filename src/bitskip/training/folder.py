@@ -19,17 +19,22 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bitskip.data import ImageSet
     from bitskip.nn.baselines import Baseline
 
 __all__ = [
+    "EARLIER_RULE",
     "RunResult",
     "class_names",
     "class_names_of",
     "load_run",
     "load_weights",
+    "trained_on_tests",
     "weights_file",
     "weights_metadata",
 ]
+
+EARLIER_RULE = "every fifth by name"  # of choosing test pictures in a folder, in runs that name none
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class RunResult:
     warm_start: str | None = None
     start_kept: bool = False  # the network as it started did better on held-out pictures, and was kept
     epochs_before: Count = 0  # epochs that the weights it started from had been trained for
+    test_rule: str = ""  # how its test pictures were chosen among all; empty where they came as such
     changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
 
     @classmethod
@@ -64,6 +70,24 @@ class RunResult:
             return decode(cls, read_json(path), str(path))
         except FileFormatError as error:
             raise FileFormatError(f"{path} is no run's result: {error}") from None
+
+
+def trained_on_tests(folder: Path, images: ImageSet) -> str:
+    """Return one sentence if test pictures of `images` may be among those that a run was trained on, else "".
+
+    So it is after a run by another rule of choosing test pictures from the same folder.
+    """
+    before = folder / "run.json"
+    if not images.test_rule or not before.is_file():
+        return ""
+    known = read_json(before)
+    rule = known.get("test_rule") or EARLIER_RULE
+    if known.get("data") != images.name or rule == images.test_rule:
+        return ""
+    return (
+        f"{folder} was trained when other pictures of {images.name} were the test pictures ({rule}), so it "
+        "knows some of today's: accuracies of what begins from it come out too high; train it anew"
+    )
 
 
 def weights_file(folder: Path) -> Path:

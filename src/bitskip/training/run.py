@@ -33,7 +33,14 @@ from bitskip.nn.narrow import onednn_where_safe
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 from bitskip.spec import NetworkSpec
 from bitskip.training.accuracy import evaluate
-from bitskip.training.folder import RunResult, class_names_of, load_run, load_weights, weights_file
+from bitskip.training.folder import (
+    EARLIER_RULE,
+    RunResult,
+    class_names_of,
+    load_run,
+    load_weights,
+    weights_file,
+)
 from bitskip.training.hardware import Hardware, is_first_process, merged, versions
 from bitskip.training.initial import match_classes, prepare
 from bitskip.training.module import Classifier, Splits, plain_batches
@@ -107,6 +114,7 @@ def train(
         "seed": seed,
         "data": images.name,
         "train_images": len(images.train_images),
+        "test_rule": images.test_rule,
         "teacher": None if teacher is None else teacher.name,
         "warm_start": None if warm_start is None else _name_of(warm_start),
         "teacher_weights": None if teacher is None else file_digest(weights_file(teacher)),
@@ -186,6 +194,7 @@ def train(
         test_images=len(images.test_images),
         test_accuracy=accuracy,
         test_loss=loss,
+        test_rule=images.test_rule,
         seconds=round(sum(entry["seconds"] for entry in module.history), 1),
         history=module.history,
         precision=sessions.pop("precision"),
@@ -251,10 +260,17 @@ def _check_folder(out: Path, asked: dict[str, Any], resume: bool, checkpoint: Pa
     if not resume and (checkpoint.is_file() or (out / "result.json").is_file()):
         raise RunError(f"{out} already holds a run; continue it with --resume, or choose another --out")
     known = read_json(before)
+    if known.get("test_rule", "") != asked["test_rule"] and known.get("data") == asked["data"]:
+        then, now = known.get("test_rule") or EARLIER_RULE, asked["test_rule"] or "those of a test folder"
+        raise RunError(
+            f"{out} was begun when other pictures were the test pictures ({then}; now: {now}), so its test "
+            "would show pictures that it was trained on; choose another --out and train anew"
+        )
     # Keys that runs and recipes have got since this one began stand at what they did before: nothing.
     try:
         known = {"teacher_weights": asked["teacher_weights"]} | known
         known = {"warm_start_weights": asked["warm_start_weights"]} | known
+        known = {"test_rule": asked["test_rule"]} | known
         known.pop("data_source", None)  # the same data may lie elsewhere by now
         known["recipe"] = Recipe.model_validate(known["recipe"]).model_dump(mode="json")
     except (ValidationError, KeyError, TypeError):
