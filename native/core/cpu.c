@@ -59,6 +59,7 @@ static uint32_t detect(void) {
   uint32_t found = BSK_CPU_NEON; /* part of the architecture */
 #if defined(__linux__)
   if (getauxval(AT_HWCAP) & (1UL << 20)) found |= BSK_CPU_DOTPROD; /* HWCAP_ASIMDDP */
+  if (getauxval(AT_HWCAP2) & (1UL << 13)) found |= BSK_CPU_I8MM;   /* HWCAP2_I8MM */
 #elif defined(__APPLE__)
   found |= BSK_CPU_DOTPROD; /* every 64-bit Apple processor since A11's successor; all of the M series */
 #endif

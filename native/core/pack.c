@@ -22,6 +22,7 @@ size_t bsk_weight_at(const bsk_weights_view *v, int32_t o, int32_t r, int32_t s,
 
 /* One step of one lane. */
 static void pack_step(bsk_pack pack, const bsk_weights_view *v, char *step, int32_t lane, int32_t o, int32_t r, int32_t s, int32_t first) {
+  const int n = packs[pack].inputs;
   switch (pack) {
     case BSK_PACK_BITS: {
       uint32_t word = 0;
@@ -36,8 +37,9 @@ static void pack_step(bsk_pack pack, const bsk_weights_view *v, char *step, int3
       for (int32_t j = 0; j < 8; ++j) step[lane] = (char)(step[lane] | !bsk_weight_negative(v, o, r, s, first + j) << j);
       break;
     case BSK_PACK_I8:
-      for (int32_t j = 0; j < 4; ++j)
-        ((int8_t *)step)[4 * lane + j] = o < v->o && first + j < v->i ? ((const int8_t *)v->data)[bsk_weight_at(v, o, r, s, first + j)] : 0;
+    case BSK_PACK_I8_WIDE:
+      for (int32_t j = 0; j < n; ++j)
+        ((int8_t *)step)[n * lane + j] = o < v->o && first + j < v->i ? ((const int8_t *)v->data)[bsk_weight_at(v, o, r, s, first + j)] : 0;
       break;
     case BSK_PACK_I16:
       for (int32_t j = 0; j < 2; ++j) {
@@ -51,8 +53,9 @@ static void pack_step(bsk_pack pack, const bsk_weights_view *v, char *step, int3
       break;
     }
     case BSK_PACK_MASK_I8:
-      for (int32_t j = 0; j < 4; ++j) {
-        const int bit = 4 * lane + j;
+    case BSK_PACK_MASK_I8_WIDE:
+      for (int32_t j = 0; j < n; ++j) {
+        const int bit = n * lane + j;
         step[bit / 8] = (char)(step[bit / 8] | bsk_weight_negative(v, o, r, s, first + j) << (bit % 8));
       }
       break;

@@ -40,6 +40,7 @@ enum {
   BSK_CPU_VNNI = 1u << 3, /* AVX-512 VNNI */
   BSK_CPU_NEON = 1u << 4,
   BSK_CPU_DOTPROD = 1u << 5,
+  BSK_CPU_I8MM = 1u << 8,    /* int8 matrix multiply of ARMv8.6 */
   BSK_CPU_AVXVNNI = 1u << 7, /* VNNI on 256 bits, on machines without AVX-512 too */
   BSK_CPU_AMX = 1u << 6,     /* tiles and their int8 products, and the system's leave to use them */
   /* Not of the processor: methods of its kernels, here so that bsk_cpu_limit can hide them. */

@@ -56,14 +56,16 @@ typedef enum {
 
 /* How weights are packed for a kernel: [group][kh][kw][step][lane of BSK_GROUP][inputs of a step]. */
 typedef enum {
-  BSK_PACK_BITS = 0,    /* uint32 of 32 inputs a lane */
-  BSK_PACK_I8 = 1,      /* 4 int8 a lane */
-  BSK_PACK_I16 = 2,     /* 2 int16 a lane */
-  BSK_PACK_F32 = 3,     /* 1 float a lane */
-  BSK_PACK_MASK_I8 = 4, /* BSK_GROUP * 4 bits a step, bit 1 = -1: 16 bytes that `unpack` turns into BSK_PACK_I8 */
-  BSK_PACK_NIBBLES = 6, /* a byte of 4 bits a lane */
-  BSK_PACK_SUBSETS = 7, /* a byte a lane: bits 0..3 the first 4 inputs, bits 4..7 the next 4, 1 = +1; `unpack` parts them */
-  BSK_PACK_MASK_F32 = 5 /* BSK_GROUP bits a step, bit 1 = -1: 4 bytes that `unpack` turns into BSK_PACK_F32 */
+  BSK_PACK_BITS = 0,         /* uint32 of 32 inputs a lane */
+  BSK_PACK_I8 = 1,           /* 4 int8 a lane */
+  BSK_PACK_I16 = 2,          /* 2 int16 a lane */
+  BSK_PACK_F32 = 3,          /* 1 float a lane */
+  BSK_PACK_MASK_I8 = 4,      /* BSK_GROUP * 4 bits a step, bit 1 = -1: 16 bytes that `unpack` turns into BSK_PACK_I8 */
+  BSK_PACK_I8_WIDE = 8,      /* 8 int8 a lane */
+  BSK_PACK_MASK_I8_WIDE = 9, /* BSK_GROUP * 8 bits a step, likewise for BSK_PACK_I8_WIDE */
+  BSK_PACK_NIBBLES = 6,      /* a byte of 4 bits a lane */
+  BSK_PACK_SUBSETS = 7,      /* a byte a lane: bits 0..3 the first 4 inputs, bits 4..7 the next 4, 1 = +1; `unpack` parts them */
+  BSK_PACK_MASK_F32 = 5      /* BSK_GROUP bits a step, bit 1 = -1: 4 bytes that `unpack` turns into BSK_PACK_F32 */
 } bsk_pack;
 
 /* acc[p][lane] = base[p][lane] + sum over kh rows of `run` steps (for bits: base - 2 * popcount). base may be NULL

@@ -170,7 +170,7 @@ int main(int argc, char **argv) {
     char *expected = run(&op, BSK_ISA_SCALAR, arena, bytes, 1, name[0], sizeof name[0]);
     static const bsk_isa isas[] = {BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX, BSK_ISA_BEST};
     /* Shadowed kernels too: the best without the newest features, then without any beyond the base of a family. */
-    static const uint32_t limits[] = {~0u, ~(uint32_t)(BSK_CPU_AVXVNNI | BSK_CPU_VNNI | BSK_CPU_VPOPCNTDQ | BSK_CPU_DOTPROD)};
+    static const uint32_t limits[] = {~0u, ~(uint32_t)(BSK_CPU_AVXVNNI | BSK_CPU_VNNI | BSK_CPU_VPOPCNTDQ | BSK_CPU_DOTPROD | BSK_CPU_I8MM)};
     for (size_t i = 0; i < 2 * sizeof isas / sizeof isas[0]; ++i) {
       bsk_sizes sizes;
       const bsk_isa isa = isas[i / 2];

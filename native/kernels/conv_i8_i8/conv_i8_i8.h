@@ -28,4 +28,6 @@ extern const bsk_special bsk_winograd2_i8_avx2, bsk_winograd4_i8_avx2, bsk_winog
 extern const bsk_special bsk_amx, bsk_amx_signs;
 void bsk_conv_i8_i8_neon(const bsk_tile *tile, void *acc);
 void bsk_conv_i8_i8_neondot(const bsk_tile *tile, void *acc);
+void bsk_conv_i8_i8_neoni8mm(const bsk_tile *tile, void *acc);
+extern const bsk_special bsk_i8mm;
 #endif

@@ -9,3 +9,6 @@ void bsk_unpack_i8_neon(const void *masks, void *weights, size_t steps) {
   int8_t *w = (int8_t *)weights;
   for (size_t i = 0; i < 16 * steps; ++i) vst1_s8(w + 8 * i, vreinterpret_s8_u8(vorr_u8(vtst_u8(vdup_n_u8(m[i]), bit), one)));
 }
+
+/* Bits and bytes stand in the same order, twice as many a step. */
+void bsk_unpack_i8_wide_neon(const void *masks, void *weights, size_t steps) { bsk_unpack_i8_neon(masks, weights, 2 * steps); }
