@@ -52,16 +52,14 @@ def build_board(work: Path) -> None:
         RuntimeError: if a compiler fails.
     """
     work.mkdir(parents=True, exist_ok=True)
-    _call("gcc", "-c", FOLDER / "reset.S", "-o", work / "reset.o")
-    _call(
-        "ld", "-Ttext=0xffff0000", "-e", "start16", "--oformat", "binary", "-o", work / "rom.bin", work / "reset.o"
-    )
     _call(
         "gcc", "-O2", "-ffreestanding", "-fno-pic", "-no-pie", "-fcf-protection=none", "-mgeneral-regs-only", "-mno-red-zone",
         "-fno-stack-protector", "-nostdlib", "-T", FOLDER / "supervisor.ld", "-Wl,--build-id=none",
         "-Wl,--no-warn-rwx-segments", FOLDER / "supervisor.c", FOLDER / "entry.S", "-o", work / "supervisor.elf"
     )  # fmt: skip
     _call("objcopy", "-O", "binary", work / "supervisor.elf", work / "supervisor.bin")
+    _call("gcc", "-c", f"-Wa,-I{work}", FOLDER / "reset.S", "-o", work / "reset.o")
+    _call("ld", "-Ttext=0xffff0000", "-e", "start16", "--oformat", "binary", "-o", work / "rom.bin", work / "reset.o")
 
 
 def run_program(
@@ -88,21 +86,19 @@ def run_program(
     Raises:
         RuntimeError: if the emulator does not start, or the program does not end in time.
     """
-    text = b"".join(word.encode() + b"\0" for word in [program.name, *arguments])
-    size = file.stat().st_size if file else 0
-    (work / "options.bin").write_bytes(struct.pack("<QQII", state, size, len(arguments) + 1, 0) + text.ljust(4000, b"\0"))
-    images = [
-        (work / "supervisor.bin", 0x100000),
-        (program, 0x1000000),
-        (work / "options.bin", 0x2000000),
-        *([(file, 0x2800000)] if file else []),
-    ]
-    loads = "\n".join(f"optramimage{i}: file={at.resolve()}, address={a:#x}" for i, (at, a) in enumerate(images, 1))
+    words = b"".join(word.encode() + b"\0" for word in [program.name, *arguments])
+    code, data = program.read_bytes(), file.read_bytes() if file else b""
+    options = struct.pack("<QQQII", state, len(code), len(data), len(arguments) + 1, 0) + words
+    disk = b"".join(_padded(part, 512) for part in (_padded(options, 4096), code, data))
+    (work / "disk.img").write_bytes(_padded(disk, 16 * 63 * 512))  # whole cylinders
+    (work / "vga.bin").write_bytes(b"\x55\xaa\x01".ljust(512, b"\0"))  # Bochs wants one; nothing runs it
     (work / "bochsrc").write_text(
         f"""display_library: nogui
 memory: guest=256, host=256
 romimage: file={work.resolve() / "rom.bin"}, address=0xffff0000
-{loads}
+vgaromimage: file={work.resolve() / "vga.bin"}
+vga: extension=none
+ata0-master: type=disk, path={work.resolve() / "disk.img"}, mode=flat
 cpu: count=1, model={model}, ips=1000000000, reset_on_triple_fault=0, ignore_bad_msrs=0
 clock: sync=none
 port_e9_hack: enabled=1
@@ -128,6 +124,10 @@ panic: action=fatal
         why = log.read_text(errors="replace")[-1500:] if log.exists() else done.stderr.decode(errors="replace")
         raise RuntimeError(f"{program.name} did not run on {model}: {output[-300:]} {why}")
     return Finished(output[: found.start()], int(found[1]))
+
+
+def _padded(part: bytes, unit: int) -> bytes:
+    return part.ljust(-(-len(part) // unit) * unit, b"\0")
 
 
 def _call(*words: str | Path) -> None:

@@ -1,4 +1,4 @@
-/* Entry of the supervisor at 1 MiB, of system calls and of exceptions. */
+/* Entry of the supervisor at 2 MiB, of system calls and of exceptions. */
   .section .entry, "ax"
   .code64
   mov $32, %eax

@@ -1,6 +1,6 @@
-/* The ROM of the emulated machine: from the reset vector to 64-bit code at 1 MiB, with 4 KiB pages one to one.
- * 64 KiB at the end of the address space; `supervisor.c` is in memory already (Bochs loads it). */
-#define MEGABYTE 0x100000
+/* The ROM of the emulated machine: from the reset vector to 64-bit code at 2 MiB, with 4 KiB pages one to one.
+ * 64 KiB at the end of the address space; they hold `supervisor.c` too, which is copied to memory. */
+#define SUPERVISOR 0x200000
 #define TABLES 0x800000 /* page map, directory pointers, directory, then one page table for each 2 MiB */
 #define MEMORY_MIB 256
 #define TOP_DIRECTORY (TABLES + 0x3000 + 0x1000 * MEMORY_MIB / 2) /* of the last GiB, for this ROM */
@@ -9,6 +9,8 @@
   .code16
 start16:
   cli
+  mov $2, %al /* address line 20 */
+  out %al, $0x92
   mov $TABLES_SELECTOR_OFFSET, %bx
   lgdtl %cs:(%bx)
   mov %cr0, %eax
@@ -22,6 +24,10 @@ start32:
   mov %eax, %ds
   mov %eax, %es
   mov %eax, %ss
+  mov $(0xffff0000 + supervisor - start16), %esi
+  mov $SUPERVISOR, %edi
+  mov $(supervisor_end - supervisor), %ecx
+  rep movsb
   mov $TABLES, %edi
   xor %eax, %eax
   mov $(0x1000 * (4 + MEMORY_MIB / 2) / 4), %ecx
@@ -55,7 +61,7 @@ start32:
   wrmsr
   mov $0x80010033, %eax /* CR0: paging, write protection, numeric errors, protected mode */
   mov %eax, %cr0
-  ljmpl $24, $MEGABYTE
+  ljmpl $24, $SUPERVISOR
 
   .balign 8
 gdt:
@@ -68,6 +74,10 @@ gdt_pointer:
   .word gdt_pointer - gdt - 1
   .long 0xffff0000 + gdt - start16
   .set TABLES_SELECTOR_OFFSET, gdt_pointer - start16
+
+supervisor:
+  .incbin "supervisor.bin"
+supervisor_end:
 
   .org 0xfff0
   .code16

@@ -4,14 +4,15 @@
  * processor has, so that the program's own detection of instruction sets is tested as it stands. Time is the number of
  * instructions executed, one a nanosecond. A fault ends the run and says where.
  *
- * Memory (256 MiB): 1 MiB this; 4 MiB the program and its heap; 8 MiB page tables; 16 MiB the program again, its file's
- * bytes as Bochs loaded them; 32 MiB arguments; 40 MiB a file that it may open; 64 MiB and up what it maps.
+ * Memory (256 MiB): 2 MiB this; 4 MiB the program; 8 MiB page tables; 10 MiB its heap; 16 MiB
+ * options, then the program as it lies in its file; 40 MiB a file that it may open; 64 MiB and up what it maps, and its
+ * stack. Options, program and file come from the first disk, in this order, each from a sector of its own.
  */
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROGRAM_FILE 0x1000000u
-#define OPTIONS 0x2000000u
+#define OPTIONS 0x1000000u
+#define PROGRAM_FILE 0x1001000u
 #define DATA_FILE 0x2800000u
 #define HEAP 0x0a00000u
 #define HEAP_END 0x1000000u
@@ -26,9 +27,9 @@ extern void on_syscall(void);
 extern char vectors[];
 
 typedef struct {
-  uint64_t xcr0, data_bytes; /* state to be enabled; length of the file */
+  uint64_t xcr0, program_bytes, data_bytes; /* state to be enabled; lengths */
   uint32_t n_arguments, reserved;
-  char text[4000]; /* arguments, each with its end */
+  char text[4064]; /* arguments, each with its end */
 } options;
 
 static uint64_t idt[64];
@@ -65,6 +66,26 @@ void __attribute__((noreturn)) report_fault(uint64_t vector, uint64_t error, uin
   say_hex(address);
   say("]");
   stop(128 + vector);
+}
+
+static uint8_t in(uint16_t port) {
+  uint8_t value;
+  __asm__ volatile("inb %1, %0" : "=a"(value) : "d"(port));
+  return value;
+}
+
+/* Reads sectors of 512 bytes from the first ATA disk and returns the sector behind them. */
+static uint32_t read_disk(uint32_t sector, char *to, uint64_t bytes) {
+  for (uint64_t at = 0; at < bytes; at += 512, ++sector) {
+    out(0x1f6, (uint8_t)(0xe0 | sector >> 24)), out(0x1f2, 1);
+    out(0x1f3, (uint8_t)sector), out(0x1f4, (uint8_t)(sector >> 8)), out(0x1f5, (uint8_t)(sector >> 16));
+    out(0x1f7, 0x20);
+    while ((in(0x1f7) & 0x88) != 0x08) {} /* busy, or without data */
+    char *place = to + at;
+    uint64_t words = 256;
+    __asm__ volatile("rep insw" : "+D"(place), "+c"(words) : "d"((uint16_t)0x1f0) : "memory");
+  }
+  return sector;
 }
 
 static void write_msr(uint32_t msr, uint64_t value) { __asm__ volatile("wrmsr" ::"c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))); }
@@ -232,6 +253,7 @@ static uint64_t load_program(const char *file, uint64_t *headers, uint64_t *n_he
 
 void supervise(void) {
   options *o = (options *)(uintptr_t)OPTIONS;
+  read_disk(0, (char *)o, sizeof *o);
   for (uint64_t i = 0; i < 32; ++i) {
     const uint64_t at = (uint64_t)(uintptr_t)vectors + 16 * i;
     idt[2 * i] = (at & 0xffff) | 24ull << 16 | 0x8e00ull << 32 | (at >> 16 & 0xffff) << 48;
@@ -251,6 +273,7 @@ void supervise(void) {
   write_msr(0xc0000082, (uint64_t)(uintptr_t)on_syscall);
   write_msr(0xc0000084, 0x700); /* direction, interrupts and traps off */
   allow(MAPS, STACK - MAPS, 1, 0);
+  read_disk(read_disk(sizeof(options) / 512, (char *)(uintptr_t)PROGRAM_FILE, o->program_bytes), (char *)(uintptr_t)DATA_FILE, o->data_bytes);
   uint64_t headers, n_headers;
   const uint64_t entry = load_program((const char *)(uintptr_t)PROGRAM_FILE, &headers, &n_headers);
 
