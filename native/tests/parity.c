@@ -4,6 +4,10 @@
  * Integer results must be equal to the byte, in the whole arena. Float sums may differ in order: those are compared
  * within a tolerance, and only the f32 output.
  */
+#if defined(__linux__)
+#define _GNU_SOURCE
+#include <sys/mman.h>
+#endif
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,22 +127,45 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
   }
 }
 
-/* Run `op` on a copy of `arena` in memory of exactly the size asked for (so that sanitizers see an overrun). */
-static char *run(const bsk_op *op, bsk_isa isa, const char *arena, size_t bytes, int parts, char *name, size_t name_room) {
+/* Memory of `bytes`, in whole 64 bytes, that ends (on Linux) where a page begins that may not be touched. */
+static size_t whole(size_t bytes) { return (bytes + 63) / 64 * 64; }
+#if defined(__linux__)
+#define GUARD ((size_t)4096)
+static size_t pages_of(size_t bytes) { return (whole(bytes) + GUARD - 1) / GUARD * GUARD; }
+static char *take(size_t bytes) {
+  char *base = (char *)mmap(NULL, pages_of(bytes) + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base == (char *)MAP_FAILED || mprotect(base + pages_of(bytes), GUARD, PROT_NONE)) exit(2);
+  return base + pages_of(bytes) - whole(bytes);
+}
+static void give(char *block, size_t bytes) { munmap(block + whole(bytes) - pages_of(bytes), pages_of(bytes) + GUARD); }
+#else
+static char *take(size_t bytes) {
+  char *block = (char *)aligned_alloc(64, whole(bytes + 1));
+  if (!block) exit(2);
+  return block;
+}
+static void give(char *block, size_t bytes) { (void)bytes, free(block); }
+#endif
+
+/* Run `op` on a copy of `arena`, which the caller gives back; NULL where another kernel than `wanted` would run. */
+static char *run(const bsk_op *op, bsk_isa isa, const char *wanted, const char *arena, size_t bytes, int parts, char *name, size_t name_room) {
   bsk_sizes sizes;
   bsk_engine *engine;
   if (bsk_engine_bytes(op, 1, bytes, isa, &sizes) != BSK_OK) {
     fprintf(stderr, "refused: %s\n", bsk_last_error());
     exit(2);
   }
-  void *memory = aligned_alloc(64, (sizes.engine_bytes + 63) / 64 * 64), *scratch = aligned_alloc(64, (sizes.scratch_bytes + 63) / 64 * 64);
-  char *copy = (char *)aligned_alloc(64, bytes);
-  if (!memory || !scratch || !copy || bsk_engine_init(op, 1, bytes, isa, memory, sizes.engine_bytes, &engine) != BSK_OK) exit(2);
-  memcpy(copy, arena, bytes);
-  for (int part = 0; part < parts; ++part) bsk_engine_run_op(engine, 0, NULL, copy, scratch, part, parts);
+  char *memory = take(sizes.engine_bytes), *copy = NULL;
+  if (bsk_engine_init(op, 1, bytes, isa, memory, sizes.engine_bytes, &engine) != BSK_OK) exit(2);
   snprintf(name, name_room, "%s", bsk_engine_kernel(engine, 0));
-  free(memory);
-  free(scratch);
+  if (!wanted || strcmp(wanted, name) == 0) {
+    char *scratch = take(sizes.scratch_bytes);
+    copy = take(bytes);
+    memcpy(copy, arena, bytes);
+    for (int part = 0; part < parts; ++part) bsk_engine_run_op(engine, 0, NULL, copy, scratch, part, parts);
+    give(scratch, sizes.scratch_bytes);
+  }
+  give(memory, sizes.engine_bytes);
   return copy;
 }
 
@@ -167,7 +194,7 @@ int main(int argc, char **argv) {
     if (!arena) return 2;
     fill(&op.in, arena);
     fill(&op.residual, arena);
-    char *expected = run(&op, BSK_ISA_SCALAR, arena, bytes, 1, name[0], sizeof name[0]);
+    char *expected = run(&op, BSK_ISA_SCALAR, NULL, arena, bytes, 1, name[0], sizeof name[0]);
     static const bsk_isa isas[] = {BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX, BSK_ISA_BEST};
     /* Shadowed kernels too: the best without the newest features, then without any beyond the base of a family. */
     static const uint32_t limits[] = {~0u, ~(uint32_t)(BSK_CPU_AVXVNNI | BSK_CPU_VNNI | BSK_CPU_VPOPCNTDQ | BSK_CPU_DOTPROD | BSK_CPU_I8MM)};
@@ -176,30 +203,30 @@ int main(int argc, char **argv) {
       const bsk_isa isa = isas[i / 2];
       bsk_cpu_limit(limits[i % 2]);
       if (bsk_engine_bytes(&op, 1, bytes, isa, &sizes) == BSK_ERR_ISA) continue;
-      char *got = run(&op, isa, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
+      char *got = run(&op, isa, NULL, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
       ++compared;
       if (!same(&op, expected, got, bytes)) {
         ++wrong;
         printf("round %d: %s differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0], op.in.h,
                op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
       }
-      free(got);
+      give(got, bytes);
     }
     bsk_cpu_limit(~0u);
     for (size_t i = 0; bsk_conv_variant(i); ++i) { /* and every variant by name, also where another is chosen */
       bsk_conv_prefer(bsk_conv_variant(i)->name);
-      char *got = run(&op, BSK_ISA_BEST, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
+      char *got = run(&op, BSK_ISA_BEST, bsk_conv_variant(i)->name, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
+      if (!got) continue; /* it cannot run this shape */
       ++compared;
       if (!same(&op, expected, got, bytes)) {
         ++wrong;
-        printf("round %d: %s (asked for %s) differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1],
-               bsk_conv_variant(i)->name, name[0], op.in.h, op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph,
-               op.pw, op.epi.kind);
+        printf("round %d: %s by name differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0], op.in.h,
+               op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
       }
-      free(got);
+      give(got, bytes);
     }
     bsk_conv_prefer(NULL);
-    free(expected);
+    give(expected, bytes);
     free(arena);
   }
   free(weights);

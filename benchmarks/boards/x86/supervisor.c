@@ -40,7 +40,7 @@ static void say(const char *text) {
 }
 static void say_hex(uint64_t value) {
   say("0x");
-  for (int shift = 60; shift >= 0; shift -= 4) out(0xe9, (uint8_t) "0123456789abcdef"[value >> shift & 15]);
+  for (int shift = 60; shift >= 0; shift -= 4) out(0xe9, (uint8_t)"0123456789abcdef"[value >> shift & 15]);
 }
 static void say_number(uint64_t value) {
   if (value >= 10) say_number(value / 10);
@@ -80,7 +80,8 @@ static uint32_t read_disk(uint32_t sector, char *to, uint64_t bytes) {
     out(0x1f6, (uint8_t)(0xe0 | sector >> 24)), out(0x1f2, 1);
     out(0x1f3, (uint8_t)sector), out(0x1f4, (uint8_t)(sector >> 8)), out(0x1f5, (uint8_t)(sector >> 16));
     out(0x1f7, 0x20);
-    while ((in(0x1f7) & 0x88) != 0x08) {} /* busy, or without data */
+    while ((in(0x1f7) & 0x88) != 0x08) {
+    } /* busy, or without data */
     char *place = to + at;
     uint64_t words = 256;
     __asm__ volatile("rep insw" : "+D"(place), "+c"(words) : "d"((uint16_t)0x1f0) : "memory");
@@ -282,13 +283,27 @@ void supervise(void) {
   const char *text = o->text;
   for (uint32_t i = 0; i < o->n_arguments; ++i) {
     *at++ = (uint64_t)(uintptr_t)text;
-    while (*text++) {}
+    while (*text++) {
+    }
   }
   *at++ = 0; /* arguments end; no environment */
   *at++ = 0;
   static const char platform[] = "x86_64", random[16] = "0123456789abcde";
-  const uint64_t auxiliary[] = {3, headers, 4, 56, 5, n_headers, 6, PAGE, 9, entry, 11, 0, 12, 0, 13, 0, 14, 0, 15, (uint64_t)(uintptr_t)platform, 17, 100, 23,
-                                0, 25, (uint64_t)(uintptr_t)random, 51, 12288, 0, 0}; /* 51: least signal stack */
+  const uint64_t auxiliary[] = {3,  headers,
+                                4,  56,
+                                5,  n_headers,
+                                6,  PAGE,
+                                9,  entry,
+                                11, 0,
+                                12, 0,
+                                13, 0,
+                                14, 0,
+                                15, (uint64_t)(uintptr_t)platform,
+                                17, 100,
+                                23, 0,
+                                25, (uint64_t)(uintptr_t)random,
+                                51, 12288,
+                                0,  0}; /* 51: least signal stack */
   for (size_t i = 0; i < sizeof auxiliary / sizeof *auxiliary; ++i) *at++ = auxiliary[i];
   __asm__ volatile("fninit");
   start_program(entry, (uint64_t)(uintptr_t)stack);
