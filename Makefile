@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: study test test-slow docs lint clean install-c check-all coverage test-torch test-edge
+.PHONY: study test test-slow docs lint clean install-c check-all coverage test-torch test-edge test-x86
 
 study: $(STAMP)
 	$(BIN)/bitskip study --preset quick --out runs/quick
@@ -48,6 +48,15 @@ test-edge: $(STAMP)
 	command -v apt-get >/dev/null || { echo "test-edge installs its tools by apt-get; on other systems install: $(EDGE_TOOLS)"; exit 1; }
 	dpkg -s $(EDGE_TOOLS) >/dev/null 2>&1 || { $$(command -v sudo) apt-get update && $$(command -v sudo) apt-get install -y $(EDGE_TOOLS); }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/edge -m "slow or not slow" --timeout 7200 -n auto --dist worksteal
+
+# Kernels for AVX-512 and AMX in an emulator. BOCHS names a Bochs that is there; else one is built (10 minutes) from BOCHS_SOURCES,
+# a copy of its repository.
+BOCHS_SOURCES ?= build/bochs-sources
+BOCHS ?= $(BOCHS_SOURCES)/bochs/bochs
+test-x86: $(STAMP)
+	test -x "$(BOCHS)" || test -d $(BOCHS_SOURCES) || git clone --quiet --depth 1 https://github.com/bochs-emu/Bochs $(BOCHS_SOURCES)
+	test -x "$(BOCHS)" || benchmarks/boards/x86/build_bochs.sh $(BOCHS_SOURCES)
+	OMP_NUM_THREADS=1 BOCHS="$(abspath $(BOCHS))" $(BIN)/python -m pytest tests/emulated -m "slow or not slow" --timeout 7200
 
 # The documentation site in site/; a warning or a broken link is an error.
 docs: $(STAMP)

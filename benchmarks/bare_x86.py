@@ -59,7 +59,17 @@ def build_board(work: Path) -> None:
     )  # fmt: skip
     _call("objcopy", "-O", "binary", work / "supervisor.elf", work / "supervisor.bin")
     _call("gcc", "-c", f"-Wa,-I{work}", FOLDER / "reset.S", "-o", work / "reset.o")
-    _call("ld", "-Ttext=0xffff0000", "-e", "start16", "--oformat", "binary", "-o", work / "rom.bin", work / "reset.o")
+    _call(
+        "ld",
+        "-Ttext=0xffff0000",
+        "-e",
+        "start16",
+        "--oformat",
+        "binary",
+        "-o",
+        work / "rom.bin",
+        work / "reset.o",
+    )
 
 
 def run_program(
@@ -121,7 +131,9 @@ panic: action=fatal
     found = re.search(r"\n\[exit (\d+)\]\n", output)
     if not found:
         log = work / "bochs.log"
-        why = log.read_text(errors="replace")[-1500:] if log.exists() else done.stderr.decode(errors="replace")
+        why = (
+            log.read_text(errors="replace")[-1500:] if log.exists() else done.stderr.decode(errors="replace")
+        )
         raise RuntimeError(f"{program.name} did not run on {model}: {output[-300:]} {why}")
     return Finished(output[: found.start()], int(found[1]))
 
