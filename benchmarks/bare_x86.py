@@ -1,8 +1,8 @@
-"""Static x86-64 programs on an emulated processor that this machine need not be: Bochs, without an operating system.
+"""Static x86-64 programs on an emulated processor that this machine need not be: Bochs, without a system.
 
-Bochs executes AVX-512 and AMX; `boards/x86` has a ROM that enters 64-bit mode and a supervisor that answers the few
-system calls of a static Linux program. Its clock counts executed instructions, one a nanosecond, so that programs that
-time themselves count instructions. Instructions are not cycles.
+Bochs executes AVX-512 and AMX; `boards/x86` has a ROM that enters 64-bit mode and a supervisor that answers
+the few system calls of a static Linux program. Its clock counts executed instructions, one a nanosecond:
+programs that time themselves count instructions. Instructions are not cycles.
 
 `make test-x86` builds a Bochs with AMX; Debian's (2.7) has AVX-512 alone.
 """
@@ -26,7 +26,7 @@ EVERY_STATE = SSE | AVX | ZMM | TILES
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program left: what it wrote, and its exit status (128 and more: an exception of the processor)."""
+    """What a program wrote, and its exit status; 128 and more: an exception of the processor."""
 
     output: str
     status: int
@@ -53,9 +53,10 @@ def build_board(work: Path) -> None:
     """
     work.mkdir(parents=True, exist_ok=True)
     _call(
-        "gcc", "-O2", "-ffreestanding", "-fno-pic", "-no-pie", "-fcf-protection=none", "-mgeneral-regs-only", "-mno-red-zone",
-        "-fno-stack-protector", "-nostdlib", "-T", FOLDER / "supervisor.ld", "-Wl,--build-id=none",
-        "-Wl,--no-warn-rwx-segments", FOLDER / "supervisor.c", FOLDER / "entry.S", "-o", work / "supervisor.elf"
+        "gcc", "-O2", "-ffreestanding", "-fno-pic", "-no-pie", "-fcf-protection=none", "-mgeneral-regs-only",
+        "-mno-red-zone", "-fno-stack-protector", "-nostdlib", "-T", FOLDER / "supervisor.ld",
+        "-Wl,--build-id=none", "-Wl,--no-warn-rwx-segments", FOLDER / "supervisor.c", FOLDER / "entry.S",
+        "-o", work / "supervisor.elf"
     )  # fmt: skip
     _call("objcopy", "-O", "binary", work / "supervisor.elf", work / "supervisor.bin")
     _call("gcc", "-c", f"-Wa,-I{work}", FOLDER / "reset.S", "-o", work / "reset.o")

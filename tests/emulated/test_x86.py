@@ -1,4 +1,4 @@
-"""Kernels for instruction sets that no machine at hand has, executed by Bochs: AVX-512 with and without its parts, AMX."""
+"""Kernels for instruction sets that no machine at hand has, executed by Bochs: AVX-512 and its parts, AMX."""
 
 from __future__ import annotations
 
