@@ -15,7 +15,7 @@ typedef struct {
   size_t pixel_bytes, row_bytes, rows_bytes; /* of the padded rows in scratch */
   int32_t col_classes, groups, run, channels_padded;
   size_t line_bytes;   /* all taps of a pixel side by side, or 0 where tiles read rows */
-  size_t sums_bytes;   /* of the channel sums of the rows in scratch (BSK_ROWS_TABLES), or 0 */
+  size_t sums_bytes;   /* of channel sums: of the rows in scratch, then of the windows of a band (BSK_ROWS_TABLES), or 0 */
   int32_t band;        /* output rows whose input rows are in scratch at once */
   int32_t by_groups;   /* Winograd: threads share the groups of output channels, not the rows */
   int32_t direct;      /* the input tensor already has the kernel's form: no copy */
@@ -51,5 +51,7 @@ struct bsk_engine {
 BSK_INLINE int32_t bsk_reach(int32_t kernel, int32_t gap) { return (gap + 1) * (kernel - 1) + 1; }
 BSK_INLINE int32_t bsk_groups(int32_t channels) { return (channels + BSK_GROUP - 1) / BSK_GROUP; }
 BSK_INLINE size_t bsk_words64(int32_t channels) { return ((size_t)channels + 63) / 64; }
+/* int32 of a padded row: the channel sums of its pixels, then the largest sum of 32 channels of any. */
+BSK_INLINE size_t bsk_sums_width(const bsk_op *op) { return (size_t)op->in.w + 2 * (size_t)op->pw + 1; }
 BSK_INLINE size_t bsk_round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 #endif

@@ -145,12 +145,13 @@ void bsk_fill_pad_pixel(const bsk_op *op, const bsk_conv_plan *c, uint8_t *pixel
   const int32_t n = op->in.c;
   if (c->kernel->rows == BSK_ROWS_U8) memset(pixel, 128 + op->in.zero_point, (size_t)n);
   if (c->kernel->rows == BSK_ROWS_TABLES) { /* every channel alike: popcount of the index times one value */
+    const int low_bits = c->kernel->special->low_bits;
     for (int32_t i = 0; i < c->channels_padded; i += 4)
       for (int32_t e = 0; e < 16; ++e) {
         int32_t sum = 0;
         for (int32_t j = 0; j < 4 && i + j < n; ++j) sum += (e >> j & 1) * (128 + op->in.zero_point);
         uint8_t *at = pixel + i / 8 * 64 + i / 4 % 2 * 16 + e;
-        at[0] = (uint8_t)(sum & 31), at[32] = (uint8_t)(sum >> 5);
+        at[0] = (uint8_t)(sum & ((1 << low_bits) - 1)), at[32] = (uint8_t)(sum >> low_bits);
       }
   }
   if (c->kernel->rows == BSK_ROWS_I8) memset(pixel, (uint8_t)(int8_t)op->in.zero_point, (size_t)n);

@@ -32,7 +32,8 @@ static void run_elementwise(const bsk_plan_op *p, const place *at, int32_t y0, i
 
 /* ---- Convolution -------------------------------------------------------------------------------------------------- */
 
-static void copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const char *src, size_t n) {
+/* Returns the largest sum of 32 channels, where the kernel wants sums. */
+static int32_t copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const char *src, size_t n) {
   const bsk_conv_plan *c = &p->conv;
   const int32_t channels = p->op.in.c;
   switch (c->kernel->rows) {
@@ -55,8 +56,7 @@ static void copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const ch
       p->plain->rows_nibbles((uint8_t *)dst, (const uint8_t *)src, n, (int)(8 * bsk_words64(channels)), c->channels_padded);
       break;
     case BSK_ROWS_TABLES:
-      c->kernel->special->rows_tables((uint8_t *)dst, sums, (const int8_t *)src, n, channels, c->channels_padded);
-      break;
+      return c->kernel->special->rows_tables((uint8_t *)dst, sums, (const int8_t *)src, n, channels, c->channels_padded);
     case BSK_ROWS_U8:
       p->plain->rows_u8((uint8_t *)dst, (const int8_t *)src, n, channels, c->channels_padded);
       break;
@@ -74,20 +74,23 @@ static void copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const ch
       }
       break;
   }
+  return 0;
 }
 
-static void fill_sums(const bsk_plan_op *p, int32_t *sums, size_t n) {
-  for (size_t i = 0; i < n; ++i) sums[i] = p->op.in.c * (128 + p->op.in.zero_point);
+static int32_t fill_sums(const bsk_plan_op *p, int32_t *sums, size_t n) {
+  const int32_t channels = p->op.in.c, value = 128 + p->op.in.zero_point;
+  for (size_t i = 0; i < n; ++i) sums[i] = channels * value;
+  return (channels < 32 ? channels : 32) * value;
 }
 
-static void fill_padding(const bsk_plan_op *p, char *dst, int32_t *sums, size_t n) {
+static int32_t fill_padding(const bsk_plan_op *p, char *dst, int32_t *sums, size_t n) {
   const bsk_conv_plan *c = &p->conv;
   if (c->pad_is_zero) {
     memset(dst, 0, n * c->pixel_bytes);
   } else {
     for (size_t i = 0; i < n; ++i) memcpy(dst + i * c->pixel_bytes, c->pad_pixel, c->pixel_bytes);
   }
-  if (sums) fill_sums(p, sums, n);
+  return sums ? fill_sums(p, sums, n) : 0;
 }
 
 /* Where pixel x of a padded row lies: with a dilation, pixels of one remainder by it follow each other. */
@@ -97,6 +100,8 @@ BSK_INLINE size_t place_of(const bsk_op *op, size_t x) {
   return x % step * each + x / step;
 }
 
+BSK_INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
+
 /* Padded rows [first, last) of the picture, in the kernel's form, and the sums of their pixels where the kernel wants them.
  * What no tap reads is left out: rows between kernels that are lower than their stride, and likewise pixels. */
 static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32_t *sums, int32_t first, int32_t last) {
@@ -105,30 +110,33 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
   const size_t in_pixel = op->in.dtype == BSK_BITS ? 8 * bsk_words64(op->in.c) : (size_t)op->in.c * (op->in.dtype == BSK_F32 ? 4 : 1);
   const size_t width = (size_t)op->in.w, left = (size_t)op->pw, whole = width + 2 * left;
   const int32_t reach = bsk_reach(op->kh, op->gap_h);
-  for (int32_t r = first; r < last; ++r, rows += c->row_bytes, sums = sums ? sums + whole : NULL) {
+  for (int32_t r = first; r < last; ++r, rows += c->row_bytes, sums = sums ? sums + bsk_sums_width(op) : NULL) {
     const int32_t y = r - op->ph;
     if (r % op->sh >= reach) continue;
     if (y < 0 || y >= op->in.h) {
       fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
-      if (sums) fill_sums(p, sums, whole);
+      if (sums) sums[whole] = fill_sums(p, sums, whole);
       continue;
     }
     const char *from = in + (size_t)y * width * in_pixel;
     if (op->gap_w > 0) { /* pixels that one kernel reads lie side by side: those of one remainder by the dilation together */
       fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
-      if (sums) fill_sums(p, sums, whole);
-      for (size_t x = 0; x < width; ++x) copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1);
+      int32_t peak = sums ? fill_sums(p, sums, whole) : 0;
+      for (size_t x = 0; x < width; ++x)
+        peak = larger(peak, copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1));
+      if (sums) sums[whole] = peak;
       continue;
     }
-    fill_padding(p, rows, sums, left);
+    int32_t peak = left ? fill_padding(p, rows, sums, left) : 0;
     if (op->kw < op->sw) {
       for (size_t x = 0; x < width; ++x)
         if ((x + left) % (size_t)op->sw < (size_t)op->kw)
-          copy_pixels(p, rows + (left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1);
+          peak = larger(peak, copy_pixels(p, rows + (left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1));
     } else {
-      copy_pixels(p, rows + left * c->pixel_bytes, sums ? sums + left : NULL, from, width);
+      peak = larger(peak, copy_pixels(p, rows + left * c->pixel_bytes, sums ? sums + left : NULL, from, width));
     }
     fill_padding(p, rows + (left + width) * c->pixel_bytes, sums ? sums + left + width : NULL, left);
+    if (sums) sums[whole] = peak;
   }
 }
 
@@ -143,19 +151,39 @@ static void prepare_lines(const bsk_plan_op *p, const char *rows, char *lines, i
         memcpy(lines, rows + (size_t)(y - y0) * row_step + (size_t)r * down + place_of(&p->op, (size_t)x * (size_t)p->op.sw) * c->pixel_bytes, bytes);
 }
 
-/* The sum of what output pixel (y, x) of a band reads; `sums` starts at the band's first row. */
-BSK_INLINE int32_t total_of(const bsk_op *op, const int32_t *sums, int32_t y, int32_t x) {
-  const size_t width = (size_t)op->in.w + 2 * (size_t)op->pw;
-  const int32_t *at = sums + (size_t)y * (size_t)op->sh * width + (size_t)x * (size_t)op->sw;
-  int32_t total = 0;
-  for (int32_t r = 0; r < op->kh; ++r)
-    for (int32_t s = 0; s < op->kw; ++s) total += at[(size_t)(r * (op->gap_h + 1)) * width + (size_t)(s * (op->gap_w + 1))];
-  return total;
+/* The sums of what the output pixels of `n` rows of a band read; `sums` starts at the band's first row. */
+static void sum_windows(const bsk_op *op, int32_t *totals, const int32_t *sums, size_t n, size_t width) {
+  const size_t across = bsk_sums_width(op), sw = (size_t)op->sw;
+  memset(totals, 0, n * width * sizeof *totals);
+  for (size_t y = 0; y < n; ++y, totals += width, sums += (size_t)op->sh * across)
+    for (size_t r = 0; r < (size_t)op->kh; ++r)
+      for (size_t s = 0; s < (size_t)op->kw; ++s) {
+        const int32_t *restrict from = sums + r * ((size_t)op->gap_h + 1) * across + s * ((size_t)op->gap_w + 1);
+        int32_t *restrict to = totals;
+        if (sw == 1)
+          for (size_t x = 0; x < width; ++x) to[x] += from[x];
+        else
+          for (size_t x = 0; x < width; ++x) to[x] += from[x * sw];
+      }
+}
+
+/* The largest sum of 32 inputs, from a multiple of 32 on, in what output rows [y, last] of a band read. Pieces are those of 32 channels, or
+ * fewer at the end of a pixel; where they do not fit together, as many as could lie in 32 inputs. */
+static int32_t peak_of(const bsk_plan_op *p, const int32_t *sums, int32_t y, int32_t last) {
+  const bsk_op *op = &p->op;
+  const int32_t channels = p->conv.channels_padded, pieces = channels % 32 == 0   ? 1
+                                                             : 32 % channels == 0 ? 32 / channels
+                                                             : channels > 32      ? 3
+                                                                                  : 2 + 30 / channels;
+  const size_t across = bsk_sums_width(op);
+  int32_t peak = 0;
+  for (; y <= last; ++y)
+    for (int32_t r = 0; r < op->kh; ++r) peak = larger(peak, sums[(size_t)(y * op->sh + r * (op->gap_h + 1) + 1) * across - 1]);
+  return pieces * peak;
 }
 
 /* Output rows [y0, y1), whose input rows in the kernel's form start at `rows`. */
-static void run_band(const bsk_plan_op *p, const place *at, const char *rows, const int32_t *sums, char *scratch, int32_t y0, int32_t y1,
-                     const bsk_tensor *out) {
+static void run_band(const bsk_plan_op *p, const place *at, const char *rows, int32_t *sums, char *scratch, int32_t y0, int32_t y1, const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_op *op = &p->op;
   const int integer_acc = op->in.dtype != BSK_F32;
@@ -175,6 +203,8 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
     tile.run = op->kh * c->run;
   }
 
+  int32_t *totals = sums ? sums + c->rows_bytes / c->row_bytes * bsk_sums_width(op) : NULL;
+  if (sums) sum_windows(op, totals, sums, (size_t)(y1 - y0), (size_t)out->w);
   const int32_t span = c->kernel->special && c->kernel->special->groups ? c->kernel->special->groups : 1;
   const int at_once = BSK_MAX_PIXELS / (pixels * span) > 1 ? BSK_MAX_PIXELS / (pixels * span) : 1;
   for (int32_t g = 0; g < c->groups; g += span) {
@@ -193,6 +223,7 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
       for (int room = 0; room < at_once && pixel + (size_t)count < end; ++room) {
         const size_t first = pixel + (size_t)count;
         tile.n = (int)(end - first < (size_t)pixels ? end - first : (size_t)pixels);
+        const int32_t first_row = y - y0;
         for (int i = 0; i < tile.n;) { /* the pixels of one row */
           const char *row = rows + (size_t)(y - y0) * row_step, *from = row + (size_t)x * col_step;
           const int32_t *row_base = base ? base + (size_t)c->row_class[y] * (size_t)c->col_classes * padded : NULL;
@@ -200,9 +231,12 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, co
           for (; i < stop; ++i, ++x, from += col_step) {
             tile.px[i] = op->gap_w == 0 ? from : row + place_of(op, (size_t)x * (size_t)op->sw) * c->pixel_bytes;
             if (row_base) tile.base[i] = row_base + c->col_class[x] * padded;
-            if (sums) tile.total[i] = total_of(op, sums, y - y0, x);
           }
           if (x == out->w) x = 0, ++y;
+        }
+        if (sums) {
+          memcpy(tile.total, totals + (first - begin), (size_t)tile.n * sizeof *totals);
+          tile.peak = peak_of(p, sums, first_row, x == 0 ? y - y0 - 1 : y - y0);
         }
         for (int i = tile.n; i < pixels; ++i) { /* beyond the last pixel: compute it again, store nothing */
           tile.px[i] = tile.px[tile.n - 1];
@@ -237,7 +271,7 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
   } else {
     char *rows = at->scratch, *scratch = rows + bsk_round_up(c->rows_bytes, BSK_ALIGN);
     int32_t *sums = c->sums_bytes ? (int32_t *)(void *)scratch : NULL;
-    const size_t width = (size_t)op->in.w + 2 * (size_t)op->pw;
+    const size_t width = bsk_sums_width(op);
     scratch += bsk_round_up(c->sums_bytes, BSK_ALIGN);
     const int32_t reach = bsk_reach(op->kh, op->gap_h);
     int32_t ready = 0; /* input rows of the band that the one before has left in place */

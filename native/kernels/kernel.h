@@ -51,7 +51,7 @@ typedef enum {
   BSK_ROWS_SIGNS = 6,   /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
   BSK_ROWS_NIBBLES = 5, /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
   BSK_ROWS_TABLES = 7   /* for 8 channels of q + 128 (padded with 0) 64 bytes: subset sums of the first 4, then the last 4, first
-                           their low 5 bits (16 bytes and 16 bytes), then what stands above; see conv_i8_w1/lookup.h */
+                           their low bits (16 bytes and 16 bytes), then what stands above; see conv_i8_w1/lookup.h */
 } bsk_rows;
 
 /* How weights are packed for a kernel: [group][kh][kw][step][lane of BSK_GROUP][inputs of a step]. */
@@ -79,6 +79,7 @@ typedef struct {
   int32_t kh, run, groups;
   int32_t n;                     /* pixels that count: px[n..] repeat the last one, and what is made of them is not read */
   int32_t total[BSK_MAX_PIXELS]; /* BSK_ROWS_TABLES: the sum of all q + 128 that a pixel reads */
+  int32_t peak;                  /* BSK_ROWS_TABLES: no 4 steps of a row, from a multiple of 4 on, sum to more */
 } bsk_tile;
 typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
 
@@ -103,8 +104,9 @@ typedef struct {
   void (*begin)(void), (*end)(void); /* around all tiles of a call, or NULL */
   void (*rows_signs)(int8_t *dst, const uint64_t *src, size_t n, int c, int cp); /* for BSK_ROWS_SIGNS */
   const struct bsk_winograd *winograd; /* transforms around the tile, which then multiplies; kernels/winograd/winograd.h */
-  /* for BSK_ROWS_TABLES; sums: of the channels of each pixel */
-  void (*rows_tables)(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp);
+  /* for BSK_ROWS_TABLES; sums: of the channels of each pixel. Returns the largest sum of 32 channels of a pixel, from a multiple of 32 on. */
+  int32_t (*rows_tables)(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp);
+  int low_bits; /* of a table's first plane */
 } bsk_special;
 
 typedef struct {

@@ -48,7 +48,8 @@ static void fill(const bsk_tensor *t, char *arena) {
     for (size_t i = 0; i < bytes_of(t) / 4; ++i) ((float *)(void *)at)[i] = real();
     return;
   }
-  for (size_t i = 0; i < bytes_of(t); ++i) at[i] = (char)below(256);
+  const int bits = t->dtype == BSK_I8 ? below(4) : 0; /* kernels may count on small values where they see them */
+  for (size_t i = 0; i < bytes_of(t); ++i) at[i] = (char)((below(256) >> bits) - (bits ? 128 : 0));
   if (t->dtype == BSK_BITS && t->c % 64) {
     uint64_t *words = (uint64_t *)(void *)at;
     const size_t n = ((size_t)t->c + 63) / 64;

@@ -49,7 +49,7 @@ static void measure(int type, const int *s, int rounds) {
   for (size_t i = 0; i < weights; ++i) w[i] = (char)(rand() % 255 - 127);
   if (types[type].weights == BSK_F32)
     for (size_t i = 0; i < weights / 4; ++i) ((float *)(void *)w)[i] = (float)rand() / (float)RAND_MAX - 0.5f;
-  for (size_t i = 0; i < in_bytes; ++i) memory[i] = (char)(rand() % 64);
+  for (size_t i = 0; i < in_bytes; ++i) memory[i] = (char)(rand() % 64 - (in == BSK_I8 ? 128 : 0)); /* as behind a relu */
   const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
   bsk_op op = {.kind = BSK_OP_CONV,
                .in = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0},

@@ -298,6 +298,27 @@ def test_largest_integer_sums_are_exact(preferred: str, inputs: int, value: int)
     np.testing.assert_array_equal(op.run("best")["out_f32"], expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("inputs", [8, 24, 48, 64, 72])
+@pytest.mark.parametrize("value", [63, 64, 127, 128, 255])
+def test_subset_sums_at_the_bounds_of_their_bytes(value: int, inputs: int, isa: str) -> None:
+    """How often byte sums are widened is chosen from the activations: just below each bound, and at it."""
+    x = np.full((3, 6, inputs), value - 128, np.int8)
+    x[1, 2] = -128  # one pixel without any
+    w = np.ones((70, 3, 3, inputs), np.float32)
+    w[1::3, 0], w[2::3, :, 1, ::2] = -1, -1
+    op = SingleOp(
+        {
+            "kind": 0, "weight_dtype": BITS, "epilogue": 1, "weights": packed_weights(w),
+            "kh": 3, "kw": 3, "sh": 1, "sw": 1, "ph": 1, "pw": 1,
+        }
+    )  # fmt: skip
+    op.give("in", I8, x, inputs, -128)
+    op.take("out_f32", F32, (3, 6, 70))
+    expected = conv_sum(x.astype(np.float64) + 128, w, (1, 1), (1, 1), 0)
+    np.testing.assert_array_equal(op.run(isa)["out_f32"], expected.astype(np.float32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("types", TYPES)

@@ -17,21 +17,20 @@
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
 #define UNROLL _Pragma("GCC unroll 8")
 #define KEEP(x) __asm__("" : "+x"(x)); /* sums stay in their registers */
-#define PIECE 63        /* steps until byte sums are full, a multiple of 3 */
-#define MAX_WIDENED 259 /* 260 * 252 fits 16 bits */
-#define MAX_TILE 16     /* pixels */
+#define PIECE 63                       /* steps until byte sums are full, a multiple of 3 */
+#define MAX_WIDENED 259                /* 260 * 252 fits 16 bits */
+#define MAX_TILE 16                    /* pixels */
 
 #define BITS4(n) (((n) & 1) + ((n) >> 1 & 1) + ((n) >> 2 & 1) + ((n) >> 3 & 1))
 #define BOTH(a, b, w) (uint8_t)(BITS4((a) ^ (w)) + 16 * BITS4((b) ^ (w)))
-#define TABLE(a, b)                                                                                                                            \
-  BOTH(a, b, 0), BOTH(a, b, 1), BOTH(a, b, 2), BOTH(a, b, 3), BOTH(a, b, 4), BOTH(a, b, 5), BOTH(a, b, 6), BOTH(a, b, 7), BOTH(a, b, 8),       \
-      BOTH(a, b, 9), BOTH(a, b, 10), BOTH(a, b, 11), BOTH(a, b, 12), BOTH(a, b, 13), BOTH(a, b, 14), BOTH(a, b, 15)
-#define TABLES(b)                                                                                                                              \
-  TABLE(0, b), TABLE(1, b), TABLE(2, b), TABLE(3, b), TABLE(4, b), TABLE(5, b), TABLE(6, b), TABLE(7, b), TABLE(8, b), TABLE(9, b),            \
-      TABLE(10, b), TABLE(11, b), TABLE(12, b), TABLE(13, b), TABLE(14, b), TABLE(15, b)
-static const _Alignas(64) uint8_t differing[16 * 256] = {TABLES(0),  TABLES(1),  TABLES(2),  TABLES(3), TABLES(4),  TABLES(5),
-                                                         TABLES(6),  TABLES(7),  TABLES(8),  TABLES(9), TABLES(10), TABLES(11),
-                                                         TABLES(12), TABLES(13), TABLES(14), TABLES(15)};
+#define TABLE(a, b)                                                                                                                                     \
+  BOTH(a, b, 0), BOTH(a, b, 1), BOTH(a, b, 2), BOTH(a, b, 3), BOTH(a, b, 4), BOTH(a, b, 5), BOTH(a, b, 6), BOTH(a, b, 7), BOTH(a, b, 8), BOTH(a, b, 9), \
+      BOTH(a, b, 10), BOTH(a, b, 11), BOTH(a, b, 12), BOTH(a, b, 13), BOTH(a, b, 14), BOTH(a, b, 15)
+#define TABLES(b)                                                                                                                                 \
+  TABLE(0, b), TABLE(1, b), TABLE(2, b), TABLE(3, b), TABLE(4, b), TABLE(5, b), TABLE(6, b), TABLE(7, b), TABLE(8, b), TABLE(9, b), TABLE(10, b), \
+      TABLE(11, b), TABLE(12, b), TABLE(13, b), TABLE(14, b), TABLE(15, b)
+static const _Alignas(64) uint8_t differing[16 * 256] = {TABLES(0), TABLES(1), TABLES(2),  TABLES(3),  TABLES(4),  TABLES(5),  TABLES(6),  TABLES(7),
+                                                         TABLES(8), TABLES(9), TABLES(10), TABLES(11), TABLES(12), TABLES(13), TABLES(14), TABLES(15)};
 
 /* Where the tables of `n` steps of a pair of pixels lie; rows hold 16 * nibble. */
 BSK_INLINE void places(uint16_t *to, const uint8_t *first, const uint8_t *second, size_t n) {
@@ -78,8 +77,8 @@ BSK_INLINE void add_steps(__m256i (*all)[2], __m256i (*top)[2], const uint16_t (
 }
 
 /* `steps` steps, at most PIECE, of pairs of pixels and groups of 32 channels into 16-bit sums [pixel][group][32]. */
-BSK_INLINE void piece(uint16_t *sums, const uint16_t (*place)[PIECE + 1], const uint8_t *w, size_t group_bytes, size_t steps, const int pairs,
-                      const int groups, int fresh) {
+BSK_INLINE void piece(uint16_t *sums, const uint16_t (*place)[PIECE + 1], const uint8_t *w, size_t group_bytes, size_t steps, const int pairs, const int groups,
+                      int fresh) {
   __m256i all[4][2], top[4][2];
   UNROLL for (int p = 0; p < pairs; ++p) UNROLL for (int g = 0; g < groups; ++g) all[p][g] = top[p][g] = _mm256_setzero_si256();
   size_t k = 0;
@@ -127,9 +126,8 @@ BSK_INLINE void tile_of(const bsk_tile *tile, int32_t *out, const int pairs, con
     for (size_t i = 0; i < run; i += even) {
       const size_t steps = run - i < even ? run - i : even, from = (size_t)r * tile->row_bytes + i;
       for (int p = 0; p < tile->n; p += 2 * pairs) {
-        for (int j = 0; j < pairs; ++j)
-          places(place[j], (const uint8_t *)tile->px[p + 2 * j] + from, (const uint8_t *)tile->px[p + 2 * j + 1] + from, steps);
-        piece(sums + p * groups * BSK_GROUP, (const uint16_t (*)[PIECE + 1])place, w, tile->group_bytes, steps, pairs, groups, widened == 0);
+        for (int j = 0; j < pairs; ++j) places(place[j], (const uint8_t *)tile->px[p + 2 * j] + from, (const uint8_t *)tile->px[p + 2 * j + 1] + from, steps);
+        piece(sums + p * groups * BSK_GROUP, (const uint16_t (*)[PIECE + 1]) place, w, tile->group_bytes, steps, pairs, groups, widened == 0);
       }
       w += BSK_GROUP * steps;
       if (++widened == MAX_WIDENED) {

@@ -34,7 +34,7 @@ BSK_INLINE void tables(uint8_t *dst, uint8x16_t x) {
   }
 }
 
-static void rows_tables(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp) {
+static int32_t rows_tables(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp) {
   const uint8x16_t flip = vdupq_n_u8(0x80);
   for (size_t p = 0; p < n; ++p, src += c) {
     uint32_t sum = 0;
@@ -58,9 +58,10 @@ static void rows_tables(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n
     }
     sums[p] = (int32_t)sum;
   }
+  return 0; /* this tile does not ask */
 }
 
-const bsk_special bsk_lookup_neon = {.step_align = 1, .line = 1, .groups = 2, .rows_tables = rows_tables};
+const bsk_special bsk_lookup_neon = {.step_align = 1, .line = 1, .groups = 2, .rows_tables = rows_tables, .low_bits = 5};
 
 /* A byte of two subsets to two bytes: 32 lanes of the first, then of the second. */
 void bsk_unpack_subsets_neon(const void *packed, void *weights, size_t steps) {

@@ -1,11 +1,14 @@
 /* conv_i8_w1 with AVX2 by table lookup (lookup.h): 2 pixels x 64 channels, or 4 x 32 in a last odd group.
  *
  * Leans on vpshufb (2 a cycle since Zen 2 and Ice Lake) and broadcasts of 16 bytes, which cost a load only. 4 inputs x 32
- * channels x 1 pixel take 2 shuffles, 2 adds and 6/8 of an operation to widen: 128 MACs for 4.75 operations.
+ * channels x 1 pixel take 2 shuffles, 2 adds and 6/16 of an operation to widen (6/8, 6/4 where inputs are large): 128 MACs for 4.375
+ * operations. Of a shuffle and an add in turns Zen 3 starts 3.1 to 3.4 a cycle, not 4.
  */
 #include "conv_i8_w1.h"
 #include "lookup.h"
 #include <immintrin.h>
+
+#define WIDENED 32 /* steps until 16-bit sums are full: 32 * 2 * 1020 = 65280 */
 
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
 #define TABLE(at) _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(at)))
@@ -14,49 +17,59 @@
 
 /* 16 channels of a pixel: 4 tables. `x` holds them in both halves. */
 BSK_INLINE void tables(uint8_t *dst, __m256i x) {
-  const __m256i low5 = _mm256_set1_epi8(31), low3 = _mm256_set1_epi8(7);
+  const __m256i low4 = _mm256_set1_epi8(15), twice = _mm256_set1_epi16(257);
   /* Which of a0, a1, a0 + a1 (bytes 0, 1, 3 of a group's 8) an entry adds, then which of a2, a3, a2 + a3 (4, 5, 7). */
   const __m256i first = _mm256_setr_epi8(-1, 0, 1, 3, -1, 0, 1, 3, -1, 0, 1, 3, -1, 0, 1, 3, -1, 8, 9, 11, -1, 8, 9, 11, -1, 8, 9, 11, -1, 8, 9, 11);
   const __m256i second = _mm256_setr_epi8(-1, -1, -1, -1, 4, 4, 4, 4, 5, 5, 5, 5, 7, 7, 7, 7, -1, -1, -1, -1, 12, 12, 12, 12, 13, 13, 13, 13, 15, 15, 15, 15);
-  const __m256i lo = _mm256_and_si256(x, low5), hi = _mm256_and_si256(_mm256_srli_epi16(x, 5), low3); /* u = lo + 32 hi */
-  const __m256i lo2 = _mm256_add_epi8(lo, _mm256_slli_epi16(lo, 8)), hi2 = _mm256_add_epi8(hi, _mm256_slli_epi16(hi, 8));
+  const __m256i lo = _mm256_and_si256(x, low4), hi = _mm256_and_si256(_mm256_srli_epi16(x, 4), low4); /* u = lo + 16 hi */
+  const __m256i lo2 = _mm256_mullo_epi16(lo, twice), hi2 = _mm256_mullo_epi16(hi, twice);             /* a0 and a0 + a1 */
   for (int pair = 0; pair < 2; ++pair) {
     const __m256i l = pair ? _mm256_unpackhi_epi16(lo, lo2) : _mm256_unpacklo_epi16(lo, lo2);
     const __m256i h = pair ? _mm256_unpackhi_epi16(hi, hi2) : _mm256_unpacklo_epi16(hi, hi2);
-    const __m256i s = _mm256_add_epi8(_mm256_shuffle_epi8(l, first), _mm256_shuffle_epi8(l, second)); /* at most 4 * 31 */
-    const __m256i t = _mm256_add_epi8(_mm256_shuffle_epi8(h, first), _mm256_shuffle_epi8(h, second)); /* at most 4 * 7 */
-    _mm256_storeu_si256((__m256i *)(void *)(dst + 64 * pair), _mm256_and_si256(s, low5));
-    _mm256_storeu_si256((__m256i *)(void *)(dst + 64 * pair + 32), _mm256_add_epi8(t, _mm256_and_si256(_mm256_srli_epi16(s, 5), low3)));
+    const __m256i s = _mm256_add_epi8(_mm256_shuffle_epi8(l, first), _mm256_shuffle_epi8(l, second)); /* at most 4 * 15 */
+    const __m256i t = _mm256_add_epi8(_mm256_shuffle_epi8(h, first), _mm256_shuffle_epi8(h, second)); /* at most 4 * 15 */
+    _mm256_storeu_si256((__m256i *)(void *)(dst + 64 * pair), _mm256_and_si256(s, low4));
+    _mm256_storeu_si256((__m256i *)(void *)(dst + 64 * pair + 32), _mm256_add_epi8(t, _mm256_and_si256(_mm256_srli_epi16(s, 4), low4)));
   }
 }
 
-static void rows_tables(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp) {
-  const __m128i flip = _mm_set1_epi8((char)0x80), zero = _mm_setzero_si128();
+/* The sum of 16 channels, twice. */
+BSK_INLINE __m128i sum_of(__m128i x) {
+  const __m128i halves = _mm_sad_epu8(x, _mm_setzero_si128());
+  return _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0x4e));
+}
+
+static int32_t rows_tables(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp) {
+  const __m128i flip = _mm_set1_epi8((char)0x80);
+  __m128i peak = _mm_setzero_si128();
   for (size_t p = 0; p < n; ++p, src += c) {
-    __m128i sum = zero;
-    int i = 0;
-    for (; i + 16 <= c; i += 16, dst += 128) {
-      const __m128i x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)(src + i)), flip);
-      sum = _mm_add_epi64(sum, _mm_sad_epu8(x, zero));
-      tables(dst, _mm256_broadcastsi128_si256(x));
+    __m128i sum = _mm_setzero_si128(), piece = sum;
+    for (int i = 0; i < cp; i += 16, dst += 128) {
+      __m128i x;
+      if (i + 16 <= c) {
+        x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)(src + i)), flip);
+        tables(dst, _mm256_broadcastsi128_si256(x));
+      } else { /* fewer than 16 channels left, or none but a step of padding */
+        _Alignas(64) uint8_t whole[128];
+        int8_t rest[16];
+        memset(rest, -128, sizeof rest);
+        if (i < c) memcpy(rest, src + i, (size_t)(c - i));
+        x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)rest), flip);
+        tables(whole, _mm256_broadcastsi128_si256(x));
+        memcpy(dst, whole, 8 * (size_t)(cp - i < 16 ? cp - i : 16));
+        if (cp - i < 16) dst -= 8 * (16 - (cp - i));
+      }
+      const __m128i some = sum_of(x);
+      piece = i % 32 ? _mm_add_epi32(piece, some) : some;
+      peak = _mm_max_epi32(peak, piece);
+      sum = _mm_add_epi32(sum, some);
     }
-    if (i < cp) { /* fewer than 16 channels left, or none but a step of padding */
-      _Alignas(64) uint8_t whole[128];
-      int8_t rest[16];
-      memset(rest, -128, sizeof rest);
-      if (i < c) memcpy(rest, src + i, (size_t)(c - i));
-      const __m128i x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)rest), flip);
-      sum = _mm_add_epi64(sum, _mm_sad_epu8(x, zero));
-      tables(whole, _mm256_broadcastsi128_si256(x));
-      const size_t bytes = 8 * (size_t)(cp - i);
-      memcpy(dst, whole, bytes);
-      dst += bytes;
-    }
-    sums[p] = _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 2);
+    sums[p] = _mm_cvtsi128_si32(sum);
   }
+  return _mm_cvtsi128_si32(peak);
 }
 
-const bsk_special bsk_lookup_avx2 = {.step_align = 1, .line = 1, .groups = 2, .rows_tables = rows_tables};
+const bsk_special bsk_lookup_avx2 = {.step_align = 1, .line = 1, .groups = 2, .rows_tables = rows_tables, .low_bits = 4};
 
 /* A byte of two subsets to two bytes: 32 lanes of the first, then of the second. */
 void bsk_unpack_subsets_avx2(const void *packed, void *weights, size_t steps) {
@@ -74,7 +87,7 @@ void bsk_unpack_subsets_avx2(const void *packed, void *weights, size_t steps) {
 
 /* Byte sums to 16 bits, added to sums[0..1]: channels 0..7 and 16..23, then 8..15 and 24..31. */
 BSK_INLINE void widen(__m256i *sums, __m256i low, __m256i high) {
-  const __m256i by = _mm256_set1_epi16(1 | 32 << 8);
+  const __m256i by = _mm256_set1_epi16(1 | 16 << 8);
   sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(low, high), by));
   sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(low, high), by));
 }
@@ -143,7 +156,7 @@ BSK_INLINE void collect(int32_t *out, const int32_t *from, int32_t less, __m256i
   }
 
 #define BLOCK(name, P, G)                                                                                                          \
-  static void name(const bsk_tile *tile, int first, int32_t *out) {                                                                \
+  static void name(const bsk_tile *tile, int first, int32_t *out, const size_t interval) {                                         \
     const size_t run = (size_t)tile->run;                                                                                          \
     const char *w = (const char *)tile->weights, *v = w + tile->group_bytes;                                                       \
     __m256i sums[P * G][2];                                                                                                        \
@@ -157,8 +170,8 @@ BSK_INLINE void collect(int32_t *out, const int32_t *from, int32_t less, __m256i
     size_t widened = 0;                                                                                                            \
     for (int r = 0; r < tile->kh; ++r) {                                                                                           \
       const size_t row = (size_t)r * tile->row_bytes;                                                                              \
-      PIXELS##P(DECLARE##G) for (size_t i = 0; i < run; i += BSK_LOOKUP_STEPS) {                                                   \
-        if (most > 65535 && widened == BSK_LOOKUP_WIDENED) {                                                                       \
+      PIXELS##P(DECLARE##G) for (size_t i = 0; i < run; i += interval) {                                                           \
+        if (most > 65535 && widened == WIDENED / interval) {                                                                       \
           for (int p = 0; p < P; ++p) {                                                                                            \
             for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]); \
             from[p] = out + p * G * BSK_GROUP, less[p] = 0;                                                                        \
@@ -166,29 +179,49 @@ BSK_INLINE void collect(int32_t *out, const int32_t *from, int32_t less, __m256i
           widened = 0;                                                                                                             \
         }                                                                                                                          \
         ++widened;                                                                                                                 \
-        PIXELS##P(CLEAR##G) const size_t steps = run - i < BSK_LOOKUP_STEPS ? run - i : BSK_LOOKUP_STEPS;                          \
-        if (steps == BSK_LOOKUP_STEPS) {                                                                                           \
-          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G)                                                                  \
-        } else {                                                                                                                   \
-          _Pragma("GCC unroll 1") for (size_t i4 = 0; i4 < steps; ++i4) STEP(i4, P, G)                                             \
+        PIXELS##P(CLEAR##G) const size_t steps = run - i < interval ? run - i : interval;                                          \
+        size_t left = steps;                                                                                                       \
+        for (; interval >= 4 && left >= 4; left -= 4) {                                                                            \
+          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G) w += 64 * 4, v += 64 * 4;                                        \
+          PIXELS##P(FOUR)                                                                                                          \
         }                                                                                                                          \
-        PIXELS##P(WIDEN##G) w += 64 * steps, v += 64 * steps;                                                                      \
-        PIXELS##P(ADVANCE)                                                                                                         \
+        for (; interval < 4 && left >= 2; left -= 2) {                                                                             \
+          STEP(0, P, G) STEP(1, P, G) w += 64 * 2, v += 64 * 2;                                                                    \
+          PIXELS##P(TWO)                                                                                                           \
+        }                                                                                                                          \
+        _Pragma("GCC unroll 1") for (; left > 0; --left) {                                                                         \
+          STEP(0, P, G) w += 64, v += 64;                                                                                          \
+          PIXELS##P(ONE)                                                                                                           \
+        }                                                                                                                          \
+        PIXELS##P(WIDEN##G)                                                                                                        \
       }                                                                                                                            \
     }                                                                                                                              \
     (void)v;                                                                                                                       \
     for (int p = 0; p < P; ++p)                                                                                                    \
       for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]);       \
   }
-#define ADVANCE(p) x##p += 64 * steps;
+#define FOUR(p) x##p += 64 * 4;
+#define TWO(p) x##p += 64 * 2;
+#define ONE(p) x##p += 64;
 
 BLOCK(two_by_64, 2, 2)
 BLOCK(four_by_32, 4, 1)
 
+/* `interval`: steps until byte sums are full (lookup.h, 5). */
+#define ALL(interval)                                                                           \
+  if (tile->groups == 2)                                                                        \
+    for (int p = 0; p < tile->n; p += 2) two_by_64(tile, p, out + p * 2 * BSK_GROUP, interval); \
+  else                                                                                          \
+    for (int p = 0; p < tile->n; p += 4) four_by_32(tile, p, out + p * BSK_GROUP, interval);
+static void often(const bsk_tile *tile, int32_t *out) { ALL(2) }
+static void seldom(const bsk_tile *tile, int32_t *out) { ALL(4) }
+static void rarely(const bsk_tile *tile, int32_t *out) { ALL(8) }
+
 void bsk_conv_i8_w1_avx2_lookup(const bsk_tile *tile, void *acc) {
-  int32_t *out = (int32_t *)acc;
-  if (tile->groups == 2)
-    for (int p = 0; p < tile->n; p += 2) two_by_64(tile, p, out + p * 2 * BSK_GROUP);
+  if (2 * tile->peak < 4096)
+    rarely(tile, (int32_t *)acc);
+  else if (tile->peak < 4096)
+    seldom(tile, (int32_t *)acc);
   else
-    for (int p = 0; p < tile->n; p += 4) four_by_32(tile, p, out + p * BSK_GROUP);
+    often(tile, (int32_t *)acc);
 }

@@ -180,7 +180,8 @@ BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *call, 
   __m256i m0[4], m1[4], b0[4], b1[4], q[4]; /* of even channels and of odd ones */
   for (int v = 0; v < vectors; ++v) {
     const size_t ch = (size_t)c->group * BSK_GROUP + 8u * (size_t)v;
-    const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch)), high = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch + 4));
+    const __m256i low = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch)),
+                  high = _mm256_loadu_si256((const __m256i *)(const void *)(e->b + ch + 4));
     m0[v] = _mm256_loadu_si256((const __m256i *)(const void *)(e->m + ch)), m1[v] = _mm256_srli_epi64(m0[v], 32);
     b0[v] = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpacklo_epi64(low, high), 0xd8), early);
     b1[v] = _mm256_add_epi64(_mm256_permute4x64_epi64(_mm256_unpackhi_epi64(low, high), 0xd8), early);
@@ -208,7 +209,8 @@ BSK_INLINE void part_narrow(const bsk_epi_integer *e, const bsk_epi_call *call, 
       _mm256_storeu_si256((__m256i *)(void *)out, bytes);
     else {
       if (vectors > 1) _mm_storeu_si128((__m128i *)(void *)out, _mm256_castsi256_si128(bytes));
-      if (vectors != 2) _mm_storel_epi64((__m128i *)(void *)(out + (vectors == 3 ? 16 : 0)), vectors == 3 ? _mm256_extracti128_si256(bytes, 1) : _mm256_castsi256_si128(bytes));
+      if (vectors != 2)
+        _mm_storel_epi64((__m128i *)(void *)(out + (vectors == 3 ? 16 : 0)), vectors == 3 ? _mm256_extracti128_si256(bytes, 1) : _mm256_castsi256_si128(bytes));
     }
     acc += c->acc_stride, out += c->out_stride;
     if (with_residual) residual += c->residual_stride;
