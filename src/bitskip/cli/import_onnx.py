@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bitskip.cli.options import JsonOption, MeanOption, StdOption, read_normalisation, say
+from bitskip.cli.options import JsonOption, MeanOption, SharedScalesOption, StdOption, read_normalisation, say
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,7 @@ def import_onnx(
     ] = None,
     mean: MeanOption = None,
     std: StdOption = None,
+    shared_scales: SharedScalesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn an ONNX file into a packed model: what bitskip, torch.onnx and torchvision write.
@@ -45,6 +46,7 @@ def import_onnx(
         mean=None if known is None else known.mean,
         std=None if known is None else known.std,
         input_size=input_size,
+        shared_scales=shared_scales,
     )
     program.save(out)
     for note in notes:

@@ -48,6 +48,7 @@ def lower_loaded(
     classes: int | None = None,
     mean: str | None = None,
     std: str | None = None,
+    shared_scales: bool = False,
 ) -> Lowered:
     """Lower a run, or a library model with its weights; arguments as `bitskip pack`'s.
 
@@ -101,6 +102,10 @@ def lower_loaded(
                 "name them with --data for a smaller and faster file"
             )
     options: dict[str, Any] = {"activations": activations, "dense": dense or "fp32"}
+    if shared_scales:
+        if activations != "int8":
+            raise LoweringError("--shared-scales is for int8 activations, but these are fp32; leave it out")
+        options["shared_scales"] = True
     if given is not None:
         options["calibration"] = given
     if images is not None:

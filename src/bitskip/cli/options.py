@@ -91,6 +91,14 @@ RayOption = Annotated[
         show_default=False,
     ),
 ]
+SharedScalesOption = Annotated[
+    bool,
+    typer.Option(
+        "--shared-scales",
+        help="One int8 scale for a sum and the residual that it adds: other engines then add exactly in int8 "
+        "(docs/onnx.md).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

@@ -14,6 +14,7 @@ from bitskip.cli.options import (
     DataOption,
     JsonOption,
     MeanOption,
+    SharedScalesOption,
     StdOption,
     say,
 )
@@ -89,6 +90,7 @@ def pack(
     classes: ClassesOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
+    shared_scales: SharedScalesOption = False,
     check: Annotated[
         bool,
         typer.Option(
@@ -131,6 +133,7 @@ def pack(
         classes=classes,
         mean=mean,
         std=std,
+        shared_scales=shared_scales,
     )
     program = lowered.program
     path = Path(out or f"{program.name}.bitskip")

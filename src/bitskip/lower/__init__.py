@@ -15,6 +15,7 @@ from bitskip.lower.build import InputShape, build_graph
 from bitskip.lower.calibrate import find_quantizations
 from bitskip.lower.forms import F32, Precisions, i8_values
 from bitskip.lower.graph import Graph
+from bitskip.lower.shared_scales import share_residual_scales
 from bitskip.lower.tables import with_tables
 from bitskip.program import Program
 
@@ -31,6 +32,7 @@ def lower(
     activations: str = "fp32",
     dense: str = "fp32",
     calibration: npt.NDArray[np.uint8] | Mapping[str, npt.NDArray[np.uint8]] | None = None,
+    shared_scales: bool = False,
     class_names: tuple[str, ...] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Program:
@@ -48,6 +50,7 @@ def lower(
         activations: `fp32` runs `w1` layers on real activations as in training; `int8` on calibrated int8.
         dense: what becomes of `fp32` layers: `fp32` keeps them, `int8` quantizes them too.
         calibration: uint8 training pictures (N, H, W, C), for int8; of several inputs each one's, by name.
+        shared_scales: gives a sum and what it adds one int8 scale (`bitskip.lower.shared_scales`).
         class_names: of the outputs, for reports.
         progress: called with the calibration pictures done and in all.
 
@@ -80,12 +83,15 @@ def lower(
     pictures = _calibration(calibration, graph)
     real, held = assemble(graph, Precisions(real_int8=True), mean, std, **labels)
     tensors = {value: held[value, F32] for value in values}
+    quantizations = find_quantizations(real, tensors, pictures, progress)
+    if shared_scales:
+        quantizations = share_residual_scales(graph, precisions, quantizations)
     program, _ = assemble(
         graph,
         precisions,
         mean,
         std,
-        find_quantizations(real, tensors, pictures, progress),
+        quantizations,
         activations=activations,
         dense=dense,
         calibration_images=len(pictures[0]),

@@ -59,6 +59,7 @@ def lower_run(
     activations: str = "fp32",
     dense: str = "fp32",
     calibration: npt.NDArray[np.uint8] | None = None,
+    shared_scales: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Program:
     """Return the program of a finished run.
@@ -93,6 +94,7 @@ def lower_run(
         activations=activations,
         dense=dense,
         calibration=calibration,
+        shared_scales=shared_scales,
         class_names=class_names(metadata),
         progress=progress,
     )

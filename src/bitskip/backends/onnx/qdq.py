@@ -210,7 +210,10 @@ class QdqConverter(Converter):
         weight = self.signed_weight(op)
         weight = np.where(q.negate[:, None, None, None], -weight, weight)
         w = self.w
-        kernel = quantized(w, weight, q.weight_scale, self.stored(op), q.unit)
+        signs = op.weight_dtype == "w1"
+        if not signs:
+            weight = np.where(q.unit[:, None, None, None] == 0, 0, weight)
+        kernel = quantized(w, weight, q.weight_scale, self.stored(op), q.unit if signs else None)
         terms = [w.constant(q.bias, "bias"), w.constant(q.bias_scale, "bias_scale")]
         bias = w.node("DequantizeLinear", terms, "bias_real", axis=0)
         return w.node("Conv", [self.value(op.input), kernel, bias], **self.window(op))

@@ -26,6 +26,7 @@ __all__ = ["SIGN_UNITS", "Linear", "Requantized", "linear", "requantize", "resid
 
 SIGN_UNITS = np.arange(64, 31, -1, dtype=np.uint8)  # 2 * 255 * 64 < 2^15; a smaller one has a multiple here
 _BIAS_LIMIT = 1 << 30
+_NOTHING = 2.0**-10  # of a step
 
 Doubles = npt.NDArray[np.float64]
 
@@ -43,7 +44,7 @@ class Requantized:
     """The same as QDQ."""
 
     negate: npt.NDArray[np.bool_]  # (C,), filters whose weights change their sign
-    unit: npt.NDArray[np.uint8] | None  # (C,), what a sign of 1 is stored as; None for other weights
+    unit: npt.NDArray[np.uint8]  # (C,), what a weight of 1 is stored as; 0 for a filter that gives its bias
     weight_scale: npt.NDArray[np.float32]  # (C,)
     bias: npt.NDArray[np.int32]  # (C,)
     bias_scale: npt.NDArray[np.float32]  # (C,)
@@ -83,19 +84,21 @@ def requantize(
         signs: whether the weights are +1 and -1, and so may take a unit.
     """
     magnitude = np.abs(part.factor)
-    # A filter that is multiplied by 0, or almost, gives its offset: |acc * tiny| stays below 2^-10 of a step.
-    magnitude = np.maximum(magnitude, 2.0**-10 / max(bound, 1))
+    # A filter that is multiplied by 0, or almost, gives its offset: no sum of it reaches 2^-10 of a step.
+    constant = magnitude * bound < _NOTHING
+    magnitude = np.where(constant, _NOTHING, magnitude)
     offset = part.offset / magnitude  # in accumulator steps
     units = SIGN_UNITS if signs else np.ones(1, np.uint8)
     steps = np.rint(offset[:, None] * units)  # (C, units)
     chosen = np.argmin(np.abs(steps / units - offset[:, None]), axis=1)
-    unit, bias = units[chosen], np.take_along_axis(steps, chosen[:, None], axis=1)[:, 0]
+    unit = np.where(constant, np.uint8(0), units[chosen])
+    bias = np.where(constant, np.rint(offset), np.take_along_axis(steps, chosen[:, None], axis=1)[:, 0])
     if (np.abs(bias) + bound * float(unit.max()) >= _BIAS_LIMIT).any():
         return None
-    scale = (magnitude * result.scale / (source.scale * unit)).astype(np.float32)
+    scale = (magnitude * result.scale / (source.scale * np.maximum(unit, 1))).astype(np.float32)
     return Requantized(
         part.factor < 0,
-        unit if signs else None,
+        unit,
         scale,
         bias.astype(np.int32),
         (scale * np.float32(source.scale)).astype(np.float32),

@@ -14,7 +14,7 @@ from bitskip.backends.onnx.form import OnnxForm
 from bitskip.backends.onnx.qdq import QdqConverter
 from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.onnx.writer import Writer
-from bitskip.program import Conv2d, Program, op_residual
+from bitskip.program import Conv2d, IntegerEpilogue, Program, op_residual
 
 __all__ = ["ROUNDINGS", "TARGET", "exact_layers", "model_of"]
 
@@ -28,9 +28,10 @@ def exact_layers(program: Program, rounding: str) -> frozenset[str]:
 
     A Program adds a residual before it rounds. Engines that fuse a convolution with its QDQ round before and
     after the addition, and the bias to a whole accumulator step; what is rounded otherwise early in a network
-    grows through the layers after it. `auto` keeps exact what reads the picture, every addition, and what has
-    int8 weights at the sizes of the first two additions: signs have a unit that keeps their bias close enough
-    (`requantize`), int8 weights fill their byte. `exact` keeps all, `fused` none.
+    grows through the layers after it. `auto` keeps exact what reads the picture, every addition but those of
+    one scale (`adds_codes`), and what has int8 weights at the sizes of the first two additions: signs have a
+    unit that keeps their bias close enough (`requantize`), int8 weights fill their byte. `exact` keeps all,
+    `fused` none.
     """
     kept, every = [], []
     sizes = list(
@@ -46,12 +47,26 @@ def exact_layers(program: Program, rounding: str) -> frozenset[str]:
         every.append(op.name)
         early = program.tensors[op.outputs[0]].shape[:2] in sizes[:_EARLY_SIZES]
         if (
-            op_residual(op) is not None
+            (op_residual(op) is not None and not adds_codes(program, op))
             or program.tensors[op.input].shape[2] <= _FEW_CHANNELS
             or (early and op.weight_dtype == "i8")
         ):
             kept.append(op.name)
     return frozenset({"auto": kept, "exact": every, "fused": []}[rounding])
+
+
+def adds_codes(program: Program, op: Conv2d) -> bool:
+    """Whether `op` adds a residual of its result's scale to what a ReLU left.
+
+    Then rounding before the addition is as good as after it: round(conv + r) = round(conv) + r for a whole r,
+    and what 8 bits cut off of the convolution alone they cut off of the sum.
+    """
+    epilogue = op.epilogue
+    if not isinstance(epilogue, IntegerEpilogue) or epilogue.residual is None or not epilogue.pre_relu:
+        return False
+    residual, result = program.tensors[epilogue.residual], program.tensors[op.outputs[0]]
+    lowest = residual.zero_point == result.zero_point == -128
+    return lowest and epilogue.residual_multiplier == 1 << epilogue.shift
 
 
 def model_of(

@@ -37,7 +37,7 @@ def quantized(w: Writer, weight: Array, scale: Array, stored: str, unit: Array |
         weight: int8 (O, I, KH, KW); +1 and -1 alone where `stored` is `bits`.
         scale: float32 (O,).
         stored: `bits` or `int8`.
-        unit: what a filter's signs are multiplied by, uint8 (O,); None for 1.
+        unit: what a filter's signs are multiplied by, uint8 (O,), or 0 for none; None for 1.
     """
     signs = bool((np.abs(weight) == 1).all())
     column = None if unit is None else unit.reshape(-1, 1, 1, 1)

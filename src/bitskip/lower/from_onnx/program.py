@@ -24,6 +24,7 @@ from bitskip.lower.from_onnx.values import Coded, Reader, Signs
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
 from bitskip.lower.recorded import RecordedTable, Recorder, Traced
+from bitskip.lower.shared_scales import share_residual_scales
 from bitskip.program import Program
 
 __all__ = ["import_onnx"]
@@ -37,6 +38,7 @@ def import_onnx(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     input_size: int | None = None,
+    shared_scales: bool = False,
 ) -> tuple[Program, tuple[str, ...]]:
     """Return the Program of an ONNX file, and what a reader should know, a sentence each.
 
@@ -46,6 +48,7 @@ def import_onnx(
             given, 0 if it has none.
         std: likewise; 1 if the file has none.
         input_size: height = width, where the file leaves them free.
+        shared_scales: gives a sum and what it adds one int8 scale (`bitskip.lower.shared_scales`).
 
     Raises:
         FileFormatError: if the file is none that can be read.
@@ -83,9 +86,10 @@ def import_onnx(
     precisions = Precisions("int8", "int8")
     missing = [value for value in i8_values(graph, precisions) if value not in reader.quantizations]
     if reader.quantizations and not missing:
-        program, _ = assemble(
-            graph, precisions, *terms, reader.quantizations, activations="int8", dense="int8", **labels
-        )
+        scales = reader.quantizations
+        if shared_scales:
+            scales = share_residual_scales(graph, precisions, scales)
+        program, _ = assemble(graph, precisions, *terms, scales, activations="int8", dense="int8", **labels)
         return program, tuple(notes)
     tables = [op.name for op in reader.record.ops if isinstance(op, RecordedTable)]
     if tables:
