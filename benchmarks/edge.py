@@ -10,6 +10,7 @@ a clone of github.com/ARM-software/CMSIS-NN outside this repository.
 from __future__ import annotations
 
 import datetime
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -84,6 +85,7 @@ def precision_macs(program: Program) -> dict[str, int]:
     return found
 
 
+LEVELS = ("-O3", "-O2", "-Os")
 _SIZED = ("cortex-m4", "cortex-m0plus")  # cores whose code is measured, and run in the smallest arena
 
 
@@ -114,6 +116,7 @@ def measure_network(name: str, pictures: int, work: Path) -> dict[str, Any]:
             "pictures_with_a_wrong_bit": _wrong(ran.logits, expected),
         }
         if core in _SIZED:
+            shutil.rmtree(folder)
             rows[core] |= _sizes(program, core, name, batch[:10], expected[:10], work)
         wrong = rows[core]["pictures_with_a_wrong_bit"]
         typer.echo(f"{name} {core}: {ran.instructions:,} instructions, {wrong} of {pictures} pictures wrong")
@@ -141,15 +144,24 @@ def _sizes(
     expected: npt.NDArray[np.float32],
     work: Path,
 ) -> dict[str, Any]:
-    """Return the code's size on a core, and what the network takes in the smallest arena."""
+    """Return sizes and instructions by level of optimisation, and what the smallest arena takes."""
     board, folder, smallest = BOARDS[core], work / name / f"{core}-bands", smallest_arena(program, core)
+    whole = work / name / core
+    exported = TARGET.export(program, whole, {"name": "net", "cpu": core}).facts
+    compiled = {level: code_size(board, whole, "net", work / "build", level) for level in LEVELS}
+    counted = {
+        level: run_on_board(
+            board, whole, exported, batch[:1], program.classes, work / "build", level=level
+        ).instructions
+        for level in LEVELS
+    }
     facts = TARGET.export(program, folder, {"name": "net", "cpu": core, "arena-bytes": smallest}).facts
     ran = run_on_board(board, folder, facts, batch, program.classes, work / "build")
     return {
-        "code_bytes": {
-            level: code_size(board, work / name / core, "net", work / "build", level)["text"]
-            for level in ("-O3", "-Os")
-        },
+        "level": exported["level"],
+        "code_bytes": {level: found["text"] for level, found in compiled.items()},
+        "flash_bytes": {level: sum(found.values()) for level, found in compiled.items()},
+        "instructions_by_level": counted,
         "smallest_arena_bytes": smallest,
         "instructions_in_smallest_arena": ran.instructions,
         "pictures_in_smallest_arena": len(batch),
@@ -202,6 +214,25 @@ def measure(
                 ["git", "-C", cmsis_nn, "rev-parse", "HEAD"], capture_output=True, text=True
             ).stdout.strip()
             write_json(out / "cmsis-nn-resnet8.json", {"commit": commit, "cores": counted, **provenance()})
+
+
+@app.command()
+def sizes(
+    networks: Annotated[list[str] | None, typer.Argument(help="Which.  [default: all]")] = None,
+    out: Annotated[Path, typer.Option(help="What `measure` wrote; its sizes are written anew.")] = Path(
+        "results/edge"
+    ),
+) -> None:
+    """Compile networks at every level of optimisation and count the first picture at each."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in networks or NETWORKS:
+            program, found = NETWORKS[name](), read_json(out / f"{name}.json")
+            batch = pictures_for(program, 10)
+            expected = run_reference(program, batch)
+            for core in _SIZED:
+                found["cores"][core] |= _sizes(program, core, name, batch, expected, Path(folder))
+                typer.echo(f"{name} {core}: flash {found['cores'][core]['flash_bytes']}")
+            write_json(out / f"{name}.json", found)
 
 
 @app.command()

@@ -312,6 +312,22 @@ def test_an_unknown_core_and_a_wrong_size_are_refused(tmp_path: Path) -> None:
         export(PROGRAMS["w1"](), tmp_path / "c", arena_bytes=0)
 
 
+def test_the_folder_builds_with_what_fits_the_flash(tmp_path: Path) -> None:
+    program = PROGRAMS["w1"]()
+    constants = export(program, tmp_path / "whole")["constant_bytes"]
+    for kib, level in ((None, "-O2"), (13, "-O2"), (20, "-O3"), (6, "-Os")):
+        options = {} if kib is None else {"flash_bytes": constants + kib * 1024}
+        folder = tmp_path / f"{kib}"
+        assert export(program, folder, **options)["level"] == level
+        for path in ("CMakeLists.txt", "README.md", "zephyr/CMakeLists.txt"):
+            assert level in (folder / path).read_text()
+    with pytest.raises(LoweringError, match=f"the constants of 'w1' alone are {constants} bytes"):
+        export(program, tmp_path / "none", flash_bytes=constants)
+    with pytest.raises(LoweringError, match="--flash-bytes is 0, expected at least 1 byte"):
+        export(program, tmp_path / "none", flash_bytes=0)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_layer_beyond_the_kernels_is_named() -> None:
     from edge_programs import too_wide
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bitskip.program import Program
 from bitskip.zoo.catalog import models_folder
 
 SMALL = ("w1", "int8", "w1a1", "mixed", "odd-w1", "deep-int8")
+EDGE_16K = Path(__file__).parents[2] / "results" / "edge" / "edge-16k.bitskip"
 TRAINED = (
     "edge-m4-w1",
     "edge-m4-int8-first",
@@ -64,6 +66,25 @@ def test_a_network_gives_the_references_bits(core: str, tmp_path: Path) -> None:
 def test_ops_counted_one_by_one_make_the_whole(tmp_path: Path) -> None:
     ran, _ = run(PROGRAMS["int8"](), "cortex-m4", tmp_path, 1, profile=True)
     assert sum(ran.ops) == pytest.approx(ran.instructions, rel=0.02)
+
+
+@pytest.mark.parametrize("core", ["cortex-m0plus", pytest.param("cortex-m4", marks=pytest.mark.slow)])
+def test_a_board_of_16_kib_of_flash_and_4_of_ram(core: str, tmp_path: Path) -> None:
+    """Everything is linked: network, picture, logits, stack and what drives them. -O3 would not fit."""
+    board = dataclasses.replace(BOARDS[core], script="cortex-m-16k.ld")
+    if board.missing():
+        pytest.skip(f"{board.missing()} is not installed; `make test-edge` installs it")
+    program = Program.load(EDGE_16K)
+    given = {"name": "net", "cpu": core, "flash-bytes": 16384, "arena-bytes": 2760}
+    facts = export_target("c99").export(program, tmp_path / "net", given).facts
+    assert facts["level"] == "-O2"
+    pictures = np.random.default_rng(3).integers(0, 256, (5, *program.input_shape)).astype(np.uint8)
+    ran = run_on_board(
+        board, tmp_path / "net", facts, pictures, program.classes, tmp_path / "build", level=facts["level"]
+    )
+    assert_same_bits(ran.logits, run_reference(program, pictures))
+    with pytest.raises(RuntimeError, match="region `FLASH' overflowed"):
+        run_on_board(board, tmp_path / "net", facts, pictures, program.classes, tmp_path / "build")
 
 
 @pytest.mark.slow

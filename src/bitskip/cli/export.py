@@ -75,6 +75,14 @@ def export(
         int | None,
         typer.Option(help="c99: working memory that there is; layers run in bands of rows until it fits."),
     ] = None,
+    flash_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="c99: flash that there is; the folder builds with -O3, -O2 or -Os, whose code fits.  "
+            "[default: -O3, or -O2 where the code would be larger than the constants]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a packed model in another form, for microcontrollers or for other engines.
@@ -100,6 +108,7 @@ def export(
         "name": name,
         "cpu": cpu,
         "arena-bytes": arena_bytes,
+        "flash-bytes": flash_bytes,
     }
     options = {key: value for key, value in given.items() if value is not None}
     strange = sorted(set(options) - target.options)

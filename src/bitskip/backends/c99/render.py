@@ -17,9 +17,15 @@ from bitskip.backends.c99.counts import predict
 from bitskip.backends.c99.kernels import Core, Writer, Written, scratch_bytes
 from bitskip.backends.c99.placement import Placed, Placement, steps_of, window_of
 from bitskip.backends.reference import run_reference
+from bitskip.errors import LoweringError
 from bitskip.program import Conv2d, IntegerEpilogue, Op, Program, op_inputs, op_outputs
 
 __all__ = ["render"]
+
+# Flash that networks took at most besides their constants (docs/edge.md): code by level, fastest first, and
+# what an op's calls read.
+_CODE_BYTES = {"-O3": 13_312, "-O2": 6_400}
+_OP_BYTES = 80
 
 _FILES = {
     "src/{name}.h": "network.h.j2",
@@ -100,8 +106,14 @@ def render(
     name: str,
     picture: npt.NDArray[np.uint8],
     picture_words: str,
+    *,
+    flash_bytes: int | None = None,
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the folder's files, path to text, and facts about it as JSON values."""
+    """Return the folder's files, path to text, and facts about it as JSON values.
+
+    Raises:
+        LoweringError: if the constants alone take more than `flash_bytes`.
+    """
     epilogues = [op.epilogue for op in program.ops if hasattr(op, "epilogue")]
     wide_bias = not core.long_multiply or any(
         shared_bias(e.bias.astype(np.int64) << room_above(e)) is None
@@ -133,6 +145,7 @@ def render(
     pictures = [picture[i.at : i.at + i.size].reshape(1, *i.shape) for i in inputs]
     logits = run_reference(program, tuple(pictures))[0]
     constant_bytes = writer.constants.size
+    level = _level(program, constant_bytes, flash_bytes)
     arena_bytes = max(placement.arena_bytes, 4)
     macs = sum(
         int(np.prod(op.weight.shape[:3]))
@@ -172,6 +185,7 @@ def render(
         "class_names": [_c_text(n) for n in (program.class_names or map(str, range(program.classes)))],
         "constants": writer.constants.texts,
         "constant_bytes": constant_bytes,
+        "level": level,
         "arena_bytes": arena_bytes,
         "macs": macs,
         "instructions": predict(program, core.name),
@@ -203,6 +217,7 @@ def render(
         "name": name,
         "cpu": core.name,
         "constant_bytes": constant_bytes,
+        "level": level,
         "arena_bytes": arena_bytes,
         "live_bytes": placement.live_bytes,
         "bands": placement.bands,
@@ -213,6 +228,24 @@ def render(
         "notes": [float_words] if has_float else [],
     }
     return files, facts
+
+
+def _level(program: Program, constants: int, flash: int | None) -> str:
+    """Return the level to compile at: the fastest whose code surely fits, else -Os.
+
+    Without `flash` that is -O2 where code at -O3 could take more of it than the constants.
+
+    Raises:
+        LoweringError: if the constants alone do not fit.
+    """
+    if flash is not None and constants >= flash:
+        raise LoweringError(
+            f"--flash-bytes is {flash}, but the constants of '{program.name}' alone are {constants} bytes"
+        )
+    besides = {level: code + _OP_BYTES * len(program.ops) for level, code in _CODE_BYTES.items()}
+    if flash is None:
+        return "-O3" if constants >= besides["-O3"] else "-O2"
+    return next((level for level, code in besides.items() if constants + code <= flash), "-Os")
 
 
 def _inputs(program: Program) -> list[_InputRow]:

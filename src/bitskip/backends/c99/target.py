@@ -127,7 +127,7 @@ class C99Target:
 
     name = "c99"
     summary = "C99 for microcontrollers: a folder that compiles alone"
-    options = frozenset({"name", "cpu", "arena-bytes"})
+    options = frozenset({"name", "cpu", "arena-bytes", "flash-bytes"})
 
     def supports(self, program: Program) -> tuple[str, ...]:
         """Return which layers are beyond the kernels."""
@@ -156,7 +156,8 @@ class C99Target:
         Args:
             program: what to write.
             out: a folder that does not exist, or is empty.
-            options: `name` (a C identifier), `cpu` (of `CORES`), `arena-bytes` (what there is).
+            options: `name` (a C identifier), `cpu` (of `CORES`), `arena-bytes` and `flash-bytes` (what there
+                is).
 
         Raises:
             LoweringError: for a value of `options` that cannot be; no placement fits.
@@ -173,12 +174,13 @@ class C99Target:
             raise LoweringError(
                 f"--cpu is '{core_name}', expected one of {', '.join(CORES)}{nearest(core_name, CORES)}"
             )
-        arena = options.get("arena-bytes")
-        if arena is not None and arena < 1:
-            raise LoweringError(f"--arena-bytes is {arena}, expected at least 1 byte")
+        arena, flash = options.get("arena-bytes"), options.get("flash-bytes")
+        for option, value in (("arena-bytes", arena), ("flash-bytes", flash)):
+            if value is not None and value < 1:
+                raise LoweringError(f"--{option} is {value}, expected at least 1 byte")
         core = CORES[core_name]
         placement, core = choose_placement(program, core, arena)
-        files, facts = render(program, placement, core, name, *_test_picture(program))
+        files, facts = render(program, placement, core, name, *_test_picture(program), flash_bytes=flash)
         _write_folder(out, files)
         lines = (
             f"{facts['constant_bytes']:,} bytes of constants (flash), "
