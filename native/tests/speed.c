@@ -3,6 +3,7 @@
  *     speed [rounds]              every shape below
  *     speed rounds i8_w1 64 64 32 3 1    types, channels in and out, side of the picture, side of the kernel, stride
  *     ... --json                  a JSON object a line
+ *     ... --scalar [--json]       the scalar kernels too
  *
  * The least time of all rounds is shown, for what disturbs a run only ever adds; integer networks' epilogue is part of it.
  */
@@ -15,6 +16,10 @@
 #include "bitskip.h"
 #include "dispatch.h"
 
+/* Also the mark from which benchmarks/executed_arm.py counts. */
+#if defined(__GNUC__)
+__attribute__((noinline))
+#endif
 static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -31,7 +36,7 @@ static const int shapes[][5] = {{64, 64, 32, 3, 1},  {128, 128, 16, 3, 1}, {256,
                                 {64, 128, 32, 1, 2}, {64, 64, 56, 3, 1},   {256, 64, 56, 1, 1}, {512, 512, 7, 3, 1}};
 
 #define MAX_VARIANTS 16
-static int as_json;
+static int as_json, with_scalar;
 
 static void measure(int type, const int *s, int rounds) {
   const int ci = s[0], co = s[1], side = s[2], k = s[3], stride = s[4], pad = k / 2, o = (side + 2 * pad - k) / stride + 1;
@@ -87,7 +92,7 @@ static void measure(int type, const int *s, int rounds) {
     if (bsk_engine_bytes(&op, 1, arena, BSK_ISA_BEST, &sizes) != BSK_OK) continue;
     blocks[found] = aligned_alloc(64, (sizes.engine_bytes + 63) / 64 * 64), scratch[found] = aligned_alloc(64, (sizes.scratch_bytes + 63) / 64 * 64);
     bsk_engine_init(&op, 1, arena, BSK_ISA_BEST, blocks[found], sizes.engine_bytes, &engines[found]);
-    if (strcmp(bsk_engine_kernel(engines[found], 0), name) != 0 || strstr(name, "scalar")) {
+    if (strcmp(bsk_engine_kernel(engines[found], 0), name) != 0 || (!with_scalar && strstr(name, "scalar"))) {
       free(blocks[found]), free(scratch[found]);
       continue;
     }
@@ -119,6 +124,7 @@ static void measure(int type, const int *s, int rounds) {
 
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[argc - 1], "--json") == 0) as_json = 1, --argc;
+  if (argc > 1 && strcmp(argv[argc - 1], "--scalar") == 0) with_scalar = 1, --argc;
   const int rounds = argc > 1 ? atoi(argv[1]) : 50;
   for (int type = 0; type < 5; ++type) {
     if (argc > 2 && strcmp(argv[2], types[type].name) != 0) continue;
