@@ -1,20 +1,41 @@
-"""What an aarch64 program executes between two marks, block by block, and the cycles that schedule models expect of it.
+"""What an aarch64 program executes between two marks, and the cycles that schedule models expect of it.
 
-qemu-aarch64 logs every block that it enters (Debian's has no plugins). Cycles: llvm-mca simulates each block on
-the models that LLVM has of in-order and out-of-order cores (made from Arm's optimization guides), with all data in
-the first-level cache and every branch predicted: what a core could reach, not what it was seen to do.
+qemu-aarch64 logs every block that it enters (Debian's has no plugins). Cycles: llvm-mca simulates each block
+on LLVM's models of the cores, which were made from Arm's optimization guides, with data in the first-level
+cache and every branch predicted: what a core could reach, not what one was seen to do. The variable LLVM_MCA
+names another llvm-mca than the one on the path; models of Neoverse N1 and N2 need LLVM 17.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-TOOLS = ("qemu-aarch64-static", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-objdump", "llvm-mca")
-CORES = {"Cortex-A53": "cortex-a53", "Cortex-A55": "cortex-a55", "Cortex-A72": "cortex-a72"}
+MCA = os.environ.get("LLVM_MCA", "llvm-mca")
+TOOLS = ("qemu-aarch64-static", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-objdump", MCA)
+
+
+@dataclass(frozen=True)
+class Core:
+    """A core with a schedule model in LLVM."""
+
+    cpu: str  # as for -mcpu
+    has: tuple[str, ...] = ()  # of what a kernel's name may end in
+
+
+CORES = {
+    "Cortex-A53": Core("cortex-a53"),
+    "Cortex-A72": Core("cortex-a72"),
+    "Cortex-A55": Core("cortex-a55", ("neondot",)),
+    "Neoverse N1": Core("neoverse-n1", ("neondot",)),
+    "Cortex-A510": Core("cortex-a510", ("neondot", "neoni8mm")),
+    "Neoverse N2": Core("neoverse-n2", ("neondot", "neoni8mm")),
+}
 HOT = 0.002  # blocks with a smaller part of all instructions are counted at one instruction a cycle
 Blocks = Counter[tuple[int, int]]  # (address, instructions): how often
 
@@ -22,7 +43,7 @@ Blocks = Counter[tuple[int, int]]  # (address, instructions): how often
 def executed(
     program: Path, arguments: Sequence[str], log: Path, library: Path | None
 ) -> tuple[list[Blocks], list[str]]:
-    """Run a program and return the blocks executed between calls of its function `now`, a Counter a pair of calls.
+    """Run a program and return the blocks executed between calls of its function `now`, two and two.
 
     Args:
         program: static, not position-independent.
@@ -67,13 +88,15 @@ def cycles(blocks: Blocks, text: dict[int, str], core: str) -> float:
         core: a key of CORES.
     """
     all_of_them = instructions(blocks)
+    if all_of_them == 0:
+        raise RuntimeError("nothing was executed between the marks")
     hot = [b for b, times in blocks.items() if b[1] * times >= HOT * all_of_them]
     regions = []
     for number, (at, size) in enumerate(hot):
         body = "\n".join(text[at + 4 * i] for i in range(size))
         regions.append(f"# LLVM-MCA-BEGIN {number}\n{body}\n# LLVM-MCA-END {number}\n")
     done = subprocess.run(
-        [TOOLS[3], "-mtriple=aarch64", f"-mcpu={CORES[core]}", "-mattr=+dotprod,+i8mm", "-iterations=100",
+        [TOOLS[3], "-mtriple=aarch64", f"-mcpu={CORES[core].cpu}", "-mattr=+dotprod,+i8mm", "-iterations=100",
          "-resource-pressure=false", "-instruction-info=false", "-"],
         input="".join(regions), capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
@@ -85,7 +108,7 @@ def cycles(blocks: Blocks, text: dict[int, str], core: str) -> float:
 
 
 def disassembled(program: Path) -> dict[int, str]:
-    """Return the instructions of a program by address; targets of branches are replaced, since mca wants none."""
+    """Return a program's instructions by address, without targets of branches, which mca takes for errors."""
     lines = _call(TOOLS[2], "-d", "--no-show-raw-insn", str(program))
     text = {}
     for line in lines.splitlines():

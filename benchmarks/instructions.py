@@ -1,12 +1,13 @@
-"""Executed instructions a multiply-accumulate, kernel by kernel, of instruction sets that no machine here has.
+"""Executed instructions a multiply-accumulate, kernel by kernel (ARM, AVX-512, AMX).
 
     python benchmarks/instructions.py arm [--xnnpack COPY]
     python benchmarks/instructions.py x86
     python benchmarks/instructions.py tables
 
-A whole 3x3 convolution is counted, in one thread: copying rows, unpacking weights, the tiles, the epilogue. ARM: blocks
-logged by qemu-aarch64, beside XNNPACK's micro-kernels (from a copy of its repository outside this one) on the same
-shape. x86: the clock of `bare_x86`, which counts instructions. `tables` writes them into docs/runtime.md.
+A whole 3x3 convolution is counted, in one thread: copying rows, unpacking weights, the tiles, the epilogue.
+ARM: blocks logged by qemu-aarch64, beside XNNPACK's micro-kernels (from a copy of its repository elsewhere)
+on the same shape, and the cycles of schedule models. x86: the clock of `bare_x86`, which counts instructions.
+`tables` writes docs/runtime.md.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bare_x86 import build_board, missing, run_program
-from executed_arm import CORES, TOOLS, cycles, disassembled, executed, instructions
+from executed_arm import CORES, MCA, TOOLS, cycles, disassembled, executed, instructions
 
 from bitskip.files import write_text
 
@@ -59,7 +60,8 @@ def count_arm(work: Path, xnnpack: Path | None) -> dict[str, Any]:
         program = _build_xnnpack(xnnpack, work)
         rows += _arm_rows("xnnpack", program, [str(CHANNELS), str(side)], work, None)
     version = subprocess.run([cross, "--version"], capture_output=True, text=True, check=True).stdout
-    return {"compiler": version.splitlines()[0], "rows": rows}
+    models = subprocess.run([MCA, "--version"], capture_output=True, text=True, check=True).stdout
+    return {"compiler": version.splitlines()[0], "models": models.splitlines()[0].strip(), "rows": rows}
 
 
 def _arm_rows(
@@ -74,7 +76,9 @@ def _arm_rows(
     for fact, counted in zip(facts, blocks, strict=True):
         row = {"engine": engine, "types": fact["types"], "variant": fact["variant"]}
         row |= {"macs": _macs(SIDES["arm"]), "instructions": instructions(counted)}
-        row["cycles"] = {core: round(cycles(counted, text, core)) for core in CORES}
+        needs = next((word for word in ("neondot", "neoni8mm") if word in fact["variant"]), None)
+        able = [core for core, what in CORES.items() if needs is None or needs in what.has]
+        row["cycles"] = {core: round(cycles(counted, text, core)) for core in able}
         rows.append(row)
     return rows
 
@@ -94,7 +98,7 @@ def _build_xnnpack(copy: Path, work: Path) -> Path:
 
 
 def count_x86(work: Path) -> dict[str, Any]:
-    """Return a row a kernel: the least instructions of three calls, what the clock takes included (under 300)."""
+    """Return a row a kernel: the least instructions of three calls, its clock included (under 300)."""
     if missing():
         raise SystemExit(missing())
     _build(work, "-static -no-pie")
@@ -133,25 +137,26 @@ def _build(work: Path, link: str, *more: str) -> None:
 def tables() -> str:
     """Return both tables as Markdown."""
     parts = []
-    for name in ("arm", "x86"):
+    for name, title in (("arm", "NEON"), ("x86", "x86-64")):
         found = json.loads((RESULTS / f"instructions-{name}.json").read_text())
-        cores = list(CORES) if name == "arm" else []
-        side = SIDES[name]
-        parts.append(
-            f"{'NEON' if name == 'arm' else 'x86-64'}: 3x3, {CHANNELS} to {CHANNELS} channels, {side} x {side} pixels; "
-            f"{found['compiler']}.\n"
-        )
-        head = ["kernel", "MACs an instruction", *(f"{core}: MACs a cycle" for core in cores)]
+        cores, side = list(CORES) if name == "arm" else [], SIDES[name]
+        made = ", ".join([found["compiler"], *([found["models"]] if cores else [])])
+        parts.append(f"{title}: 3x3, {CHANNELS} to {CHANNELS} channels, {side} x {side} pixels; {made}.\n\n")
+        head = ["kernel", "MACs an instruction", *cores]
         parts.append("| " + " | ".join(head) + " |\n|---|" + "--:|" * (len(head) - 1) + "\n")
         for row in sorted(
             found["rows"], key=lambda r: (TYPES.index(r["types"]), r["instructions"] / r["macs"])
         ):
             label = row["variant"] if row["engine"] == "bitskip" else f"XNNPACK {row['variant']}"
             cells = [label, f"{row['macs'] / row['instructions']:.2f}"]
-            cells += [f"{row['macs'] / row['cycles'][core]:.1f}" for core in cores]
+            cells += [_rate(row, core) for core in cores]
             parts.append("| " + " | ".join(cells) + " |\n")
         parts.append("\n")
     return "".join(parts).rstrip()
+
+
+def _rate(row: dict[str, Any], core: str) -> str:
+    return f"{row['macs'] / row['cycles'][core]:.1f}" if core in row["cycles"] else "-"
 
 
 def write_tables(page: Path) -> None:
@@ -177,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         found = count_arm(work, asked.xnnpack) if asked.what == "arm" else count_x86(work)
-    found = {"date": datetime.now(timezone.utc).date().isoformat(), **found}
+    found = {"date": datetime.now(UTC).date().isoformat(), **found}
     write_text(asked.out or RESULTS / f"instructions-{asked.what}.json", json.dumps(found, indent=1) + "\n")
     return 0
 
