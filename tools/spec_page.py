@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitskip import spec as spec_module
-from bitskip.spec import _CHOICES, PRECISIONS, NetworkSpec
+from bitskip import network_spec
+from bitskip.network_spec import _CHOICES, PRECISIONS, NetworkSpec
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "spec.md"
 BEGIN, END = "<!-- fields: written by tools/spec_page.py -->", "<!-- end of fields -->"
@@ -22,7 +22,7 @@ BEGIN, END = "<!-- fields: written by tools/spec_page.py -->", "<!-- end of fiel
 
 def comments() -> dict[str, str]:
     """Return what the source says beside each field of NetworkSpec."""
-    source = inspect.getsource(spec_module)
+    source = inspect.getsource(network_spec)
     lines = source.splitlines()
     body = next(
         node.body

@@ -169,11 +169,6 @@ class Cost:
                 totals[layer.mac_precision] = totals.get(layer.mac_precision, 0) + layer.macs
         return dict(sorted(totals.items()))
 
-    @property
-    def known_macs(self) -> int:
-        """MACs of the layers whose MACs are known: a lower bound where `macs` is None."""
-        return sum(layer.macs or 0 for layer in self.layers)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the cost as JSON-serialisable values; null is unknown and `notes` says why."""
         by_bits = self.parameters_by_bits

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bitskip.cost import cost_of
 from bitskip.report.tables import Column, TextTable
-from bitskip.report.wording import NOT_RUN, byte_size, count, per_cent
+from bitskip.report.wording import NOT_RUN, count, per_cent
 from bitskip.results.study import Results
 from bitskip.spec import named_spec
 from bitskip.study.baselines import BaselineResult, baseline_results
 from bitskip.study.kept import kept_baseline
 from bitskip.study.packed import packed_results
+from bitskip.terminal import byte_size
 
 __all__ = ["baselines_table"]
 

@@ -6,13 +6,14 @@ import math
 
 from bitskip.report.runs import Measured, measured
 from bitskip.report.tables import Column, TextTable
-from bitskip.report.wording import NOT_RUN, byte_size, count, listing, per_cent, points
+from bitskip.report.wording import NOT_RUN, count, listing, per_cent, points
 from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS
 from bitskip.study.kept import KeptRun, kept_run
 from bitskip.study.packed import packed_results
 from bitskip.study.paper import EPOCHS as PAPER_EPOCHS
 from bitskip.study.paper import PRECISION_NAMES, PRECISION_POLICIES, paper_row
+from bitskip.terminal import byte_size
 from bitskip.zoo import card_of, zoo_names
 
 __all__ = ["beside_table", "findings", "no_gradient_text"]

@@ -20,7 +20,6 @@ from bitskip.report.runs import (
 from bitskip.report.wording import (
     NOT_RUN,
     UNKNOWN,
-    byte_size,
     count,
     duration,
     loss,
@@ -31,6 +30,7 @@ from bitskip.report.wording import (
 from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import TABLES, PaperRow, PaperTable, paper_row
+from bitskip.terminal import byte_size
 
 __all__ = [
     "Column",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from bitskip.terminal import UNKNOWN
+
 __all__ = [
     "NOT_RUN",
     "UNKNOWN",
-    "byte_size",
     "count",
     "duration",
     "epochs",
@@ -20,7 +21,6 @@ __all__ = [
 ]
 
 NOT_RUN = "not run"
-UNKNOWN = "?"
 _MINUS = "−"
 
 
@@ -57,15 +57,6 @@ def count(value: int | float | None) -> str:
 def epochs(own: int, before: int) -> str:
     """Return a run's epochs; with those of the weights that it started from: `7 after 12`."""
     return f"{own} after {before}" if before else str(own)
-
-
-def byte_size(value: int | None) -> str:
-    """Return a size in KiB (1024 bytes) or MiB."""
-    if value is None:
-        return UNKNOWN
-    if value < 1024:
-        return f"{value} B"
-    return f"{value / 1024:,.1f} KiB" if value < 1024**2 else f"{value / 1024**2:,.2f} MiB"
 
 
 def loss(value: float) -> str:
