@@ -9,7 +9,7 @@ import pytest
 import tasks as work  # type: ignore[import-not-found]
 
 from bitskip.errors import DataError, RunError
-from bitskip.jobs import Event, Place, Task, run_tasks
+from bitskip.jobs import Event, Place, Task, read_place, run_tasks
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
@@ -63,7 +63,7 @@ def test_a_killed_task_is_taken_up_again_and_a_failed_one_is_named(address: str,
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
 def test_an_address_where_nobody_answers_is_one_sentence(address: str) -> None:
     with pytest.raises(RunError, match=r"no Ray cluster answers at '.*127\.0\.0\.1:.*ray start --head"):
-        run_tasks([Task("t", work.double, (1,))], place=Place(ray=address), shared={"offset": 0})
+        read_place("auto", address, small=True)
 
 
 def test_what_a_machine_cannot_load_is_one_sentence(

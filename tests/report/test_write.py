@@ -147,6 +147,20 @@ def test_not_finite_losses_are_named(reports):
     assert "nan" not in page_text(reports["nan"]).lower().replace("finance", "")
 
 
+def test_one_epoch_has_no_loss_curves(tmp_path):
+    study = STUDIES["quick"]
+    rows = [dataclasses.replace(row, validation=row.validation[:1]) for row in study.rows]
+    page = write_report(dataclasses.replace(study, rows=tuple(rows)), tmp_path)
+    assert "Validation losses" not in page_text(tmp_path)
+    assert page.is_file()
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {
+        "figure2",
+        "figure3",
+        "figure4",
+        "accuracy_vs_effective_parameters",
+    }
+
+
 def test_missing_loss_figure_is_a_sentence(reports):
     assert "no binary network was run" in page_text(reports["two_of_nine"])
     assert "no binary network was run" not in page_text(reports["quick"])
@@ -258,8 +272,10 @@ def test_findings_are_differences_of_the_rows():
 
 
 def test_what_a_preset_changes_is_said(tmp_path):
-    changes = {"batch_size": 64, "resolution": [[0.85, 16]]}
+    changes = {"batch_size": 64, "resolution": [[0.5, 12], [0.35, 16]]}
     info = dataclasses.replace(made_up.study(), extra={"changes": changes})
     shown = page_text(write_report(dataclasses.replace(STUDIES["quick"], study=info), tmp_path).parent)
-    assert "training shows pictures at 16 pixels for 85% of its length" in shown
-    assert "paper, changed: batch_size=64, resolution=[[0.85, 16]]" in shown
+    assert (
+        "at 12 pixels for 50% of its length and at 16 pixels for 35% of its length; the test shows" in shown
+    )
+    assert "paper, changed: batch_size=64, resolution=[[0.5, 12], [0.35, 16]]" in shown

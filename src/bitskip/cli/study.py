@@ -36,7 +36,7 @@ def study(
     preset: Annotated[
         str,
         typer.Option(
-            help="quick: nine variants at a quarter of the width, 1 epoch, mostly on small pictures. "
+            help="quick: nine variants at a quarter of the width, 1 epoch of small pictures. "
             "small: the same width, 2 epochs. paper: full width, 100 epochs. "
             "puzzle: the binary net with and without a gradient estimator, each with and without L2."
         ),

@@ -80,7 +80,6 @@ def _connect(place: Place) -> Any:
         raise RunError(
             "--ray needs the package ray, which is not installed; run pip install 'bitskip[ray]'"
         ) from None
-    check_address(place.ray or "auto")
     try:
         ray.init(address=place.ray, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError or its own types

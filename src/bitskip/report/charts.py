@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_accuracy", "draw_losses", "draw_puzzle", "loss_rows_missing"]
+__all__ = ["draw_accuracy", "draw_losses", "draw_puzzle", "has_loss_curves", "loss_rows_missing"]
 
 _POLICY_LINES: dict[str, Any] = {"all": "solid", "middle": (0, (5, 1.6)), "none": (0, (1.2, 1.2))}
 _PRECISION_COLOURS = {"full": "fp32", "hybrid": "hybrid", "binary": "w1"}
@@ -29,6 +29,15 @@ def loss_rows_missing(results: Results, table: PaperTable) -> bool:
     return not any(
         record for row in table.rows for run in grid_rows(results, row.model) for record in run.validation
     )
+
+
+def has_loss_curves(results: Results) -> bool:
+    """Whether validation losses can be drawn: not after one epoch, for a point is no curve.
+
+    Where nothing was run yet they can: the figures say so.
+    """
+    runs = [run for table in TABLES for row in table.rows for run in grid_rows(results, row.model)]
+    return max((len(run.validation) for run in runs), default=0) != 1
 
 
 def draw_losses(results: Results, table: PaperTable) -> Figure:

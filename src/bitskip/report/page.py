@@ -10,6 +10,7 @@ from html import escape
 from importlib.resources import files
 
 from bitskip.report.baselines import baselines_table
+from bitskip.report.charts import has_loss_curves
 from bitskip.report.claims import FAILS, HOLDS, judge
 from bitskip.report.findings import beside_table, findings
 from bitskip.report.markdown import DIFFERENCES_NOTE, has_grid
@@ -58,7 +59,7 @@ def report_html(results: Results, svgs: Mapping[str, str], missing_losses: Seque
         ("beside", "Four ways to the nine variants", page.beside, has_grid(results)),
         ("tables", "Tables 1 to 3", page.tables, has_grid(results)),
         ("claims", "Which of the paper’s orderings hold", page.claims, has_grid(results)),
-        ("losses", "Validation losses", page.losses, has_grid(results)),
+        ("losses", "Validation losses", page.losses, has_grid(results) and has_loss_curves(results)),
         ("architectures", "The networks", page.architectures, True),
         ("cost", "What the nine variants cost", page.cost, True),
         ("baselines", "The networks that the paper compares with", page.baselines, _has_baselines(results)),

@@ -83,9 +83,13 @@ def caveats(results: Results) -> list[str]:
         sentences.append(
             f"Not at the paper's scale: {listing(smaller)}. Compare orderings rather than figures."
         )
-    for share, pixels in study.extra.get("changes", {}).get("resolution", []):
+    small = [
+        f"at {pixels} pixels for {100 * share:.0f}% of its length"
+        for share, pixels in study.extra.get("changes", {}).get("resolution", [])
+    ]
+    if small:
         sentences.append(
-            f"To save time, training shows pictures at {pixels} pixels for {100 * share:.0f}% of its length."
+            f"To save time, training shows pictures {listing(small, 'and')}; the test shows them as they are."
         )
     missing = [model for model in PAPER_VARIANTS if not grid_rows(results, model)]
     if missing and not treatments(results):

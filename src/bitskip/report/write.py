@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bitskip.errors import RunError
 from bitskip.files import require_writable, write_bytes, write_text
-from bitskip.report.charts import draw_accuracy, draw_losses, draw_puzzle, loss_rows_missing
+from bitskip.report.charts import draw_accuracy, draw_losses, draw_puzzle, has_loss_curves, loss_rows_missing
 from bitskip.report.diagram import draw_architecture
 from bitskip.report.markdown import has_grid, tables_markdown
 from bitskip.report.page import report_html
@@ -31,9 +31,10 @@ _PICTURE_KINDS = (".svg", ".png")
 def write_report(results: Results, folder: str | Path) -> Path:
     """Write tables, figures and the page into `folder` and return the path of `report.html`.
 
-    Files: `tables.md`, `report.html`, and as SVG and PNG `figure2` to `figure7` (the paper's numbers),
-    `accuracy_vs_effective_parameters` and, where treatments were run, `puzzle` with its `puzzle.txt`. Each
-    file is replaced whole; the same results give the same files.
+    Files: `tables.md`, `report.html`, and as SVG and PNG `figure2` to `figure7` (the paper's numbers;
+    losses, 5 to 7, only of two epochs and more), `accuracy_vs_effective_parameters` and, where treatments
+    were run, `puzzle` with its `puzzle.txt`. Each file is replaced whole; the same results give the same
+    files.
 
     Raises:
         RunError: if the folder cannot be written, or matplotlib is missing.
@@ -55,8 +56,9 @@ def write_report(results: Results, folder: str | Path) -> Path:
 
 def _figures(results: Results) -> dict[str, Figure]:
     figures = {f"figure{number}": draw_architecture(named_spec(model)) for number, model, _ in FIGURES}
-    if has_grid(results):
+    if has_grid(results) and has_loss_curves(results):
         figures |= {f"figure{table.loss_figure}": draw_losses(results, table) for table in TABLES}
+    if has_grid(results):
         figures["accuracy_vs_effective_parameters"] = draw_accuracy(results)
     if treatments(results):
         figures["puzzle"] = draw_puzzle(results)
