@@ -54,10 +54,10 @@ class Preset:
 
 
 PRESETS = {
-    # Minutes on two cores: small batches take more steps from one epoch, small pictures cost a quarter and less,
-    # a higher rate that falls in a straight line gets further in so few steps, and dropout is for trainings
-    # that see a picture more than once. The test shows pictures as they are. Narrower networks are slower, for
-    # oneDNN must not train them (`bitskip.nn.narrow`).
+    # Minutes on two cores: small batches take more steps from one epoch, small pictures cost a quarter and
+    # less, a higher rate that falls in a straight line gets further in so few steps, and dropout is for
+    # trainings that see a picture more than once. The test shows pictures as they are. Narrower networks are
+    # slower, for oneDNN must not train them (`bitskip.nn.narrow`).
     "quick": Preset(
         PAPER_VARIANTS,
         width=0.25,
