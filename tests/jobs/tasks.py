@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def die_until(folder: str, times: int, *, offset: int, report: Any) -> int:
     if begun <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return begun + offset
+
+
+def take_a_while(number: int, *, offset: int, report: Any) -> tuple[float, float]:
+    """Report often; return when it began and ended."""
+    begun = time.time()
+    for step in range(10):
+        report(step)
+        time.sleep(0.1)
+    return begun, time.time()
 
 
 def surroundings(*, offset: int, report: Any) -> tuple[int, str | None]:

@@ -44,6 +44,20 @@ def test_results_and_progress_come_back_from_two_nodes(address: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_more_tasks_run_than_there_are_processors(address: str, tmp_path: Path) -> None:
+    events: list[Event] = []
+    tasks = [Task(f"t{number}", work.take_a_while, (number,)) for number in range(6)]
+    place = Place(jobs=2, ray=address)
+    found = run_tasks(tasks, place=place, shared={"offset": 0}, folder=tmp_path, on_event=events.append)
+    times = list(found.values())
+    at_once = [sum(begun <= moment < ended for begun, ended in times) for moment, _ in times]
+    assert max(at_once) <= 2  # one on each node, though all of them report
+    for task in tasks:
+        said = [event for event in events if event.task == task]
+        assert [event.kind for event in said] == ["begun", *10 * ["progress"], "done"]
+        assert [event.value for event in said[1:-1]] == list(range(10))
+
+
 def test_a_killed_task_is_taken_up_again_and_a_failed_one_is_named(address: str, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
     tries.mkdir()

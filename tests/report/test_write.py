@@ -275,7 +275,5 @@ def test_what_a_preset_changes_is_said(tmp_path):
     changes = {"batch_size": 64, "resolution": [[0.5, 12], [0.35, 16]]}
     info = dataclasses.replace(made_up.study(), extra={"changes": changes})
     shown = page_text(write_report(dataclasses.replace(STUDIES["quick"], study=info), tmp_path).parent)
-    assert (
-        "at 12 pixels for 50% of its length and at 16 pixels for 35% of its length; the test" in shown
-    )
+    assert "at 12 pixels for 50% of its length and at 16 pixels for 35% of its length; the test" in shown
     assert "paper, changed: batch_size=64, resolution=[[0.5, 12], [0.35, 16]]" in shown

@@ -15,7 +15,7 @@ from typing import Any
 
 from bitskip.errors import RunError
 from bitskip.jobs.place import Place
-from bitskip.jobs.task import RETRIES, Event, Task
+from bitskip.jobs.task import RETRIES, Event, EventKind, Task
 
 __all__ = ["check_address", "on_cluster"]
 
@@ -31,10 +31,8 @@ def on_cluster(
         RunError: if Ray is missing, the cluster cannot be reached, or a machine does not see `folder`.
     """
     ray = _connect(place)
-    from ray.util.queue import Empty, Queue
-
     token = None if folder is None else folder / f".bitskip-{uuid.uuid4().hex}"
-    said: Any = Queue(actor_options={"num_cpus": 0})
+    said = ray.remote(num_cpus=0)(_Said).remote()
     running: dict[Any, Task] = {}
     try:
         if token is not None:
@@ -52,11 +50,7 @@ def on_cluster(
         begun: set[int] = set()
         while running:
             ready, _ = ray.wait(list(running), timeout=0.2)
-            while True:
-                try:
-                    index, kind, value = said.get(block=False)
-                except Empty:
-                    break
+            for index, kind, value in ray.get(said.take.remote()):
                 if kind == "begun" and index in begun:
                     yield Event(tasks[index], "lost", "its process or its machine was lost")
                 begun.add(index)
@@ -67,7 +61,7 @@ def on_cluster(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
-        said.shutdown(force=True)
+        ray.kill(said)
         ray.shutdown()
         if token is not None:
             token.unlink(missing_ok=True)
@@ -128,12 +122,38 @@ def _end(ray: Any, reference: Any, task: Task) -> Event:
         return Event(task, "failed", RunError(f"lost {RETRIES + 1} times on the cluster: {reason}"))
 
 
+class _Said:
+    """What tasks say: an actor of the cluster, which keeps the order in which each task said it."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, EventKind, Any]] = []
+
+    def add(self, index: int, kind: EventKind, value: Any) -> None:
+        self.messages.append((index, kind, value))
+
+    def take(self) -> list[tuple[int, EventKind, Any]]:
+        taken, self.messages = self.messages, []
+        return taken
+
+
 def _work(index: int, task: Task, shared: dict[str, Any], said: Any, token: str | None) -> Any:
-    """Run one task; on a machine of the cluster."""
+    """Run one task; on a machine of the cluster.
+
+    What it says it does not wait for: Ray takes a task that waits for idle, and starts another beside it.
+    """
+    import ray
+
     if token is not None and not os.path.exists(token):  # noqa: PTH110 (a path of another machine)
         raise RunError(
             f"{socket.gethostname()} does not see {os.path.dirname(token)}; "  # noqa: PTH120
             "put the folder where every machine of the cluster sees it"
         )
-    said.put((index, "begun", None))
-    return task.call(*task.arguments, **shared, report=lambda value: said.put((index, "progress", value)))
+    last = said.add.remote(index, "begun", None)
+
+    def report(value: Any) -> None:
+        nonlocal last
+        last = said.add.remote(index, "progress", value)
+
+    result = task.call(*task.arguments, **shared, report=report)
+    ray.get(last)  # so that everything is said before it is done
+    return result
