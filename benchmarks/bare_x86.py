@@ -102,6 +102,7 @@ def run_program(
     options = struct.pack("<QQQII", state, len(code), len(data), len(arguments) + 1, 0) + words
     disk = b"".join(_padded(part, 512) for part in (_padded(options, 4096), code, data))
     (work / "disk.img").write_bytes(_padded(disk, 16 * 63 * 512))  # whole cylinders
+    (work / "disk.img.lock").unlink(missing_ok=True)  # left behind where a run was stopped
     (work / "vga.bin").write_bytes(b"\x55\xaa\x01".ljust(512, b"\0"))  # Bochs wants one; nothing runs it
     (work / "bochsrc").write_text(
         f"""display_library: nogui

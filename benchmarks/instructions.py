@@ -175,12 +175,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("arm", "x86", "tables"))
     parser.add_argument("--xnnpack", type=Path, help="a copy of XNNPACK's repository")
     parser.add_argument("--out", type=Path, help="the results file, where it is not to be the committed one")
+    parser.add_argument("--work", type=Path, help="a folder for what is built, kept for the next time")
     asked = parser.parse_args(argv)
     if asked.what == "tables":
         write_tables(ROOT / "docs" / "runtime.md")
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = asked.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
         found = count_arm(work, asked.xnnpack) if asked.what == "arm" else count_x86(work)
     found = {"date": datetime.now(UTC).date().isoformat(), **found}
     write_text(asked.out or RESULTS / f"instructions-{asked.what}.json", json.dumps(found, indent=1) + "\n")
