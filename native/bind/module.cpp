@@ -153,18 +153,23 @@ class Engine {
     session_.run(from, n, image_bytes_, outputs);
   }
 
-  // Nanoseconds of every operation on one image, one thread, `repeats` passes: rows are passes.
+  // Nanoseconds of every operation on all images, at most `batch` side by side, one thread, `repeats` passes: rows are passes.
   std::vector<std::vector<double>> profile(nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::c_contig, nb::device::cpu> images, int repeats) {
-    if (images.size() < image_bytes_) throw std::invalid_argument("an image has the wrong size");
-    const std::size_t n = bsk_engine_ops(session_.engine());
-    std::vector<std::vector<double>> result(static_cast<std::size_t>(repeats), std::vector<double>(n));
-    const std::uint8_t *image = images.data();
+    const std::size_t n = images.shape(0);
+    if (n == 0 || images.size() != n * image_bytes_) throw std::invalid_argument("an image has the wrong size");
+    if (n > session_.batch()) throw std::invalid_argument("so many images do not run side by side");
+    const std::size_t n_ops = bsk_engine_ops(session_.engine());
+    std::vector<std::vector<double>> result(static_cast<std::size_t>(repeats), std::vector<double>(n_ops));
+    const std::uint8_t *from = images.data();
     nb::gil_scoped_release unlocked;
     const auto alone = session_.alone();
     for (auto &pass : result) {
       auto before = std::chrono::steady_clock::now();
-      for (std::size_t op = 0; op < n; ++op) {
-        session_.run_op(op, image, 0, 1);
+      for (std::size_t op = 0; op < n_ops; ++op) {
+        if (n == 1)
+          session_.run_op(op, from, 0, 1);
+        else if (!session_.run_op_on(op, from, image_bytes_, n))
+          throw std::bad_alloc();
         const auto after = std::chrono::steady_clock::now();
         pass[op] = std::chrono::duration<double, std::nano>(after - before).count();
         before = after;
@@ -195,6 +200,8 @@ class Engine {
   }
   std::size_t constant_bytes() const { return session_.engine_bytes(); }
   std::size_t scratch_bytes() const { return session_.scratch_bytes(); }
+  std::size_t batch() const { return session_.batch(); }
+  std::size_t batch_bytes() const { return session_.batch_bytes(); }
 
  private:
   void made() {
@@ -296,5 +303,7 @@ NB_MODULE(_native, m) {
       .def("run_op", &Engine::run_op, nb::arg("op"), nb::arg("part") = 0, nb::arg("parts") = 1)
       .def_prop_ro("kernels", &Engine::kernels)
       .def_prop_ro("constant_bytes", &Engine::constant_bytes)
-      .def_prop_ro("scratch_bytes", &Engine::scratch_bytes);
+      .def_prop_ro("scratch_bytes", &Engine::scratch_bytes)
+      .def_prop_ro("batch", &Engine::batch)
+      .def_prop_ro("batch_bytes", &Engine::batch_bytes);
 }

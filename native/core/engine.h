@@ -16,7 +16,8 @@ typedef struct {
   int32_t col_classes, groups, run, channels_padded;
   size_t line_bytes;   /* all taps of a pixel side by side, or 0 where tiles read rows */
   size_t sums_bytes;   /* of channel sums: of the rows in scratch, then of the windows of a band (BSK_ROWS_TABLES), or 0 */
-  int32_t band;        /* output rows whose input rows are in scratch at once */
+  int32_t band;        /* output rows whose input rows are in scratch at once; Winograd: tiles */
+  int32_t batch_band;  /* Winograd: tiles of several pictures at once */
   int32_t by_groups;   /* Winograd: threads share the groups of output channels, not the rows */
   int32_t direct;      /* the input tensor already has the kernel's form: no copy */
   int32_t pad_is_zero; /* every byte of pad_pixel is 0 */
@@ -37,15 +38,22 @@ typedef struct {
   const struct bsk_simple_op *simple; /* for kinds from BSK_OP_SIMPLE */
   const uint8_t *table;
   const int8_t *fc_weights; /* (O, I) as int8, also for w1 */
+  int32_t together;         /* several pictures share what is made ready from the weights */
   int32_t rows;             /* output rows, or what else threads share: Winograd's rows of tiles or groups of channels */
   const char *name;
 } bsk_plan_op;
 
 struct bsk_engine {
-  size_t n_ops, arena_bytes, scratch_bytes;
-  bsk_isa isa;
+  size_t n_ops;
   bsk_plan_op *ops;
 };
+
+/* Where Winograd's V, M, U and finished tiles lie in scratch while bands of so many tiles run. */
+typedef struct {
+  size_t v_apart, m_apart, u_apart; /* from point to point */
+  size_t m, u, acc, bytes;          /* offsets (V's is 0) and the end */
+} bsk_winograd_layout;
+bsk_winograd_layout bsk_lay_winograd(const bsk_conv_plan *c, int32_t channels, int32_t out_w, int32_t band);
 
 /* Pixels from the first tap of a kernel to its last, both included. */
 BSK_INLINE int32_t bsk_reach(int32_t kernel, int32_t gap) { return (gap + 1) * (kernel - 1) + 1; }

@@ -6,6 +6,9 @@
 typedef struct {
   const uint8_t *image;
   char *arena, *scratch;
+  int32_t count;     /* pictures; above 1 only where the operation runs them together, `arena` is the first one's */
+  size_t arena_step; /* bytes from picture to picture */
+  const char *ready; /* all groups' unpacked weights, or NULL */
 } place;
 
 BSK_INLINE const void *read_at(const place *at, const bsk_tensor *t) {

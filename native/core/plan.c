@@ -6,6 +6,9 @@
 
 #include <math.h>
 
+#define MAX_BATCH 8                    /* pictures side by side: with more, little is left to share */
+#define BATCH_BYTES (16 * 1024 * 1024) /* of their arenas */
+
 static _Thread_local const char *last_error = "";
 const char *bsk_last_error(void) { return last_error; }
 
@@ -208,7 +211,7 @@ static bsk_status plan_fc(bsk_block *b, const bsk_op *op, const bsk_tensor *shap
   return BSK_OK;
 }
 
-static bsk_status plan_op(bsk_block *b, const bsk_op *op, size_t arena_bytes, bsk_isa isa, bsk_plan_op *p, size_t *scratch) {
+static bsk_status plan_op(bsk_block *b, const bsk_op *op, size_t arena_bytes, bsk_isa isa, bsk_plan_op *p, bsk_scratch *scratch) {
   const bsk_tensor *shape;
   const bsk_tensor *all[5] = {&op->in, &op->residual, &op->out_f32, &op->out_bits, &op->out_i8};
   bsk_status status;
@@ -273,7 +276,7 @@ static bsk_status plan_op(bsk_block *b, const bsk_op *op, size_t arena_bytes, bs
       return BSK_OK;
     case BSK_OP_FC_I32:
       if ((status = plan_fc(b, op, shape, p))) return status;
-      *scratch = *scratch < (size_t)shape->c * 4 ? bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) : *scratch;
+      if (bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) > scratch->one) scratch->one = bsk_round_up((size_t)shape->c * 4, BSK_ALIGN);
       return plan_epilogue(b, op, shape, 1, p);
     default: {
       p->simple = bsk_find_simple(op->kind);
@@ -298,25 +301,29 @@ static bsk_status plan_op(bsk_block *b, const bsk_op *op, size_t arena_bytes, bs
 
 /* ---- The engine --------------------------------------------------------------------------------------------------- */
 
-static bsk_status build(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t *bytes, size_t *scratch, bsk_engine **out) {
+static bsk_status build(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, bsk_sizes *sizes, bsk_engine **out) {
   bsk_block b = {(char *)memory, 0};
   CHECK(ops && n_ops > 0 && n_ops <= 65536, "a program has no operation, or more than 65536");
   if (!bsk_isa_available(isa)) return bsk_fail(BSK_ERR_ISA, "this machine does not have the asked instruction set");
   bsk_engine *engine = (bsk_engine *)bsk_take(&b, sizeof(bsk_engine));
   bsk_plan_op *plans = (bsk_plan_op *)bsk_take(&b, n_ops * sizeof(bsk_plan_op));
-  *scratch = BSK_ALIGN;
+  const size_t room = arena_bytes ? BATCH_BYTES / bsk_round_up(arena_bytes, BSK_ALIGN) : 0;
+  bsk_scratch scratch = {BSK_ALIGN, BSK_ALIGN, room > MAX_BATCH ? MAX_BATCH : room < 1 ? 1 : (int32_t)room};
+  int together = 0;
   for (size_t i = 0; i < n_ops; ++i) {
     bsk_plan_op local;
-    const bsk_status status = plan_op(&b, &ops[i], arena_bytes, isa, &local, scratch);
+    const bsk_status status = plan_op(&b, &ops[i], arena_bytes, isa, &local, &scratch);
     if (status) return status;
+    together |= local.together;
     if (plans) plans[i] = local;
   }
-  *bytes = b.used;
+  sizes->engine_bytes = b.used;
+  sizes->scratch_bytes = scratch.one;
+  sizes->arena_bytes = arena_bytes;
+  sizes->batch = together ? (size_t)scratch.pictures : 1;
+  sizes->batch_scratch_bytes = scratch.one > scratch.batch || !together ? scratch.one : scratch.batch;
   if (engine) {
     engine->n_ops = n_ops;
-    engine->arena_bytes = arena_bytes;
-    engine->scratch_bytes = *scratch;
-    engine->isa = isa;
     engine->ops = plans;
     *out = engine;
   }
@@ -324,22 +331,18 @@ static bsk_status build(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk
 }
 
 bsk_status bsk_engine_bytes(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, bsk_sizes *sizes) {
-  size_t bytes = 0, scratch = 0;
-  const bsk_status status = build(ops, n_ops, arena_bytes, isa, NULL, &bytes, &scratch, NULL);
-  if (status) return status;
-  sizes->engine_bytes = bytes;
-  sizes->scratch_bytes = scratch;
-  sizes->arena_bytes = arena_bytes;
-  return BSK_OK;
+  bsk_sizes found;
+  const bsk_status status = build(ops, n_ops, arena_bytes, isa, NULL, &found, NULL);
+  if (status == BSK_OK) *sizes = found;
+  return status;
 }
 
 bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, bsk_isa isa, void *memory, size_t bytes, bsk_engine **engine) {
   bsk_sizes sizes;
-  size_t used, scratch;
   const bsk_status status = bsk_engine_bytes(ops, n_ops, arena_bytes, isa, &sizes);
   if (status) return status;
   if (!memory || bytes < sizes.engine_bytes) return bsk_fail(BSK_ERR_MEMORY, "the block for the engine is too small");
-  return build(ops, n_ops, arena_bytes, isa, memory, &used, &scratch, engine);
+  return build(ops, n_ops, arena_bytes, isa, memory, &sizes, engine);
 }
 
 size_t bsk_engine_ops(const bsk_engine *engine) { return engine->n_ops; }

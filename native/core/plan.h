@@ -38,8 +38,14 @@ void bsk_pack_points(const bsk_weights_view *v, int m, float *to);
 void bsk_fill_base(const bsk_op *op, const bsk_weights_view *v, const bsk_conv_plan *c, int32_t oh, int32_t ow, int32_t *base);
 void bsk_fill_pad_pixel(const bsk_op *op, const bsk_conv_plan *c, uint8_t *pixel);
 
-/* plan_conv.c; `shape` is that of the outputs, `scratch` grows to what the operation needs. */
-bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch);
+/* Scratch that grows to what an operation needs: for a picture, and for `pictures` together where they gain. */
+typedef struct {
+  size_t one, batch;
+  int32_t pictures;
+} bsk_scratch;
+
+/* plan_conv.c; `shape` is that of the outputs. */
+bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, bsk_scratch *scratch);
 
 BSK_INLINE int present(const bsk_tensor *t) { return t->offset != BSK_AT_NONE; }
 BSK_INLINE int same_shape(const bsk_tensor *a, const bsk_tensor *b) { return a->h == b->h && a->w == b->w && a->c == b->c; }

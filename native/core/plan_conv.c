@@ -5,9 +5,17 @@
 
 #include "../kernels/winograd/winograd.h"
 
-#define TABLE_BYTES (192 * 1024) /* of lookup tables at once: less than half of a small second-level cache */
+#define BATCH_TILES 64                  /* of Winograd's, of several pictures in a band */
+#define BATCH_TILE_BYTES (640 * 1024)   /* and of their V */
+#define BATCH_PIXELS 128                /* with more output pixels a picture, unpacking 1-bit weights takes no time beside the sums */
+#define BATCH_READY_BYTES (1024 * 1024) /* of the unpacked weights of all groups: what a cache holds */
+#define TABLE_BYTES (192 * 1024)        /* of lookup tables at once: less than half of a small second-level cache */
 
-static bsk_status plan_winograd(bsk_block *b, const bsk_op *op, const bsk_weights_view *v, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
+static void grow(size_t *most, size_t need) {
+  if (bsk_round_up(need, BSK_ALIGN) > *most) *most = bsk_round_up(need, BSK_ALIGN);
+}
+
+static bsk_status plan_winograd(bsk_block *b, const bsk_op *op, const bsk_weights_view *v, const bsk_tensor *shape, bsk_plan_op *p, bsk_scratch *scratch) {
   bsk_conv_plan *c = &p->conv;
   const struct bsk_winograd *how = c->kernel->special->winograd;
   const size_t element = how->is_float ? 4 : 2, points = (size_t)how->n * (size_t)how->n, channels = (size_t)v->i;
@@ -18,17 +26,16 @@ static bsk_status plan_winograd(bsk_block *b, const bsk_op *op, const bsk_weight
   c->ready_bytes = channels * BSK_GROUP * element; /* a point of a group */
   c->group_bytes = how->is_float ? points * c->ready_bytes : 9 * channels * BSK_GROUP;
   c->pixel_bytes = channels * (how->is_float ? 4 : 1);
-  c->rows_bytes = points * BSK_WINOGRAD_APART((size_t)c->band * channels * element);
   /* Every thread makes U of the groups, or V of the tiles, that it works on: the dearer ones are shared. */
   c->by_groups = !how->is_float && 3 * tiles <= shape->c;
   p->rows = c->by_groups ? c->groups : down;
-  const size_t padded = bsk_round_up((size_t)c->band, (size_t)c->kernel->pixels);
-  c->line_bytes = points * BSK_WINOGRAD_APART(padded * BSK_GROUP * 4);
-  const int32_t segment = across < c->band ? across : c->band;
-  size_t need = bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->line_bytes, BSK_ALIGN);
-  if (how->expand) need += 2 * (size_t)how->own * BSK_WINOGRAD_APART(c->ready_bytes);
-  need += (size_t)how->m * (size_t)how->m * (size_t)segment * BSK_GROUP * 4;
-  if (need > *scratch) *scratch = bsk_round_up(need, BSK_ALIGN);
+  /* Together where a band holds at least two pictures: what is made of the weights, or read of them, serves both. */
+  const size_t fit = BATCH_TILE_BYTES / (points * channels * element);
+  const int32_t room = fit < BATCH_TILES ? (int32_t)fit : BATCH_TILES;
+  p->together = scratch->pictures > 1 && room >= 2 * tiles;
+  c->batch_band = !p->together ? c->band : room < tiles * scratch->pictures ? room : tiles * scratch->pictures;
+  grow(&scratch->one, bsk_lay_winograd(c, v->i, shape->w, c->band).bytes);
+  grow(&scratch->batch, bsk_lay_winograd(c, v->i, shape->w, c->batch_band).bytes);
   char *weights = (char *)bsk_take(b, (size_t)c->groups * c->group_bytes);
   uint8_t *pad_pixel = (uint8_t *)bsk_take(b, c->pixel_bytes);
   int32_t *base = (int32_t *)bsk_take(b, BSK_GROUP * sizeof(int32_t));
@@ -78,7 +85,7 @@ static bsk_status plan_grouped(bsk_block *b, const bsk_op *op, bsk_isa isa, cons
   return BSK_OK;
 }
 
-bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, size_t *scratch) {
+bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_tensor *shape, bsk_plan_op *p, bsk_scratch *scratch) {
   const bsk_tensor *in = &op->in;
   bsk_conv_types types;
   CHECK(op->weights, "a convolution without weights");
@@ -147,7 +154,10 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
   }
   c->ready_bytes = c->steps * packs[c->kernel->pack].ready;
   if (c->kernel->unpack) need += bsk_round_up(c->ready_bytes * (size_t)(special && special->groups ? special->groups : 1), BSK_ALIGN);
-  if (need > *scratch) *scratch = need;
+  const size_t ready = (size_t)c->groups * c->ready_bytes; /* of all groups, for several pictures */
+  p->together = scratch->pictures > 1 && c->kernel->unpack && (int64_t)shape->h * shape->w <= BATCH_PIXELS && ready <= BATCH_READY_BYTES;
+  grow(&scratch->one, need);
+  grow(&scratch->batch, need + (p->together ? bsk_round_up(ready, BSK_ALIGN) : 0));
 
   char *weights = (char *)bsk_take(b, (size_t)c->groups * c->group_bytes);
   uint8_t *pad_pixel = (uint8_t *)bsk_take(b, c->pixel_bytes);

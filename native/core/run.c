@@ -182,6 +182,11 @@ static int32_t peak_of(const bsk_plan_op *p, const int32_t *sums, int32_t y, int
   return pieces * peak;
 }
 
+static void unpack_groups(const bsk_conv_plan *c, int32_t first, int32_t count, char *to) {
+  const char *from = (const char *)c->weights + (size_t)first * c->group_bytes;
+  for (int32_t g = 0; g < count; ++g) c->kernel->unpack(from + (size_t)g * c->group_bytes, to + (size_t)g * c->ready_bytes, c->steps);
+}
+
 /* Output rows [y0, y1), whose input rows in the kernel's form start at `rows`. */
 static void run_band(const bsk_plan_op *p, const place *at, const char *rows, int32_t *sums, char *scratch, int32_t y0, int32_t y1, const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
@@ -211,9 +216,12 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, in
     tile.groups = c->groups - g < span ? c->groups - g : span;
     tile.weights = (const char *)c->weights + (size_t)g * c->group_bytes;
     if (c->kernel->unpack) {
-      for (int32_t part = 0; part < tile.groups; ++part)
-        c->kernel->unpack((const char *)tile.weights + (size_t)part * c->group_bytes, scratch + (size_t)part * c->ready_bytes, c->steps);
-      tile.weights = scratch;
+      if (at->ready) {
+        tile.weights = at->ready + (size_t)g * c->ready_bytes;
+      } else {
+        unpack_groups(c, g, tile.groups, scratch);
+        tile.weights = scratch;
+      }
       tile.group_bytes = c->ready_bytes;
     }
     const int32_t *base = c->base ? c->base + (size_t)g * BSK_GROUP : NULL;
@@ -387,11 +395,17 @@ static void run_fc(const bsk_plan_op *p, const place *at, const bsk_tensor *out)
   }
 }
 
+static const bsk_tensor *output_of(const bsk_op *op) {
+  return op->out_f32.offset != BSK_AT_NONE ? &op->out_f32 : op->out_bits.offset != BSK_AT_NONE ? &op->out_bits : &op->out_i8;
+}
+
+static int is_winograd(const bsk_plan_op *p) { return p->conv.kernel && p->conv.kernel->special && p->conv.kernel->special->winograd; }
+
 void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *image, void *arena, void *scratch, int part, int parts) {
   const bsk_plan_op *p = &engine->ops[index];
   const bsk_op *op = &p->op;
-  const place at = {image, (char *)arena, (char *)scratch};
-  const bsk_tensor *out = op->out_f32.offset != BSK_AT_NONE ? &op->out_f32 : op->out_bits.offset != BSK_AT_NONE ? &op->out_bits : &op->out_i8;
+  const place at = {.image = image, .arena = (char *)arena, .scratch = (char *)scratch, .count = 1};
+  const bsk_tensor *out = output_of(op);
   const int32_t y0 = (int32_t)((int64_t)p->rows * part / parts), y1 = (int32_t)((int64_t)p->rows * (part + 1) / parts);
   if (y0 >= y1) return;
   switch (op->kind) {
@@ -400,7 +414,7 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *im
         bsk_run_grouped(p, &at, y0, y1, out);
         break;
       }
-      if (p->conv.kernel->special && p->conv.kernel->special->winograd)
+      if (is_winograd(p))
         bsk_run_winograd(p, &at, y0, y1, out);
       else
         run_conv(p, &at, y0, y1, out);
@@ -433,4 +447,45 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t index, const uint8_t *im
 
 void bsk_engine_run(const bsk_engine *engine, const uint8_t *image, void *arena, void *scratch) {
   for (size_t op = 0; op < engine->n_ops; ++op) bsk_engine_run_op(engine, op, image, arena, scratch, 0, 1);
+}
+
+/* Whether all pictures of the batch go through an operation together. */
+static int together(const bsk_engine *engine, size_t op, const bsk_batch *batch) { return engine->ops[op].together && batch->count > 1; }
+
+static void run_picture(const bsk_engine *engine, size_t op, const bsk_batch *batch, size_t i) {
+  const uint8_t *image = batch->images ? batch->images + i * batch->image_step : NULL;
+  bsk_engine_run_op(engine, op, image, (char *)batch->arenas + i * batch->arena_step, batch->scratch, 0, 1);
+}
+
+void bsk_engine_run_batch_op(const bsk_engine *engine, size_t op, const bsk_batch *batch) {
+  if (!together(engine, op, batch)) {
+    for (size_t i = 0; i < batch->count; ++i) run_picture(engine, op, batch, i);
+    return;
+  }
+  const bsk_plan_op *p = &engine->ops[op];
+  const bsk_conv_plan *c = &p->conv;
+  const bsk_tensor *out = output_of(&p->op);
+  place at = {.arena = (char *)batch->arenas, .scratch = (char *)batch->scratch, .count = (int32_t)batch->count, .arena_step = batch->arena_step};
+  if (is_winograd(p)) {
+    bsk_run_winograd(p, &at, 0, p->rows, out);
+    return;
+  }
+  unpack_groups(c, 0, c->groups, at.scratch);
+  at.ready = at.scratch;
+  at.scratch += bsk_round_up((size_t)c->groups * c->ready_bytes, BSK_ALIGN);
+  for (size_t i = 0; i < batch->count; ++i, at.arena += batch->arena_step) run_conv(p, &at, 0, p->rows, out);
+}
+
+void bsk_engine_run_batch(const bsk_engine *engine, const bsk_batch *batch) {
+  size_t end;
+  for (size_t op = 0; op < engine->n_ops; op = end) {
+    end = op + 1;
+    if (together(engine, op, batch)) {
+      bsk_engine_run_batch_op(engine, op, batch);
+      continue;
+    }
+    while (end < engine->n_ops && !together(engine, end, batch)) ++end;
+    for (size_t i = 0; i < batch->count; ++i) /* a picture through all of these: what it leaves is in the caches */
+      for (size_t one = op; one < end; ++one) run_picture(engine, one, batch, i);
+  }
 }

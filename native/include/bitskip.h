@@ -148,9 +148,11 @@ const char *bsk_program_name(const bsk_program *program, uint32_t line, size_t *
 typedef struct bsk_engine bsk_engine;
 
 typedef struct {
-  size_t engine_bytes;  /* constants and plan, shared by all threads */
-  size_t scratch_bytes; /* a thread */
-  size_t arena_bytes;   /* a thread, as given */
+  size_t engine_bytes;        /* constants and plan, shared by all threads */
+  size_t scratch_bytes;       /* a thread */
+  size_t arena_bytes;         /* a thread, as given */
+  size_t batch;               /* pictures that one thread best runs side by side (bsk_engine_run_batch); 1: that gains nothing */
+  size_t batch_scratch_bytes; /* of a thread that does, instead of scratch_bytes */
 } bsk_sizes;
 
 /* Sizes of the blocks for `ops`, and the check of the whole program: everything is validated here. */
@@ -172,6 +174,23 @@ void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image
 
 /* Run all operations, on one thread. Outputs then lie in the arena, at the offsets of their tensors. */
 void bsk_engine_run(const bsk_engine *engine, const uint8_t *image, void *arena, void *scratch);
+
+/* Pictures side by side: picture i is at images + i * image_step, its arena at arenas + i * arena_step. */
+typedef struct {
+  const uint8_t *images;
+  size_t image_step;
+  void *arenas;
+  size_t arena_step; /* at least the arena's bytes, a multiple of 64 */
+  void *scratch;     /* bsk_sizes.batch_scratch_bytes */
+  size_t count;      /* at least 1, at most bsk_sizes.batch */
+} bsk_batch;
+
+/* Run all operations on all pictures of a batch, on one thread, with the outputs that each picture has alone. Operations
+ * that make something ready from their weights first do that once for all pictures; others take them one by one. */
+void bsk_engine_run_batch(const bsk_engine *engine, const bsk_batch *batch);
+
+/* One operation of it, on all pictures; for timing. */
+void bsk_engine_run_batch_op(const bsk_engine *engine, size_t op, const bsk_batch *batch);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

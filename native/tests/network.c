@@ -1,16 +1,16 @@
-/* ResNet14 with random constants, without Python: milliseconds of every network and instruction set, in turns, as JSON.
+/* ResNet14 with random constants, without Python: milliseconds a picture of every network and instruction set, one by one and
+ * side by side, as JSON.
  *
- *     network [rounds] [batch]      medians and least times; a batch runs picture after picture
+ *     network [rounds] [pictures] [name]     of all networks, or one
  *
+ * Networks take turns; the least processor time of each operation counts, for what disturbs a run only ever adds, and their sums.
  * The networks are those of benchmarks/synthetic.py, without shortcuts but for `int8` (what is timed is arithmetic).
  */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "bitskip.h"
+#include "conv_op.h"
 
 enum { FP32, INT8, W1, W1A1 };
 static const struct {
@@ -26,7 +26,7 @@ static const struct {
 
 static double now(void) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return (double)t.tv_sec * 1e3 + 1e-6 * (double)t.tv_nsec;
 }
 
@@ -46,8 +46,10 @@ static void *numbers(size_t n, int bytes) { /* small integers, floats below 1, o
   return p;
 }
 
+enum { MAX_OPS = 32 };
+
 typedef struct {
-  bsk_op ops[32];
+  bsk_op ops[MAX_OPS];
   size_t n, arena;
 } net;
 
@@ -59,26 +61,12 @@ static bsk_tensor place(net *made, int dtype, int side, int c) {
 }
 
 static bsk_tensor conv(net *made, bsk_tensor in, int kind, int width, int stride, int last) {
-  const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
-  bsk_op *op = &made->ops[made->n++];
-  const bsk_op empty = {.kind = BSK_OP_CONV,
-                        .in = in,
-                        .residual = none,
-                        .more = {none, none},
-                        .out_f32 = none,
-                        .out_bits = none,
-                        .out_i8 = none,
-                        .groups = 1,
-                        .kh = 3,
-                        .kw = 3,
-                        .sh = stride,
-                        .sw = stride,
-                        .ph = 1,
-                        .pw = 1};
-  *op = empty;
   const size_t taps = (size_t)width * 9;
-  op->weight_dtype = kind == FP32 ? BSK_F32 : kind == INT8 ? BSK_I8 : BSK_BITS;
-  op->weights = kind == FP32 ? numbers(taps * (size_t)in.c, 4) : kind == INT8 ? numbers(taps * (size_t)in.c, 1) : numbers(taps * (((size_t)in.c + 63) / 64), 8);
+  const void *weights = kind == FP32   ? numbers(taps * (size_t)in.c, 4)
+                        : kind == INT8 ? numbers(taps * (size_t)in.c, 1)
+                                       : numbers(taps * (((size_t)in.c + 63) / 64), 8);
+  bsk_op *op = &made->ops[made->n++];
+  *op = conv_op(in, 3, stride, kind == FP32 ? BSK_F32 : kind == INT8 ? BSK_I8 : BSK_BITS, weights);
   const int side = (in.h - 1) / stride + 1;
   if (kind == FP32 || last) {
     op->epi.kind = BSK_EPI_FLOAT;
@@ -112,51 +100,69 @@ static void build(net *made, const int *stages) {
     for (int i = 0; i < 4; ++i) x = conv(made, x, stages[stage], 64 << stage, stage && !i ? 2 : 1, stage == 2 && i == 3);
 }
 
-static int by_value(const void *a, const void *b) {
-  const double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
+/* A thread's memory for one engine, and the least times of its operations. */
+typedef struct {
+  bsk_engine *engine; /* NULL: not on this machine */
+  bsk_batch batch;
+  double one[MAX_OPS], side[MAX_OPS];
+} bench;
+
+static int ready(bench *b, const net *made, bsk_isa isa, size_t pictures) {
+  bsk_sizes sizes;
+  const bsk_status status = bsk_engine_bytes(made->ops, made->n, made->arena, isa, &sizes);
+  if (status == BSK_ERR_ISA) return 1;
+  if (status != BSK_OK) return 0;
+  void *memory = aligned(sizes.engine_bytes);
+  b->batch.count = pictures < sizes.batch ? pictures : sizes.batch;
+  b->batch.arena_step = (made->arena + 63) / 64 * 64;
+  b->batch.arenas = aligned(b->batch.arena_step * b->batch.count), b->batch.scratch = aligned(sizes.batch_scratch_bytes);
+  if (!memory || !b->batch.arenas || !b->batch.scratch) return 0;
+  memset(b->batch.arenas, 0, b->batch.arena_step * b->batch.count);
+  for (size_t op = 0; op < made->n; ++op) b->one[op] = b->side[op] = 1e9;
+  return bsk_engine_init(made->ops, made->n, made->arena, isa, memory, sizes.engine_bytes, &b->engine) == BSK_OK;
+}
+
+/* A pass of all operations, each timed. */
+static void pass(const bench *b, size_t n, const bsk_batch *batch, double *least) {
+  double before = now();
+  for (size_t op = 0; op < n; ++op) {
+    bsk_engine_run_batch_op(b->engine, op, batch);
+    const double after = now(), each = (after - before) / (double)batch->count;
+    if (each < least[op]) least[op] = each;
+    before = after;
+  }
 }
 
 int main(int argc, char **argv) {
-  const int rounds = argc > 1 ? atoi(argv[1]) : 200, batch = argc > 2 ? atoi(argv[2]) : 1;
+  const size_t rounds = argc > 1 ? (size_t)atoi(argv[1]) : 200, pictures = argc > 2 ? (size_t)atoi(argv[2]) : 8;
   static net made[NETS];
-  bsk_engine *engines[NETS][ISAS] = {{NULL}};
-  void *arenas[NETS], *scratch[NETS][ISAS];
-  double *times[NETS][ISAS] = {{NULL}};
+  static bench benches[NETS][ISAS];
   for (size_t i = 0; i < NETS; ++i) {
     build(&made[i], nets[i].stages);
-    arenas[i] = aligned_alloc(64, made[i].arena);
-    if (!arenas[i]) return 2;
-    memset(arenas[i], 0, made[i].arena);
-    for (size_t k = 0; k < ISAS; ++k) {
-      bsk_sizes sizes;
-      const bsk_status status = bsk_engine_bytes(made[i].ops, made[i].n, made[i].arena, isas[k].isa, &sizes);
-      if (status == BSK_ERR_ISA) continue;
-      if (status != BSK_OK) return fprintf(stderr, "%s: %s\n", nets[i].name, bsk_last_error()), 2;
-      void *memory = aligned_alloc(64, (sizes.engine_bytes + 63) / 64 * 64);
-      scratch[i][k] = aligned_alloc(64, (sizes.scratch_bytes + 63) / 64 * 64);
-      times[i][k] = (double *)malloc((size_t)rounds * sizeof(double));
-      bsk_engine_init(made[i].ops, made[i].n, made[i].arena, isas[k].isa, memory, sizes.engine_bytes, &engines[i][k]);
-    }
+    for (size_t k = 0; k < ISAS && (argc < 4 || strcmp(argv[3], nets[i].name) == 0); ++k)
+      if (!ready(&benches[i][k], &made[i], isas[k].isa, pictures)) return fprintf(stderr, "%s: %s\n", nets[i].name, bsk_last_error()), 2;
   }
-  for (int r = -3; r < rounds; ++r)
+  for (size_t r = 0; r < rounds; ++r)
     for (size_t i = 0; i < NETS; ++i)
       for (size_t k = 0; k < ISAS; ++k) {
-        if (!engines[i][k]) continue;
-        const double start = now();
-        for (int picture = 0; picture < batch; ++picture)
-          for (size_t op = 0; op < made[i].n; ++op) bsk_engine_run_op(engines[i][k], op, NULL, arenas[i], scratch[i][k], 0, 1);
-        if (r >= 0) times[i][k][r] = now() - start;
+        bench *b = &benches[i][k];
+        if (!b->engine) continue;
+        bsk_batch one = b->batch;
+        one.count = 1;
+        for (size_t picture = 0; picture < b->batch.count; ++picture) pass(b, made[i].n, &one, b->one);
+        pass(b, made[i].n, &b->batch, b->side);
       }
-  printf("{\"features\": %u, \"rounds\": %d, \"batch\": %d, \"results\": [", (unsigned)bsk_cpu_features(), rounds, batch);
+  printf("{\"features\": %u, \"rounds\": %zu, \"results\": [", (unsigned)bsk_cpu_features(), rounds);
   const char *comma = "";
   for (size_t i = 0; i < NETS; ++i)
     for (size_t k = 0; k < ISAS; ++k) {
-      if (!engines[i][k]) continue;
-      qsort(times[i][k], (size_t)rounds, sizeof(double), by_value);
-      printf("%s\n {\"network\": \"%s\", \"isa\": \"%s\", \"median_ms\": %.4f, \"p10_ms\": %.4f, \"min_ms\": %.4f, \"kernels\": [", comma, nets[i].name,
-             isas[k].name, times[i][k][rounds / 2], times[i][k][rounds / 10], times[i][k][0]);
-      for (size_t op = 0; op < made[i].n; ++op) printf("%s\"%s\"", op ? ", " : "", bsk_engine_kernel(engines[i][k], op));
+      const bench *b = &benches[i][k];
+      if (!b->engine) continue;
+      double one = 0.0, side = 0.0;
+      for (size_t op = 0; op < made[i].n; ++op) one += b->one[op], side += b->side[op];
+      printf("%s\n {\"network\": \"%s\", \"isa\": \"%s\", \"ms\": %.4f, \"pictures\": %zu, \"ms_side_by_side\": %.4f, \"ratio\": %.3f, \"ops\": [", comma,
+             nets[i].name, isas[k].name, one, b->batch.count, side, side / one);
+      for (size_t op = 0; op < made[i].n; ++op) printf("%s\n  [\"%s\", %.4f, %.4f]", op ? "," : "", bsk_engine_kernel(b->engine, op), b->one[op], b->side[op]);
       printf("]}");
       comma = ",";
     }

@@ -148,6 +148,28 @@ static char *take(size_t bytes) {
 static void give(char *block, size_t bytes) { (void)bytes, free(block); }
 #endif
 
+static long batches;
+static int wrong;
+
+/* Different pictures side by side beside the same one by one: every byte of every arena must be the same. */
+static int differs_in_batch(const bsk_engine *engine, const bsk_op *op, const bsk_sizes *sizes, const char *arena, size_t bytes) {
+  if (sizes->batch == 1) return 0;
+  const size_t count = 2 + (size_t)below((int)sizes->batch - 1);
+  char *alone = take(count * bytes), *together = take(count * bytes), *scratch = take(sizes->batch_scratch_bytes);
+  for (size_t i = 0; i < count; ++i) {
+    memcpy(alone + i * bytes, arena, bytes);
+    fill(&op->in, alone + i * bytes), fill(&op->residual, alone + i * bytes);
+  }
+  memcpy(together, alone, count * bytes);
+  for (size_t i = 0; i < count; ++i) bsk_engine_run_op(engine, 0, NULL, alone + i * bytes, scratch, 0, 1);
+  const bsk_batch batch = {NULL, 0, together, bytes, scratch, count};
+  bsk_engine_run_batch(engine, &batch);
+  const int differs = memcmp(alone, together, count * bytes) != 0;
+  ++batches;
+  give(alone, count * bytes), give(together, count * bytes), give(scratch, sizes->batch_scratch_bytes);
+  return differs;
+}
+
 /* Run `op` on a copy of `arena`, which the caller gives back; NULL where another kernel than `wanted` would run. */
 static char *run(const bsk_op *op, bsk_isa isa, const char *wanted, const char *arena, size_t bytes, int parts, char *name, size_t name_room) {
   bsk_sizes sizes;
@@ -165,6 +187,10 @@ static char *run(const bsk_op *op, bsk_isa isa, const char *wanted, const char *
     memcpy(copy, arena, bytes);
     for (int part = 0; part < parts; ++part) bsk_engine_run_op(engine, 0, NULL, copy, scratch, part, parts);
     give(scratch, sizes.scratch_bytes);
+    if (differs_in_batch(engine, op, &sizes, arena, bytes)) {
+      ++wrong;
+      printf("%s differs side by side: %dx%dx%d, kernel %dx%d stride %d,%d\n", name, op->in.h, op->in.w, op->in.c, op->kh, op->kw, op->sh, op->sw);
+    }
   }
   give(memory, sizes.engine_bytes);
   return copy;
@@ -184,7 +210,6 @@ int main(int argc, char **argv) {
   if (argc > 2) state ^= (uint64_t)strtoull(argv[2], NULL, 10) * 0x9e3779b97f4a7c15ull;
   const size_t room = 1 << 20;
   char *weights = (char *)malloc(room);
-  int wrong = 0;
   long compared = 0;
   for (int round = 0; round < rounds && weights; ++round) {
     bsk_op op;
@@ -232,6 +257,6 @@ int main(int argc, char **argv) {
   }
   free(weights);
   bsk_cpu_limit(~0u);
-  printf("%ld comparisons, %d differences, processor features 0x%x\n", compared, wrong, (unsigned)bsk_cpu_features());
+  printf("%ld comparisons, %ld batches, %d differences, processor features 0x%x\n", compared, batches, wrong, (unsigned)bsk_cpu_features());
   return wrong != 0;
 }

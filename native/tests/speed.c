@@ -9,11 +9,9 @@
  */
 #define _POSIX_C_SOURCE 199309L
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "bitskip.h"
+#include "conv_op.h"
 #include "dispatch.h"
 
 /* Also the mark from which benchmarks/executed_arm.py counts. */
@@ -22,7 +20,7 @@ __attribute__((noinline))
 #endif
 static double now(void) {
   struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
   return (double)t.tv_sec * 1e6 + 1e-3 * (double)t.tv_nsec;
 }
 
@@ -45,7 +43,7 @@ static void measure(int type, const int *s, int rounds) {
   in_bytes = (in_bytes + 63) / 64 * 64;
   const size_t arena = in_bytes + (size_t)o * (size_t)o * (size_t)co * 4 + 64;
   const size_t weights = (size_t)co * (size_t)k * (size_t)k * ((size_t)ci + 63) * 4;
-  char *memory = (char *)aligned_alloc(64, (arena + weights + 127) / 64 * 64);
+  char *memory = (char *)aligned(arena + weights + 64);
   float *ones = (float *)malloc((size_t)co * 4);
   int32_t *m = (int32_t *)calloc((size_t)co, 4), *t = (int32_t *)calloc((size_t)co, 4);
   int64_t *b = (int64_t *)calloc((size_t)co, 8);
@@ -55,23 +53,8 @@ static void measure(int type, const int *s, int rounds) {
   if (types[type].weights == BSK_F32)
     for (size_t i = 0; i < weights / 4; ++i) ((float *)(void *)w)[i] = (float)rand() / (float)RAND_MAX - 0.5f;
   for (size_t i = 0; i < in_bytes; ++i) memory[i] = (char)(rand() % 64 - (in == BSK_I8 ? 128 : 0)); /* as behind a relu */
-  const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
-  bsk_op op = {.kind = BSK_OP_CONV,
-               .in = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0},
-               .residual = none,
-               .more = {none, none},
-               .out_f32 = none,
-               .out_bits = none,
-               .out_i8 = none,
-               .groups = 1,
-               .kh = k,
-               .kw = k,
-               .sh = stride,
-               .sw = stride,
-               .ph = pad,
-               .pw = pad,
-               .weight_dtype = types[type].weights,
-               .weights = w};
+  const bsk_tensor from = {in, side, side, ci, in == BSK_I8 ? -128 : 0, 0};
+  bsk_op op = conv_op(from, k, stride, types[type].weights, w);
   bsk_tensor out = {BSK_I8, o, o, co, 0, (int64_t)in_bytes};
   if (in == BSK_F32) {
     out.dtype = BSK_F32, op.out_f32 = out, op.epi.kind = BSK_EPI_FLOAT, op.epi.scale = ones, op.epi.bias = ones;
@@ -90,7 +73,7 @@ static void measure(int type, const int *s, int rounds) {
     bsk_sizes sizes;
     bsk_conv_prefer(name);
     if (bsk_engine_bytes(&op, 1, arena, BSK_ISA_BEST, &sizes) != BSK_OK) continue;
-    blocks[found] = aligned_alloc(64, (sizes.engine_bytes + 63) / 64 * 64), scratch[found] = aligned_alloc(64, (sizes.scratch_bytes + 63) / 64 * 64);
+    blocks[found] = aligned(sizes.engine_bytes), scratch[found] = aligned(sizes.scratch_bytes);
     bsk_engine_init(&op, 1, arena, BSK_ISA_BEST, blocks[found], sizes.engine_bytes, &engines[found]);
     if (strcmp(bsk_engine_kernel(engines[found], 0), name) != 0 || (!with_scalar && strstr(name, "scalar"))) {
       free(blocks[found]), free(scratch[found]);

@@ -47,7 +47,7 @@ class Engine:
         """Run uint8 images (N, H, W, C); fill each (N, H, W, C) of `outs` from the arena at its offset."""
 
     def profile(self, images: npt.NDArray[np.uint8], repeats: int) -> list[list[float]]:
-        """Return nanoseconds of every operation on the first image, a row a pass."""
+        """Return nanoseconds of every operation on all images, at most `batch`, a row a pass."""
 
     def write(self, offset: int, data: npt.NDArray[np.uint8]) -> None:
         """Write into the first thread's arena, for tests of single operations."""
@@ -69,3 +69,11 @@ class Engine:
     @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch memory a thread."""
+
+    @property
+    def batch(self) -> int:
+        """Images that a thread runs side by side; 1 where that gains nothing."""
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes that a thread takes besides, once a call has several images."""

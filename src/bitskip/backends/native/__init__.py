@@ -95,7 +95,8 @@ class NativeProgram:
 
     Args:
         program: the plan to run; its constants are repacked.
-        threads: threads of its own pool, 1..256. Whole images go to threads, a single image is split by rows.
+        threads: threads of its own pool, 1..256. Whole images go to threads, up to `batch` side by side; what
+            is left over, as a single image, is split by rows.
         isa: "scalar", "neon", "avx2", "avx512", "amx" or "best"; None asks BITSKIP_ISA, then takes the best.
         guarded: put memory before pages that may not be touched, so that an over-read crashes (for tests).
 
@@ -147,6 +148,16 @@ class NativeProgram:
         """Bytes of scratch memory a thread, besides the arena."""
         return int(self._engine.scratch_bytes)
 
+    @property
+    def batch(self) -> int:
+        """Images that a thread runs side by side, layer by layer, where layers gain by it; 1 where none does."""
+        return int(self._engine.batch)
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes that a thread takes besides, from the first call on that has several images for it."""
+        return int(self._engine.batch_bytes)
+
     def _checked(self, images: Images) -> npt.NDArray[np.uint8]:
         """Return the pictures, (N, H, W, C), or (N, 1, 1, bytes) where there are several inputs."""
         given = each_input(images)
@@ -186,14 +197,23 @@ class NativeProgram:
                 engine.run(pixels[at : at + count], [part[at : at + count] for part in found], offsets)
                 seconds = time.perf_counter() - started
             if count == self._turn:
-                pictures = count * _TURN_SECONDS / max(seconds, 1e-6)
-                self._turn = self.threads * max(1, int(pictures) // self.threads)
+                second = int(count / max(seconds, 1e-6)) // self.threads  # pictures of a thread
+                side_by_side = min(
+                    int(engine.batch), second
+                )  # of slow networks too, while it takes no longer
+                self._turn = self.threads * max(1, int(second * _TURN_SECONDS), side_by_side)
             at += count
         return found
 
-    def profile(self, image: Images, repeats: int = 100) -> npt.NDArray[np.float64]:
-        """Return nanoseconds of every op, float64 (repeats, ops), of one image (1, H, W, C) on one thread."""
-        pixels, engine = self._checked(image), self._engine
+    def profile(self, images: Images, repeats: int = 100) -> npt.NDArray[np.float64]:
+        """Return nanoseconds of every op, float64 (repeats, ops), of images (N, H, W, C) on one thread.
+
+        Raises:
+            RunError: if there are more than `batch` images, for so many do not run side by side, or none.
+        """
+        pixels, engine = self._checked(images), self._engine
+        if not 1 <= len(pixels) <= self.batch:
+            raise RunError(f"got {len(pixels)} images to profile side by side, expected 1 to {self.batch}")
         with self._call():
             return np.asarray(engine.profile(pixels, repeats))
 
