@@ -150,7 +150,7 @@ class NativeProgram:
 
     @property
     def batch(self) -> int:
-        """Images that a thread runs side by side, layer by layer, where layers gain by it; 1 where none does."""
+        """Images that a thread runs side by side, where layers gain by that; 1 where none does."""
         return int(self._engine.batch)
 
     @property
