@@ -189,7 +189,7 @@ class NativeProgram:
         found = tuple(np.empty((len(pixels), *tensor.shape), np.float32) for tensor in self._outputs)
         offsets = [tensor.offset for tensor in self._outputs]
         engine, at = self._engine, 0
-        # In turns of a tenth of a second, since Python hears of Ctrl-C only between calls into C.
+        # In turns of about a tenth of a second, since Python hears of Ctrl-C only between calls into C.
         while at < len(pixels):
             count = min(self._turn, len(pixels) - at)
             with self._call():
@@ -197,11 +197,9 @@ class NativeProgram:
                 engine.run(pixels[at : at + count], [part[at : at + count] for part in found], offsets)
                 seconds = time.perf_counter() - started
             if count == self._turn:
-                second = int(count / max(seconds, 1e-6)) // self.threads  # pictures of a thread
-                side_by_side = min(
-                    int(engine.batch), second
-                )  # of slow networks too, while it takes no longer
-                self._turn = self.threads * max(1, int(second * _TURN_SECONDS), side_by_side)
+                each = count / max(seconds, 1e-6) * _TURN_SECONDS / self.threads  # pictures of a thread
+                side_by_side = min(int(engine.batch), int(10 * each))  # of slow networks for a second
+                self._turn = self.threads * max(1, int(each), side_by_side)
             at += count
         return found
 
