@@ -169,12 +169,18 @@ Epilogue = FloatEpilogue | ThresholdEpilogue | IntegerEpilogue
 
 
 @dataclass(frozen=True, eq=False)
-class QuantizeInput:
-    """The picture as f32 (x*scale + bias per channel) or as i8 (table[c][x])."""
+class _OneToOne:
+    """An op that makes one tensor of one other; both by number."""
 
     name: str
     input: int
     output: int
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeInput(_OneToOne):
+    """The picture as f32 (x*scale + bias per channel) or as i8 (table[c][x])."""
+
     scale: Array | None = None  # f32 (C,), with an f32 output
     bias: Array | None = None  # f32 (C,)
     table: Array | None = None  # i8 (C, 256), with an i8 output
@@ -217,12 +223,9 @@ class Conv2d:
 
 
 @dataclass(frozen=True, eq=False)
-class Binarize:
+class Binarize(_OneToOne):
     """f32 to bits by `threshold` (f32, absent means 0), or i8 to bits: !((q >= q_threshold) xor flip)."""
 
-    name: str
-    input: int
-    output: int
     threshold: Array | None = None  # f32 (C,)
     q_threshold: Array | None = None  # i32 (C,)
     flip: Array | None = None  # bool (C,)
@@ -256,12 +259,9 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class MaxPool:
+class MaxPool(_OneToOne):
     """Largest of each window, padding ignored; f32 to f32, or i8 to i8 of the same scale and zero point."""
 
-    name: str
-    input: int
-    output: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int] = (0, 0)
@@ -269,16 +269,13 @@ class MaxPool:
 
 
 @dataclass(frozen=True, eq=False)
-class AvgPool:
+class AvgPool(_OneToOne):
     """Mean of each window, f32 to f32: the sum times float32(1 / count).
 
     Windows are cut off at the picture's edge, also at the right and the bottom (torch's ceil_mode). `count`
     is that of the taps inside the picture, or KH*KW with `count_padding`.
     """
 
-    name: str
-    input: int
-    output: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int] = (0, 0)
@@ -287,32 +284,23 @@ class AvgPool:
 
 
 @dataclass(frozen=True, eq=False)
-class GlobalAvgPool:
+class GlobalAvgPool(_OneToOne):
     """(H, W, C) to (1, 1, C): f32 sum times float32(1 / (H*W)); i8 to the i32 sum of (q - zero_point)."""
 
-    name: str
-    input: int
-    output: int
     kind: Literal["global_avg_pool"] = "global_avg_pool"
 
 
 @dataclass(frozen=True, eq=False)
-class Quantize:
+class Quantize(_OneToOne):
     """f32 to i8: clamp(rint(x * inv_scale) + zero_point, -128, 127)."""
 
-    name: str
-    input: int
-    output: int
     kind: Literal["quantize"] = "quantize"
 
 
 @dataclass(frozen=True, eq=False)
-class Dequantize:
+class Dequantize(_OneToOne):
     """i8 to f32: (q - zero_point) * scale."""
 
-    name: str
-    input: int
-    output: int
     kind: Literal["dequantize"] = "dequantize"
 
 
@@ -335,22 +323,16 @@ class Concat:
 
 
 @dataclass(frozen=True, eq=False)
-class Resize:
+class Resize(_OneToOne):
     """Nearest pixel: out[y, x] = in[y * H // OH, x * W // OW]; f32, or i8 of one scale and zero point."""
 
-    name: str
-    input: int
-    output: int
     kind: Literal["resize"] = "resize"
 
 
 @dataclass(frozen=True, eq=False)
-class Bilinear:
+class Bilinear(_OneToOne):
     """f32 to another height and width, between the four nearest pixels (torch's align_corners=False)."""
 
-    name: str
-    input: int
-    output: int
     kind: Literal["bilinear"] = "bilinear"
 
 
@@ -371,12 +353,9 @@ class Mul:
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup:
+class Lookup(_OneToOne):
     """i8 to i8 through a table: out = table[q + 128]; any function of one value."""
 
-    name: str
-    input: int
-    output: int
     table: Array  # i8 (256,)
     kind: Literal["lookup"] = "lookup"
 
