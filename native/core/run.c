@@ -236,10 +236,15 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, in
           const char *row = rows + (size_t)(y - y0) * row_step, *from = row + (size_t)x * col_step;
           const int32_t *row_base = base ? base + (size_t)c->row_class[y] * (size_t)c->col_classes * padded : NULL;
           const int stop = tile.n - i < out->w - x ? tile.n : i + out->w - x;
-          for (; i < stop; ++i, ++x, from += col_step) {
-            tile.px[i] = op->gap_w == 0 ? from : row + place_of(op, (size_t)x * (size_t)op->sw) * c->pixel_bytes;
-            if (row_base) tile.base[i] = row_base + c->col_class[x] * padded;
-          }
+          if (row_base && c->col_classes == 1)
+            for (int k = i; k < stop; ++k) tile.base[k] = row_base;
+          else if (row_base)
+            for (int k = i; k < stop; ++k) tile.base[k] = row_base + c->col_class[x + k - i] * padded;
+          if (op->gap_w == 0)
+            for (int k = i; k < stop; ++k, from += col_step) tile.px[k] = from;
+          else
+            for (int k = i; k < stop; ++k) tile.px[k] = row + place_of(op, (size_t)(x + k - i) * (size_t)op->sw) * c->pixel_bytes;
+          x += stop - i, i = stop;
           if (x == out->w) x = 0, ++y;
         }
         if (sums) {

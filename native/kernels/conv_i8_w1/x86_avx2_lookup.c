@@ -13,11 +13,16 @@
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
 #define TABLE(at) _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(at)))
 
+/* The empty instruction keeps compilers from summing in trees, which takes more registers than there are. */
+#define KEEP(x) __asm__("" : "+x"(x));
+
 /* ---- Tables ------------------------------------------------------------------------------------------------------- */
 
 /* 16 channels of a pixel: 4 tables. `x` holds them in both halves. */
 BSK_INLINE void tables(uint8_t *dst, __m256i x) {
-  const __m256i low4 = _mm256_set1_epi8(15), twice = _mm256_set1_epi16(257);
+  const __m256i low4 = _mm256_set1_epi8(15);
+  __m256i twice = _mm256_set1_epi16(257);
+  KEEP(twice) /* or compilers shift and add, which takes two of the operations that are short */
   /* Which of a0, a1, a0 + a1 (bytes 0, 1, 3 of a group's 8) an entry adds, then which of a2, a3, a2 + a3 (4, 5, 7). */
   const __m256i first = _mm256_setr_epi8(-1, 0, 1, 3, -1, 0, 1, 3, -1, 0, 1, 3, -1, 0, 1, 3, -1, 8, 9, 11, -1, 8, 9, 11, -1, 8, 9, 11, -1, 8, 9, 11);
   const __m256i second = _mm256_setr_epi8(-1, -1, -1, -1, 4, 4, 4, 4, 5, 5, 5, 5, 7, 7, 7, 7, -1, -1, -1, -1, 12, 12, 12, 12, 13, 13, 13, 13, 15, 15, 15, 15);
@@ -33,36 +38,37 @@ BSK_INLINE void tables(uint8_t *dst, __m256i x) {
   }
 }
 
-/* The sum of 16 channels, twice. */
-BSK_INLINE __m128i sum_of(__m128i x) {
-  const __m128i halves = _mm_sad_epu8(x, _mm_setzero_si128());
-  return _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0x4e));
-}
+BSK_INLINE __m256i shifted(const int8_t *src) { return _mm256_xor_si256(TABLE(src), _mm256_set1_epi8((char)0x80)); }
+
+/* The sum of 16 channels, in two parts. */
+BSK_INLINE __m128i parts_of(__m256i x) { return _mm_sad_epu8(_mm256_castsi256_si128(x), _mm_setzero_si128()); }
 
 static int32_t rows_tables(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp) {
-  const __m128i flip = _mm_set1_epi8((char)0x80);
   __m128i peak = _mm_setzero_si128();
   for (size_t p = 0; p < n; ++p, src += c) {
-    __m128i sum = _mm_setzero_si128(), piece = sum;
-    for (int i = 0; i < cp; i += 16, dst += 128) {
-      __m128i x;
-      if (i + 16 <= c) {
-        x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)(src + i)), flip);
-        tables(dst, _mm256_broadcastsi128_si256(x));
-      } else { /* fewer than 16 channels left, or none but a step of padding */
-        _Alignas(64) uint8_t whole[128];
-        int8_t rest[16];
-        memset(rest, -128, sizeof rest);
-        if (i < c) memcpy(rest, src + i, (size_t)(c - i));
-        x = _mm_xor_si128(_mm_loadu_si128((const __m128i *)(const void *)rest), flip);
-        tables(whole, _mm256_broadcastsi128_si256(x));
-        memcpy(dst, whole, 8 * (size_t)(cp - i < 16 ? cp - i : 16));
-        if (cp - i < 16) dst -= 8 * (16 - (cp - i));
-      }
-      const __m128i some = sum_of(x);
-      piece = i % 32 ? _mm_add_epi32(piece, some) : some;
+    __m128i sum = _mm_setzero_si128();
+    int i = 0;
+    for (; i + 32 <= c; i += 32, dst += 256) {
+      const __m256i x = shifted(src + i), y = shifted(src + i + 16);
+      const __m128i parts = _mm_add_epi32(parts_of(x), parts_of(y)), piece = _mm_add_epi32(parts, _mm_shuffle_epi32(parts, 0x4e));
+      tables(dst, x);
+      tables(dst + 128, y);
+      sum = _mm_add_epi32(sum, piece);
       peak = _mm_max_epi32(peak, piece);
-      sum = _mm_add_epi32(sum, some);
+    }
+    if (i < cp) { /* fewer than 32 channels left, or none but a step of padding */
+      _Alignas(64) uint8_t whole[256];
+      int8_t rest[32];
+      memset(rest, -128, sizeof rest);
+      if (i < c) memcpy(rest, src + i, (size_t)(c - i));
+      const __m256i x = shifted(rest), y = shifted(rest + 16);
+      const __m128i parts = _mm_add_epi32(parts_of(x), parts_of(y)), piece = _mm_add_epi32(parts, _mm_shuffle_epi32(parts, 0x4e));
+      tables(whole, x);
+      if (cp - i > 16) tables(whole + 128, y);
+      memcpy(dst, whole, 8 * (size_t)(cp - i));
+      dst += 8 * (size_t)(cp - i);
+      sum = _mm_add_epi32(sum, piece);
+      peak = _mm_max_epi32(peak, piece);
     }
     sums[p] = _mm_cvtsi128_si32(sum);
   }
@@ -111,8 +117,6 @@ BSK_INLINE void collect(int32_t *out, const int32_t *from, int32_t less, __m256i
     LOOK_##g(l, p, low, index) const __m256i high = TABLE(x##p + 64 * k + at + 32); \
     LOOK_##g(h, p, high, index)                                                     \
   }
-/* The empty instruction keeps compilers from summing in trees, which takes more registers than there are. */
-#define KEEP(x) __asm__("" : "+x"(x));
 #define LOOK_1(s, p, table, index)                                          \
   s##p##0 = _mm256_add_epi8(s##p##0, _mm256_shuffle_epi8(table, index##0)); \
   KEEP(s##p##0)
