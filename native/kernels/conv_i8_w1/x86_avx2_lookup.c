@@ -159,51 +159,56 @@ BSK_INLINE void collect(int32_t *out, const int32_t *from, int32_t less, __m256i
     }                                  \
   }
 
-#define BLOCK(name, P, G)                                                                                                          \
-  static void name(const bsk_tile *tile, int first, int32_t *out, const size_t interval) {                                         \
-    const size_t run = (size_t)tile->run;                                                                                          \
-    const char *w = (const char *)tile->weights, *v = w + tile->group_bytes;                                                       \
-    __m256i sums[P * G][2];                                                                                                        \
-    const int32_t *from[P];                                                                                                        \
-    int32_t less[P], most = 0;                                                                                                     \
-    for (int p = 0; p < P; ++p) {                                                                                                  \
-      from[p] = tile->base[first + p], less[p] = tile->total[first + p];                                                           \
-      if (less[p] > most) most = less[p];                                                                                          \
-      for (int g = 0; g < G; ++g) sums[p * G + g][0] = sums[p * G + g][1] = _mm256_setzero_si256();                                \
-    }                                                                                                                              \
-    size_t widened = 0;                                                                                                            \
-    for (int r = 0; r < tile->kh; ++r) {                                                                                           \
-      const size_t row = (size_t)r * tile->row_bytes;                                                                              \
-      PIXELS##P(DECLARE##G) for (size_t i = 0; i < run; i += interval) {                                                           \
-        if (most > 65535 && widened == WIDENED / interval) {                                                                       \
-          for (int p = 0; p < P; ++p) {                                                                                            \
-            for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]); \
-            from[p] = out + p * G * BSK_GROUP, less[p] = 0;                                                                        \
-          }                                                                                                                        \
-          widened = 0;                                                                                                             \
-        }                                                                                                                          \
-        ++widened;                                                                                                                 \
-        PIXELS##P(CLEAR##G) const size_t steps = run - i < interval ? run - i : interval;                                          \
-        size_t left = steps;                                                                                                       \
-        for (; interval >= 4 && left >= 4; left -= 4) {                                                                            \
-          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G) w += 64 * 4, v += 64 * 4;                                        \
-          PIXELS##P(FOUR)                                                                                                          \
-        }                                                                                                                          \
-        for (; interval < 4 && left >= 2; left -= 2) {                                                                             \
-          STEP(0, P, G) STEP(1, P, G) w += 64 * 2, v += 64 * 2;                                                                    \
-          PIXELS##P(TWO)                                                                                                           \
-        }                                                                                                                          \
-        _Pragma("GCC unroll 1") for (; left > 0; --left) {                                                                         \
-          STEP(0, P, G) w += 64, v += 64;                                                                                          \
-          PIXELS##P(ONE)                                                                                                           \
-        }                                                                                                                          \
-        PIXELS##P(WIDEN##G)                                                                                                        \
-      }                                                                                                                            \
-    }                                                                                                                              \
-    (void)v;                                                                                                                       \
-    for (int p = 0; p < P; ++p)                                                                                                    \
-      for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]);       \
+#define BLOCK(name, P, G)                                                                                                                                     \
+  static void name(const bsk_tile *tile, int first, int32_t *out, const size_t interval) {                                                                    \
+    const size_t run = (size_t)tile->run;                                                                                                                     \
+    const char *w = (const char *)tile->weights, *v = w + tile->group_bytes;                                                                                  \
+    __m256i sums[P * G][2];                                                                                                                                   \
+    const int32_t *from[P];                                                                                                                                   \
+    int32_t less[P], most = 0;                                                                                                                                \
+    for (int p = 0; p < P; ++p) {                                                                                                                             \
+      from[p] = tile->base[first + p], less[p] = tile->total[first + p];                                                                                      \
+      if (less[p] > most) most = less[p];                                                                                                                     \
+      for (int g = 0; g < G; ++g) sums[p * G + g][0] = sums[p * G + g][1] = _mm256_setzero_si256();                                                           \
+    }                                                                                                                                                         \
+    size_t widened = 0;                                                                                                                                       \
+    for (int r = 0; r < tile->kh; ++r) {                                                                                                                      \
+      const size_t row = (size_t)r * tile->row_bytes;                                                                                                         \
+      PIXELS##P(DECLARE##G) for (size_t i = 0; i < run; i += interval) {                                                                                      \
+        if (most > 65535 && widened == WIDENED / interval) {                                                                                                  \
+          for (int p = 0; p < P; ++p) {                                                                                                                       \
+            for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]);                            \
+            from[p] = out + p * G * BSK_GROUP, less[p] = 0;                                                                                                   \
+          }                                                                                                                                                   \
+          widened = 0;                                                                                                                                        \
+        }                                                                                                                                                     \
+        ++widened;                                                                                                                                            \
+        PIXELS##P(CLEAR##G) const size_t steps = run - i < interval ? run - i : interval;                                                                     \
+        size_t left = steps;                                                                                                                                  \
+        if (interval == 8 && left == 8) {                                                                                                                     \
+          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G) STEP(4, P, G) STEP(5, P, G) STEP(6, P, G) STEP(7, P, G) w += 64 * 8, v += 64 * 8, left = 0; \
+          PIXELS##P(EIGHT)                                                                                                                                    \
+        }                                                                                                                                                     \
+        for (; interval >= 4 && left >= 4; left -= 4) {                                                                                                       \
+          STEP(0, P, G) STEP(1, P, G) STEP(2, P, G) STEP(3, P, G) w += 64 * 4, v += 64 * 4;                                                                   \
+          PIXELS##P(FOUR)                                                                                                                                     \
+        }                                                                                                                                                     \
+        for (; interval < 4 && left >= 2; left -= 2) {                                                                                                        \
+          STEP(0, P, G) STEP(1, P, G) w += 64 * 2, v += 64 * 2;                                                                                               \
+          PIXELS##P(TWO)                                                                                                                                      \
+        }                                                                                                                                                     \
+        _Pragma("GCC unroll 1") for (; left > 0; --left) {                                                                                                    \
+          STEP(0, P, G) w += 64, v += 64;                                                                                                                     \
+          PIXELS##P(ONE)                                                                                                                                      \
+        }                                                                                                                                                     \
+        PIXELS##P(WIDEN##G)                                                                                                                                   \
+      }                                                                                                                                                       \
+    }                                                                                                                                                         \
+    (void)v;                                                                                                                                                  \
+    for (int p = 0; p < P; ++p)                                                                                                                               \
+      for (int g = 0; g < G; ++g) collect(out + (p * G + g) * BSK_GROUP, from[p] + g * BSK_GROUP, less[p], sums[p * G + g]);                                  \
   }
+#define EIGHT(p) x##p += 64 * 8;
 #define FOUR(p) x##p += 64 * 4;
 #define TWO(p) x##p += 64 * 2;
 #define ONE(p) x##p += 64;
