@@ -19,7 +19,8 @@ from bitskip.errors import RecipeError, RunError, SpecError
 from bitskip.jobs import Place
 from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
-from bitskip.study.run import plan_study, run_study
+from bitskip.study import run as study_run
+from bitskip.study.run import PRESETS, plan_study, run_study
 
 TINY = ("--width", "0.0625", "--data", "mini")
 
@@ -169,6 +170,19 @@ def test_what_is_measured_beside_the_runs_is_kept_and_not_measured_again(tmp_pat
     assert (found.process == os.getpid()) == (jobs == 1)
     assert study() == (found,)
     assert len(said) == 2
+
+
+def test_a_study_of_another_version_of_its_preset_is_not_mixed_with_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = PRESETS["quick"]
+    monkeypatch.setattr(study_run, "run_tasks", lambda *_, **__: {})
+    run_study(plan_study("quick"), load_mini(), tmp_path)
+    run_study(plan_study("quick"), load_mini(), tmp_path)  # the same goes on
+    changes = {**preset.changes, "batch_size": 32, "dropout": 0.1}
+    monkeypatch.setitem(PRESETS, "quick", dataclasses.replace(preset, changes=changes))
+    with pytest.raises(RunError, match="which changed batch_size, dropout of the recipe otherwise"):
+        run_study(plan_study("quick"), load_mini(), tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

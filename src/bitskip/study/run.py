@@ -70,7 +70,7 @@ PRESETS = {
             "schedule": "triangular",
             "warmup": 0.1,
             "dropout": 0.0,
-            "resolution": [[0.3, 12], [0.7, 16]],
+            "resolution": [[0.6, 12], [0.4, 16]],
             "reestimate_batches": 20,
             "validation_images": 1000,
         },
@@ -317,6 +317,13 @@ def _check_same(known: StudyInfo, asked: StudyInfo, out: Path) -> None:
                 f"{out} holds a study with {key} {getattr(known, key)}, not {getattr(asked, key)}; "
                 "use the same settings to resume it, or another --out"
             )
+    before, now = (one.extra.get("changes", {}) for one in (known, asked))
+    if before != now:
+        differing = ", ".join(sorted(key for key in before | now if before.get(key) != now.get(key)))
+        raise RunError(
+            f"{out} holds a study '{known.preset}' by another version of bitskip, which changed {differing} "
+            "of the recipe otherwise; choose another --out"
+        )
     if known.data != asked.data:
         raise RunError(
             f"{out} holds a study on {known.data.name} ({known.data.train_images:,} training pictures), "
