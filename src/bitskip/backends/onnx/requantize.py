@@ -2,15 +2,17 @@
 
 An engine's fused convolution computes q = clamp(rint((acc + bias) * s_x * s_w[c] / s_y) + z_y). A Program's
 integer epilogue computes q = clamp(((acc * m[c] + b[c] + 2^(s-1)) >> s) + z_y). They agree, but for ties and
-the rounding of the bias to a whole accumulator step, with
+the rounding of the bias to a whole step of the accumulator, with
 
     s_w[c] = |m[c]| / 2^s * s_y / (s_x * unit)
     bias[c] = rint(b[c] / |m[c]| * unit)
 
 where a negative m[c] turns the weights' signs. A sign stands as -unit or unit, each filter with a unit of
-its own from 32 to 64: the one of which the bias is nearest to a whole multiple, so that its rounding shifts
-next to nothing over a tie, which the layers after it would make more of. Two products of an activation (255)
-and 64 add up to less than 2^15, which is what the int8 kernels of x86 processors without VNNI can hold.
+its own from 32 to 64. An accumulator is whole, so a filter has few values near a tie: the unit and bias are
+taken which keep furthest from moving one of them over it (`room`), and most filters then round as the program
+does for every sum there is. Where there are more sums than that, the bias is the nearest. Two products of an
+activation (255) and 64 add up to less than 2^15, which is what the int8 kernels of x86 processors without
+VNNI can hold.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import numpy.typing as npt
 
 from bitskip.program import Activation, Epilogue, FloatEpilogue, IntegerEpilogue, Tensor, inverse_scale
 
-__all__ = ["SIGN_UNITS", "Linear", "Requantized", "linear", "requantize", "residual_factor"]
+__all__ = ["SIGN_UNITS", "Linear", "Requantized", "linear", "requantize", "residual_factor", "room"]
 
 SIGN_UNITS = np.arange(64, 31, -1, dtype=np.uint8)  # 2 * 255 * 64 < 2^15; a smaller one has a multiple here
 _BIAS_LIMIT = 1 << 30
 _NOTHING = 2.0**-10  # of a step
+_SUMS = 1 << 16  # of a filter that are looked at; with more of them some lie next to every tie
 
 Doubles = npt.NDArray[np.float64]
 
@@ -89,8 +92,12 @@ def requantize(
     magnitude = np.where(constant, _NOTHING, magnitude)
     offset = part.offset / magnitude  # in accumulator steps
     units = SIGN_UNITS if signs else np.ones(1, np.uint8)
-    steps = np.rint(offset[:, None] * units)  # (C, units)
-    chosen = np.argmin(np.abs(steps / units - offset[:, None]), axis=1)
+    units = np.repeat(units, 2)
+    steps = np.floor(offset[:, None] * units)  # (C, candidates)
+    steps[:, 1::2] += 1
+    moved = (steps / units - offset[:, None]) * magnitude[:, None]  # output steps
+    below, above = room(Linear(magnitude, part.offset), bound, result.zero_point)
+    chosen = np.argmax(np.minimum(moved + below[:, None], above[:, None] - moved), axis=1)
     unit = np.where(constant, np.uint8(0), units[chosen])
     bias = np.where(constant, np.rint(offset), np.take_along_axis(steps, chosen[:, None], axis=1)[:, 0])
     if (np.abs(bias) + bound * float(unit.max()) >= _BIAS_LIMIT).any():
@@ -103,6 +110,29 @@ def requantize(
         bias.astype(np.int32),
         (scale * np.float32(source.scale)).astype(np.float32),
     )
+
+
+def room(part: Linear, bound: int, zero_point: int) -> tuple[Doubles, Doubles]:
+    """Return how many steps each filter's results may fall, and rise, before one of them rounds otherwise.
+
+    Args:
+        part: its factors above 0.
+        bound: largest |acc|.
+        zero_point: of the result; sums that 8 bits cut off do not count.
+
+    Returns:
+        Float64 (C,) each; 0 for a filter of too many sums to look at.
+    """
+    below, above = np.zeros(len(part.factor)), np.zeros(len(part.factor))
+    for channel, (factor, offset) in enumerate(zip(part.factor, part.offset, strict=True)):
+        ends = (np.array([-129, 128]) - zero_point - offset) / factor
+        first, last = np.clip(np.floor(ends), -bound, bound)
+        if last - first >= _SUMS:
+            continue
+        y = np.arange(first, last + 1) * factor + offset + 0.5
+        beyond = y - np.floor(y)  # the step below, which a fall would reach
+        below[channel], above[channel] = beyond.min(), 1 - beyond.max()
+    return below, above
 
 
 def residual_factor(exact: float, zero_point: int, step: float = 1.0) -> np.float32:
