@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitskip.backends.onnx.requantize import residual_factor
+from bitskip.backends.onnx.requantize import Linear, requantize, residual_factor
 from bitskip.backends.onnx.target import TARGET, exact_layers, model_of
 from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.reference import run_reference
@@ -29,6 +29,7 @@ from bitskip.program import (
     IntegerEpilogue,
     Program,
     QuantizeInput,
+    Tensor,
     ThresholdEpilogue,
 )
 from bitskip.zoo import model_path
@@ -126,6 +127,45 @@ def small(
                FloatEpilogue(np.full(4, 1e-3, np.float32), m.floats(4)))
     )  # fmt: skip
     return m.done(logits)
+
+
+def test_a_fused_filter_of_signs_rounds_its_sums_as_the_program_does() -> None:
+    """The unit and bias of a filter keep all of its sums on their side of a tie, where there are few sums."""
+    rng = np.random.default_rng(0)
+    channels, bound, source, result = (
+        64,
+        8 * 9 * 255,
+        Tensor("i8", (4, 4, 8), 0, **I8),
+        Tensor("i8", (4, 4, 64), 0, **I8),
+    )
+    part = Linear(rng.uniform(0.05, 0.3, channels), rng.normal(0, 20, channels))
+    q = requantize(part, source, result, bound, signs=True)
+    assert q is not None
+    otherwise, nearest = [], []
+    ends = (-128 - result.zero_point, 127 - result.zero_point)
+    sums = np.arange(-bound, bound + 1)
+    for c in range(channels):
+        expected = np.clip(np.floor(sums * part.factor[c] + part.offset[c] + 0.5), *ends)
+        scale = np.float32(source.scale) * q.weight_scale[c] / np.float32(result.scale)
+        steps = np.rint((sums * q.unit[c] + q.bias[c]).astype(np.float32) * scale)
+        otherwise.append(int((np.clip(steps, *ends) != expected).sum()))
+        bias = np.rint(part.offset[c] / part.factor[c] * 64) / 64 * part.factor[c]
+        steps = np.floor(sums * part.factor[c] + bias + 0.5)
+        nearest.append(int((np.clip(steps, *ends) != expected).sum()))
+    assert otherwise.count(0) > 0.8 * channels
+    assert max(otherwise) <= 2  # of about 1,500 sums that 8 bits hold
+    assert sum(otherwise) < 0.1 * sum(nearest)  # a unit of 64 and the bias nearest to the program's
+
+
+def test_a_filter_that_is_multiplied_by_0_gives_its_bias() -> None:
+    source, result = Tensor("i8", (4, 4, 8), 0, **I8), Tensor("i8", (4, 4, 2), 0, **I8)
+    for signs in (True, False):
+        q = requantize(
+            Linear(np.array([0.0, 0.1]), np.array([17.25, 3.0])), source, result, 1 << 20, signs=signs
+        )
+        assert q is not None
+        assert q.unit[0] == 0 < q.unit[1]
+        assert q.bias[0] * q.bias_scale[0] / np.float32(result.scale) == pytest.approx(17.25, abs=1e-3)
 
 
 def differing(program: Program, layer: str, rounding: str) -> float:
