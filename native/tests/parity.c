@@ -210,7 +210,7 @@ int main(int argc, char **argv) {
   if (argc > 2) state ^= (uint64_t)strtoull(argv[2], NULL, 10) * 0x9e3779b97f4a7c15ull;
   const size_t room = 1 << 20;
   char *weights = (char *)malloc(room);
-  long compared = 0;
+  long compared = 0, by_name[128] = {0};
   for (int round = 0; round < rounds && weights; ++round) {
     bsk_op op;
     size_t bytes;
@@ -243,6 +243,7 @@ int main(int argc, char **argv) {
       bsk_conv_prefer(bsk_conv_variant(i)->name);
       char *got = run(&op, BSK_ISA_BEST, bsk_conv_variant(i)->name, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
       if (!got) continue; /* it cannot run this shape */
+      ++by_name[i];
       ++compared;
       if (!same(&op, expected, got, bytes)) {
         ++wrong;
@@ -257,6 +258,8 @@ int main(int argc, char **argv) {
   }
   free(weights);
   bsk_cpu_limit(~0u);
+  for (size_t i = 0; bsk_conv_variant(i); ++i)
+    if (by_name[i]) printf("%s: %ld\n", bsk_conv_variant(i)->name, by_name[i]);
   printf("%ld comparisons, %ld batches, %d differences, processor features 0x%x\n", compared, batches, wrong, (unsigned)bsk_cpu_features());
   return wrong != 0;
 }

@@ -51,6 +51,25 @@ def features(names: Iterable[str]) -> int:
     return sum(1 << bits[name] for name in [*names, "LOOKUP", "WINOGRAD"])
 
 
+KERNELS = {  # what must have run, by name
+    "amx": (
+        "conv_bits_w1_amx",
+        "conv_i8_w1_amx",
+        "conv_i8_i8_amx",
+        "conv_bits_w1_avx512",
+        "conv_f32_w1_avx512",
+    ),
+    "avx-512 with vnni": (
+        "conv_i8_w1_avx512",
+        "conv_i8_i8_avx512",
+        "conv_bits_w1_avx512",
+        "conv_f32_f32_avx512",
+    ),
+    "avx-512 without vnni": ("conv_f32_w1_avx512", "conv_f32_f32_avx512"),
+    "avx-vnni without avx-512": ("conv_i8_w1_avxvnni", "conv_i8_i8_avxvnni"),
+}
+
+
 def parity(built: Path, model: str, state: int, rounds: int, seed: int = 1) -> tuple[int, int, int, str]:
     """Run parity and return comparisons, differences, features and what it printed."""
     if not has(model):
@@ -95,6 +114,8 @@ def test_every_kernel_gives_the_scalar_integers(built: Path, name: str) -> None:
     assert found == features(expected)
     assert compared >= 40 * 5
     assert different == 0, output
+    times = {kernel: int(count) for kernel, count in re.findall(r"^(conv_\w+): (\d+)$", output, re.M)}
+    assert all(times.get(kernel, 0) >= 3 for kernel in KERNELS[name]), times
 
 
 def pictures(count: int, side: int) -> npt.NDArray[np.uint8]:
