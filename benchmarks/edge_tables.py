@@ -60,8 +60,12 @@ def _networks_table(rows: list[dict[str, Any]], cmsis: dict[str, Any] | None) ->
     body = []
     for row in rows:
         m4 = row["cores"]["cortex-m4"]
-        flash = " / ".join(f"{m4['flash_bytes'][level]:,}" for level in ("-O3", "-O2", "-Os"))
-        counts = " / ".join(_million(m4["instructions_by_level"][level]) for level in ("-O3", "-O2"))
+        flash = " / ".join(f"{size:,}" for size in m4.get("flash_bytes", {}).values())
+        counts = " / ".join(
+            _million(n)
+            for level, n in m4.get("instructions_by_level", {"-O3": m4["instructions"]}).items()
+            if level != "-Os"
+        )
         body.append([
             row["network"], _accuracy(row), _million(sum(row["macs"].values())), f"{m4['constant_bytes']:,}",
             flash, f"{m4['arena_bytes']:,}", f"{m4['smallest_arena_bytes']:,}",
@@ -141,6 +145,7 @@ def _goals_table(rows: dict[str, dict[str, Any]], cmsis: dict[str, Any] | None) 
         body.append([f"instructions a MAC, {goal}", f"<= {most}", shown, _yes(largest <= most)])
     for core in ("cortex-m4", "cortex-m0plus"):
         code = {name: row["cores"][core]["code_bytes"] for name, row in rows.items()}
+        code = {name: sizes for name, sizes in code.items() if "-O2" in sizes}
         largest_code = max(code, key=lambda name: code[name]["-O3"])
         o3, o2 = code[largest_code]["-O3"], code[largest_code]["-O2"]
         words = f"largest: {largest_code}, {o3:,} bytes at -O3, {o2:,} at -O2"
