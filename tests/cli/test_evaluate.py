@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitskip.data import load_mini
+from bitskip.data import load_images, load_mini
 from bitskip.runtime import load
 from bitskip.runtime.accuracy import wilson_interval
 from bitskip.runtime.confusion import Confusion, paired_difference, top_hits, worst_mistakes
@@ -95,7 +95,7 @@ def test_the_mistakes_of_a_folder_are_named(bitskip: Run, tmp_path: Path) -> Non
     )
     values = json.loads(ran.out)
     assert "only 2 of 10 classes are tested" in ran.err
-    assert values["images"] == 2 * 12
+    assert values["images"] == len(load_images(tmp_path / "photos", size=32).test_images) > 0
     assert all((tmp_path / "photos" / mistake["image"]).is_file() for mistake in values["mistakes"])
     few = json.loads(bitskip("eval", SMALL, "--data", str(tmp_path / "photos"), "--limit", "6", "--json").out)
     assert [row["images"] for row in few["classes"] if row["images"]] == [3, 3]  # not the first class alone
