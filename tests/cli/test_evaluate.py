@@ -98,7 +98,8 @@ def test_the_mistakes_of_a_folder_are_named(bitskip: Run, tmp_path: Path) -> Non
     assert values["images"] == len(load_images(tmp_path / "photos", size=32).test_images) > 0
     assert all((tmp_path / "photos" / mistake["image"]).is_file() for mistake in values["mistakes"])
     few = json.loads(bitskip("eval", SMALL, "--data", str(tmp_path / "photos"), "--limit", "6", "--json").out)
-    assert [row["images"] for row in few["classes"] if row["images"]] == [3, 3]  # not the first class alone
+    counts = [row["images"] for row in few["classes"] if row["images"]]
+    assert (len(counts), sum(counts)) == (2, 6)  # not the first class alone
 
 
 @pytest.mark.parametrize(
