@@ -78,20 +78,10 @@ def qonnx_engine(content: bytes) -> Callable[[Any], Any]:
     return run
 
 
-def reference_engine(content: bytes) -> Callable[[Any], Any]:
-    """Return what runs the graph in onnx's own reference, node by node in numpy."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    evaluator = ReferenceEvaluator(onnx.load_from_string(content))
-    return lambda x: evaluator.run(None, {"picture": x})[0]
-
-
 # form, engine: what runs it
 CELLS = {
     ("onnx", "onnxruntime"): onnxruntime_engine,
     ("onnx", "openvino"): openvino_engine,
-    ("onnx", "onnx.reference"): reference_engine,
     ("qonnx", "qonnx"): qonnx_engine,
 }
 
@@ -161,7 +151,6 @@ def main() -> None:
     parser.add_argument("--rounding", nargs="*", default=["auto"], choices=("auto", "exact"))
     parser.add_argument("--pictures", type=int, help="so many of the test set, for every engine")
     parser.add_argument("--qonnx-pictures", type=int, default=1000, help="so many for qonnx's executor")
-    parser.add_argument("--reference-pictures", type=int, default=50, help="so many for onnx's reference")
     parser.add_argument("--page", type=Path, help="page that gets the tables, docs/onnx.md")
     asked = parser.parse_args()
     images = load_images(asked.data)
@@ -186,7 +175,7 @@ def main() -> None:
                 continue
             for rounding in asked.rounding:
                 key = (name, form, rounding, engine)
-                few = {"qonnx": asked.qonnx_pictures, "onnx.reference": asked.reference_pictures}
+                few = {"qonnx": asked.qonnx_pictures}
                 count = min(len(x), few.get(engine, len(x)))
                 if key in rows and rows[key]["pictures"] >= count:
                     continue
