@@ -1,10 +1,10 @@
-"""ResNet18 and ResNet50 at 224 pixels beside peers, and larger batches: one thread, all in turns.
+"""ResNet18 and ResNet50 at 224 pixels beside peers: one thread, all in turns.
 
     python benchmarks/runtime_224.py -o benchmarks/results/runtime-224-zen3.json   # five minutes
     python benchmarks/runtime_224.py --table benchmarks/results/runtime-224-zen3.json   # into docs/runtime.md
 
 Weights are random, for what is timed is arithmetic. Peers run the architecture in fp32 and, quantized by
-onnxruntime, in int8. `batches` are milliseconds a picture of ResNet14's networks by pictures a call.
+onnxruntime, in int8.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ DOC = Path(__file__).resolve().parent.parent / "docs" / "runtime.md"
 BEGIN, END = "<!-- 224 pixels -->", "<!-- end of 224 pixels -->"
 NETWORKS = ("resnet18", "resnet50")
 OURS = {"int8": "full-all", "w1": "binary-all", "hybrid": "hybrid-all"}
-BATCHES = (1, 2, 8, 32)
 
 
 def packed(name: str, pixels: int) -> Program:
@@ -78,13 +77,6 @@ def beside_peers(network: str, isa: str, rounds: int, seconds: float) -> dict[st
     }
 
 
-def batches(name: str, pixels: int, isa: str, rounds: int, seconds: float) -> dict[str, float]:
-    """Return the lower tenth of the milliseconds a picture, by pictures a call."""
-    program = packed(name, pixels)
-    timers = {str(n): native_timers(program, (isa,), 1, n)[isa] for n in BATCHES}
-    return {n: spread.p10_ms / int(n) for n, spread in alternate(timers, rounds, seconds).items()}
-
-
 def table(report: dict[str, Any]) -> str:
     """Return the marked part of docs/runtime.md."""
     lines = [
@@ -99,9 +91,6 @@ def table(report: dict[str, Any]) -> str:
         for name, spread in sorted(found["results"].items(), key=lambda item: item[1]["median_ms"]):
             ratio = f"{found['x_int8'][name]:.2f}" if found["x_int8"] else ""
             lines.append(f"| {network} | {name} | {spread['median_ms']:.1f} | {ratio} |")
-    lines += ["", "| network | pictures a call: ms a picture |", "|---|---|"]
-    for name, found in report["batches"].items():
-        lines.append(f"| {name} | " + ", ".join(f"{n}: {ms:.2f}" for n, ms in found.items()) + " |")
     return "\n".join([*lines, END])
 
 
@@ -130,12 +119,6 @@ def main(
             typer.echo(f"{name:10s} {engine:20s} {spread['median_ms']:9.2f} ms  x int8 {ratio}")
         for reason in found["missing"]:
             typer.echo(f"not measured: {reason}")
-    report["batches"] = {}
-    for model in OURS.values():
-        report["batches"][f"resnet14-{model}"] = found = batches(
-            f"resnet14-{model}", 32, isa, rounds, seconds
-        )
-        typer.echo(f"resnet14-{model}: ms a picture by pictures a call {found}")
     report["load_average"] = os.getloadavg()[0]
     if out:
         write_json(out, report)

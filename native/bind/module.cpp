@@ -198,6 +198,11 @@ class Engine {
     for (std::size_t i = 0; i < bsk_engine_ops(session_.engine()); ++i) names.emplace_back(bsk_engine_kernel(session_.engine(), i));
     return names;
   }
+  std::vector<bool> together() const {
+    std::vector<bool> found;
+    for (std::size_t i = 0; i < bsk_engine_ops(session_.engine()); ++i) found.push_back(bsk_engine_together(session_.engine(), i) != 0);
+    return found;
+  }
   std::size_t constant_bytes() const { return session_.engine_bytes(); }
   std::size_t scratch_bytes() const { return session_.scratch_bytes(); }
   std::size_t batch() const { return session_.batch(); }
@@ -302,6 +307,7 @@ NB_MODULE(_native, m) {
       .def("read", &Engine::read, nb::arg("offset"), nb::arg("bytes"))
       .def("run_op", &Engine::run_op, nb::arg("op"), nb::arg("part") = 0, nb::arg("parts") = 1)
       .def_prop_ro("kernels", &Engine::kernels)
+      .def_prop_ro("together", &Engine::together)
       .def_prop_ro("constant_bytes", &Engine::constant_bytes)
       .def_prop_ro("scratch_bytes", &Engine::scratch_bytes)
       .def_prop_ro("batch", &Engine::batch)

@@ -347,3 +347,4 @@ bsk_status bsk_engine_init(const bsk_op *ops, size_t n_ops, size_t arena_bytes, 
 
 size_t bsk_engine_ops(const bsk_engine *engine) { return engine->n_ops; }
 const char *bsk_engine_kernel(const bsk_engine *engine, size_t op) { return op < engine->n_ops ? engine->ops[op].name : ""; }
+int bsk_engine_together(const bsk_engine *engine, size_t op) { return op < engine->n_ops && engine->ops[op].together; }

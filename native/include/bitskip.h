@@ -168,6 +168,9 @@ const char *bsk_last_error(void);
 size_t bsk_engine_ops(const bsk_engine *engine);
 const char *bsk_engine_kernel(const bsk_engine *engine, size_t op);
 
+/* Whether pictures of a batch go through operation `op` together. */
+int bsk_engine_together(const bsk_engine *engine, size_t op);
+
 /* Run operation `op` on the output rows of part `part` of `parts`; all parts of one operation may run at once. `image` is the
  * u8 picture (H, W, C); of a program with several inputs each of them, one after the other. */
 void bsk_engine_run_op(const bsk_engine *engine, size_t op, const uint8_t *image, void *arena, void *scratch, int part, int parts);

@@ -3,6 +3,7 @@
  *
  *     network [rounds] [pictures] [name]     of all networks, or one
  *
+ * Operations: kernel, alone, side by side, and whether pictures go through it together; where not, alone counts for both sums.
  * Networks take turns; the least processor time of each operation counts, for what disturbs a run only ever adds, and their sums.
  * The networks are those of benchmarks/synthetic.py, without shortcuts but for `int8` (what is timed is arithmetic).
  */
@@ -159,10 +160,12 @@ int main(int argc, char **argv) {
       const bench *b = &benches[i][k];
       if (!b->engine) continue;
       double one = 0.0, side = 0.0;
-      for (size_t op = 0; op < made[i].n; ++op) one += b->one[op], side += b->side[op];
+      for (size_t op = 0; op < made[i].n; ++op) one += b->one[op], side += bsk_engine_together(b->engine, op) ? b->side[op] : b->one[op];
       printf("%s\n {\"network\": \"%s\", \"isa\": \"%s\", \"ms\": %.4f, \"pictures\": %zu, \"ms_side_by_side\": %.4f, \"ratio\": %.3f, \"ops\": [", comma,
              nets[i].name, isas[k].name, one, b->batch.count, side, side / one);
-      for (size_t op = 0; op < made[i].n; ++op) printf("%s\n  [\"%s\", %.4f, %.4f]", op ? "," : "", bsk_engine_kernel(b->engine, op), b->one[op], b->side[op]);
+      for (size_t op = 0; op < made[i].n; ++op)
+        printf("%s\n  [\"%s\", %.4f, %.4f, %s]", op ? "," : "", bsk_engine_kernel(b->engine, op), b->one[op], b->side[op],
+               bsk_engine_together(b->engine, op) ? "true" : "false");
       printf("]}");
       comma = ",";
     }

@@ -63,6 +63,10 @@ class Engine:
         """The kernel variant of every operation."""
 
     @property
+    def together(self) -> list[bool]:
+        """Which operations images that run side by side go through together."""
+
+    @property
     def constant_bytes(self) -> int:
         """Bytes of the repacked constants."""
 

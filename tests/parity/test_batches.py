@@ -45,7 +45,9 @@ def test_memory_of_a_batch_is_stated_and_bounded() -> None:
     arenas = 8 * -(-program.arena_bytes // 64) * 64
     assert arenas < engine.batch_bytes < arenas + 4 * 2**20
     alone = NativeProgram(ZOO["full"], isa="scalar")  # plain C makes nothing ready from int8 weights
-    assert (alone.batch, alone.batch_bytes) == (1, 0)
+    assert (alone.batch, alone.batch_bytes, any(alone.together)) == (1, 0, False)
+    assert any(engine.together)
+    assert len(engine.together) == len(program.ops)
 
 
 def test_layers_of_a_batch_are_timed_and_too_many_pictures_are_an_error() -> None:

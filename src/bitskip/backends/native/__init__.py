@@ -139,6 +139,11 @@ class NativeProgram:
         return tuple(self._engine.kernels)
 
     @property
+    def together(self) -> tuple[bool, ...]:
+        """Which ops images that run side by side go through together, in order."""
+        return tuple(self._engine.together)
+
+    @property
     def constant_bytes(self) -> int:
         """Bytes of the repacked constants in memory."""
         return int(self._engine.constant_bytes)
