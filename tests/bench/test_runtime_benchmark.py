@@ -222,12 +222,20 @@ def test_networks_of_224_pixels_stand_beside_their_peers_in_the_doc() -> None:
     found = {"bitskip int8": result(2.0), "openvino int8": result(3.0)}
     given = {
         "machine": {"cpu": "A CPU"}, "isa": "avx2", "load_average": 1.0,
-        "batches": {"resnet14": {"1": 3.0, "8": 2.5}},
         "networks": {"resnet18": {"results": found, "x_int8": {"bitskip int8": 1.5, "openvino int8": 1.0}}},
     }  # fmt: skip
     table = runtime_224.table(given)
     assert table.index("| resnet18 | bitskip int8 | 2.0 | 1.50 |") < table.index("openvino int8")
-    assert "| resnet14 | 1: 3.00, 8: 2.50 |" in table
     doc = runtime_224.DOC.read_text(encoding="utf-8")
     assert doc.count(runtime_224.BEGIN) == doc.count(runtime_224.END) == 1
     assert doc.count("<!-- ceilings -->") == doc.count("<!-- end of ceilings -->") == 1
+
+
+def test_what_a_batch_saves_stands_in_the_doc() -> None:
+    import batch
+
+    ops = [["direct", 1.0, 0.9, False], ["winograd", 1.0, 0.5, True]]
+    found = {"network": "int8", "isa": "avx2", "ms": 2.0, "ms_side_by_side": 1.5, "ratio": 0.75, "ops": ops}
+    table = batch.table({"machine": {"cpu": "A CPU"}, "load_average": 1.0, "results": [found]})
+    assert "| int8 | avx2 | 2.00 | 1.50 | 0.75 | 1 | 50% |" in table
+    assert len(batch.MARKED.findall(batch.DOC.read_text(encoding="utf-8"))) == 1
