@@ -2,6 +2,7 @@
 
     python examples/detect.py train --out detect --device cuda        # minutes on a GPU
     python examples/detect.py hybrid --out detect --device cuda
+    python examples/detect.py longer --out detect --device cuda       # fp32 as long as its hybrid, to be fair
     python examples/detect.py speed                                   # bytes and milliseconds at full width
     python examples/detect.py report --out detect                     # table and picture, on the CPU
 
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("train", "hybrid", "speed", "report"))
+    parser.add_argument("step", choices=("train", "hybrid", "longer", "speed", "report"))
     parser.add_argument("--out", type=Path, default=Path("detect"), help="folder of the detectors")
     parser.add_argument("--objects", type=Path, help="folder of CIFAR-10, or of mosaics of it")
     parser.add_argument("--photographs", type=Path, help="photographs.npz, where scikit-image is missing")
@@ -75,6 +76,8 @@ def main() -> None:
         train(asked)
     elif asked.step == "hybrid":
         hybrid(asked)
+    elif asked.step == "longer":
+        longer(asked)
     elif asked.step == "speed":
         speed(asked)
     else:
@@ -125,6 +128,21 @@ def hybrid(asked: argparse.Namespace) -> None:
         DetectorFile(CLASSES, about.size, binary=BINARY, plan=plan.to_dict(), width=about.width),
         [log],
     )
+
+
+def longer(asked: argparse.Namespace) -> None:
+    """Train the full-precision detector on with the hybrid's steps, so that both were trained as long."""
+    detector, about = load_detector(asked.out / "fp32-1.safetensors")
+    _, hybrid = load_detector(asked.out / "hybrid-1.safetensors")
+    steps = int(hybrid.facts["training"]["hybrid"]["step"]) + 1
+    train_detector(
+        detector.to(asked.device, memory_format=torch.channels_last),
+        composites(asked, "train", seed=1),
+        settings(asked, steps, asked.batch_size, None),
+        report=(log := Log("detector again")),
+        state=asked.out / "state-longer.safetensors",
+    )
+    finish(asked, detector, "fp32-longer", about, [log], about.facts["training"])
 
 
 def made_hybrid(detector: Any) -> Plan:
@@ -227,7 +245,12 @@ def report(asked: argparse.Namespace) -> None:
     from bitskip.machine import machine
 
     torch.set_num_threads(1)
-    saved = {name: load_detector(asked.out / f"{name}-1.safetensors") for name in ("fp32", "hybrid")}
+    again = asked.out / "fp32-longer-1.safetensors"
+    files = {
+        "fp32": again if again.is_file() else asked.out / "fp32-1.safetensors",
+        "hybrid": asked.out / "hybrid-1.safetensors",
+    }
+    saved = {name: load_detector(file) for name, file in files.items()}
     about = saved["fp32"][1]
     asked.size = about.size
     data = composites(asked, "test")
