@@ -206,7 +206,7 @@ def section(results: Path) -> str:
             "`w1` has 1-bit weights, `w1a1` 1-bit activations too. Medians, all engines in turns in one run;",
             f"`x int8`: how many times faster than {peer}. Weights are random, for what is timed",
             "is arithmetic; what trained networks reach is in [accuracy against size](docs/accuracy.md).",
-            "Kernels of other instruction sets (AVX-512, AMX, ARM) are tested and their instructions counted in",
+            "Kernels for AVX-512, AMX and ARM are tested, and their instructions counted, in",
             "[emulators](docs/runtime.md).",
             "",
             short(report),
