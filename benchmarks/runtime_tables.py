@@ -58,19 +58,19 @@ def shown(name: str) -> str:
     return name.replace(".bitskip", "").replace("resnet14-", "")
 
 
-def fastest_int8_peer(report: Report) -> str | None:
-    """Return the name of the fastest int8 engine that is not ours."""
+def fastest_int8_peer(report: Report, by: str = "median_ms") -> str | None:
+    """Return the name of the fastest int8 engine that is not ours, by median or least time."""
     results = report["results"]
     peers = [name for name in results if not name.startswith("bitskip ") and "int8" in name.split()]
-    return min(peers, key=lambda name: results[name]["median_ms"], default=None)
+    return min(peers, key=lambda name: results[name][by], default=None)
 
 
-def ratio(report: Report, name: str) -> str:
-    """Return how many times faster a result is than the fastest int8 peer of its run."""
-    peer = fastest_int8_peer(report)
+def ratio(report: Report, name: str, by: str = "median_ms") -> str:
+    """Return how many times faster a result is than its run's fastest int8 peer, by median or least time."""
+    peer = fastest_int8_peer(report, by)
     if peer is None:
         return ""
-    return f"{report['results'][peer]['median_ms'] / report['results'][name]['median_ms']:.2f}"
+    return f"{report['results'][peer][by] / report['results'][name][by]:.2f}"
 
 
 def size(result: dict[str, Any]) -> str:
@@ -174,14 +174,16 @@ def short(report: Report) -> str:
         raise RunError("the results hold none of the networks that README.md shows; run `prepare` first")
     return "\n".join(
         [
-            "| engine | network | median ms | x int8 | file bytes |",
-            "|---|---|--:|--:|--:|",
+            "| engine | network | median ms | x int8 | fastest ms | x int8 | file bytes |",
+            "|---|---|--:|--:|--:|--:|--:|",
             rows(
                 (
                     f"{engine} ({name.split(' ')[-1]})" if engine == "bitskip" else engine,
                     network,
                     f"{results[name]['median_ms']:.2f}",
                     ratio(report, name),
+                    f"{results[name]['min_ms']:.2f}",
+                    ratio(report, name, "min_ms"),
                     size(results[name]),
                 )
                 for (engine, network), name in sorted(best.items(), key=lambda item: milliseconds(item[1]))
@@ -203,9 +205,11 @@ def section(results: Path) -> str:
         [
             BEGIN.format(source=source),
             f"{conditions(report)}.",
-            "`w1` has 1-bit weights, `w1a1` 1-bit activations too. Medians, all engines in turns in one run;",
-            f"`x int8`: how many times faster than {peer}. Weights are random, for what is timed",
-            "is arithmetic; what trained networks reach is in [accuracy against size](docs/accuracy.md).",
+            "`w1` has 1-bit weights, `w1a1` 1-bit activations too. All engines in turns in one run; the",
+            "fastest time is that of an undisturbed picture, the median has what else ran on the host too.",
+            f"`x int8`: how many times faster than the fastest int8 engine ({peer} by median). Weights are",
+            "random, for what is timed is arithmetic; what trained networks reach is in",
+            "[accuracy against size](docs/accuracy.md).",
             "Kernels for AVX-512, AMX and ARM are tested, and their instructions counted, in",
             "[emulators](docs/runtime.md).",
             "",
