@@ -286,7 +286,7 @@ def report(asked: argparse.Namespace) -> None:
         "notes": notes,
         "machine": machine(),
     }
-    write_json(asked.results / "results.json", values)
+    write_json(asked.results / "detection.json", values)
     kept = asked.results / "speed.json"
     values["full_width"] = json.loads(kept.read_text()) if kept.is_file() else None
     write_text(asked.results / "README.md", page(values))
@@ -357,7 +357,7 @@ def page(values: dict[str, Any]) -> str:
         "IoU.",
         *(trained(name, facts) for name, facts in values["training"].items()),
         *UNEQUAL[: "detector again" not in values["training"]["fp32"]["training"]],
-        "Written by `examples/detect.py report`; numbers in results.json.",
+        "Written by `examples/detect.py report`; numbers in detection.json.",
         "",
         "| detector | mAP | AP50 | AP75 | boxes found again | mean IoU | KiB | ms |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",

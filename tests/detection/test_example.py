@@ -25,7 +25,7 @@ def test_the_example_ends_with_a_table_and_a_picture(
     for step, more in steps.items():
         monkeypatch.setattr(sys, "argv", ["detect.py", step, *words, *more])
         runpy.run_path(str(EXAMPLE), run_name="__main__")
-    values = json.loads((tmp_path / "results" / "results.json").read_text())
+    values = json.loads((tmp_path / "results" / "detection.json").read_text())
     names = [row["name"] for row in values["rows"]]
     assert names[0] == "fp32, torchvision"
     assert len(names) == 5
