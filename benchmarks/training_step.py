@@ -19,8 +19,7 @@ from torch.nn import functional as F
 from bitskip.cli.options import say
 from bitskip.files import write_json
 from bitskip.machine import machine
-from bitskip.nn import RPReLU, build
-from bitskip.nn.quantizers import SteSign
+from bitskip.nn import RPReLU, SignQuantizer, build
 from bitskip.spec import named_spec
 from bitskip.training import load_recipe
 from bitskip.training.optim import make_optimizers
@@ -75,13 +74,13 @@ def _compare(model: str, width: float, size: int, repeats: int) -> dict[str, Any
         return 1000 * (time.perf_counter() - started)
 
     kinds = {
-        "torch": (convolution.torch_conv2d, pointwise.bitskip_rprelu, pointwise.bitskip_ste_sign),
-        "winograd": (convolution.conv2d, pointwise.rprelu, pointwise.ste_sign),
+        "torch": (convolution.torch_conv2d, pointwise.bitskip_rprelu, pointwise.bitskip_sign),
+        "winograd": (convolution.conv2d, pointwise.rprelu, pointwise.sign),
     }
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for repeat in range(repeats + 1):
         for kind, functions in kinds.items():
-            F.conv2d, RPReLU.forward, SteSign.forward = functions
+            F.conv2d, RPReLU.forward, SignQuantizer.forward = functions
             taken = step()
             if repeat:  # the first warms up
                 times[kind].append(taken)

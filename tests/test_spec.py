@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitskip.errors import SpecError, nearest
+from bitskip.quantizers import QUANTIZERS, input_quantizers
 from bitskip.spec import (
-    INPUT_QUANTIZERS,
     PAPER_VARIANTS,
     PRECISIONS,
-    WEIGHT_QUANTIZERS,
     WEIGHT_SCALES,
     NetworkSpec,
     named_models,
@@ -164,8 +163,8 @@ SPECS = st.integers(1, 4).flatmap(
         stem=st.sampled_from(["cifar", "imagenet"]),
         projection=st.sampled_from(["conv", "pool_conv"]),
         before_binary=st.sampled_from(["no_relu", "threshold"]),
-        weight_quantizer=st.sampled_from(WEIGHT_QUANTIZERS),
-        input_quantizer=st.sampled_from(INPUT_QUANTIZERS),
+        weight_quantizer=st.sampled_from(list(QUANTIZERS)),
+        input_quantizer=st.sampled_from(input_quantizers()),
         weight_scale=st.sampled_from(WEIGHT_SCALES),
         pad_value=st.sampled_from([0, 1, -1]),
         layer_precision=st.dictionaries(st.just("stage1.block1.conv1"), st.sampled_from(PRECISIONS)),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bitskip import network_spec
-from bitskip.network_spec import _CHOICES, PRECISIONS, NetworkSpec
+from bitskip.network_spec import PRECISIONS, NetworkSpec, choices
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "spec.md"
 BEGIN, END = "<!-- fields: written by tools/spec_page.py -->", "<!-- end of fields -->"
@@ -44,8 +44,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 
 
 def _kind(field: dataclasses.Field[Any]) -> str:
-    if field.name in _CHOICES:
-        return ", ".join(f"`{json.dumps(value)}`" for value in _CHOICES[field.name])
+    if allowed := choices().get(field.name):
+        return ", ".join(f"`{json.dumps(value)}`" for value in allowed)
     kinds = {
         "str": "text",
         "int": "whole number, at least 1",

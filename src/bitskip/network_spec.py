@@ -18,40 +18,42 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bitskip.errors import SpecError, nearest
+from bitskip.quantizers import QUANTIZERS, input_quantizers
 
 __all__ = [
-    "INPUT_QUANTIZERS",
     "PRECISIONS",
     "SHORTCUT_POLICIES",
-    "WEIGHT_QUANTIZERS",
     "WEIGHT_SCALES",
     "BlockSpec",
     "LayerSpec",
     "NetworkSpec",
+    "choices",
 ]
 
 FORMAT_VERSION = 1
 
 PRECISIONS = ("fp32", "int8", "w1", "w1a1")
 SHORTCUT_POLICIES = ("all", "middle", "none")
-WEIGHT_QUANTIZERS = ("ste_sign", "approx_sign", "ede", "reste", "none")
-INPUT_QUANTIZERS = ("ste_sign", "approx_sign", "ede", "reste")
 WEIGHT_SCALES = ("none", "channel", "learned")
 
-_CHOICES: dict[str, tuple[Any, ...]] = {
+_CHOICES: dict[str, tuple[Any, ...]] = {  # the quantizers apart
     "block": ("basic", "bottleneck"),
     "style": ("paper", "standard", "per_conv"),
     "stem": ("cifar", "imagenet"),
     "projection": ("conv", "pool_conv"),
     "activation": ("relu", "rprelu"),
     "before_binary": ("no_relu", "threshold", "relu"),
-    "weight_quantizer": WEIGHT_QUANTIZERS,
-    "input_quantizer": INPUT_QUANTIZERS,
     "weight_scale": WEIGHT_SCALES,
     "pad_value": (0, 1, -1),
     "stem_precision": ("fp32", "int8"),
     "head_precision": ("fp32", "int8"),
 }
+
+
+def choices() -> dict[str, tuple[Any, ...]]:
+    """Return what the fields that name one of several things may be; a quantizer may join at any time."""
+    return _CHOICES | {"weight_quantizer": tuple(QUANTIZERS), "input_quantizer": input_quantizers()}
+
 
 # A bottleneck's last convolution has this many times the channels of its 3x3 (He et al. 2016).
 BOTTLENECK_EXPANSION = 4
@@ -170,7 +172,7 @@ class NetworkSpec:
     def _check(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise SpecError(f"spec: name must be a non-empty string, got {self.name!r}")
-        for key, allowed in _CHOICES.items():
+        for key, allowed in choices().items():
             value = getattr(self, key)
             if value not in allowed or isinstance(value, bool):
                 raise SpecError(f"spec '{self.name}': {key} is {value!r}, expected one of {_list(allowed)}")

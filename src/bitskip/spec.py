@@ -10,10 +10,8 @@ from typing import Any
 from bitskip.errors import SpecError, nearest
 from bitskip.files import read_text
 from bitskip.network_spec import (
-    INPUT_QUANTIZERS,
     PRECISIONS,
     SHORTCUT_POLICIES,
-    WEIGHT_QUANTIZERS,
     WEIGHT_SCALES,
     BlockSpec,
     LayerSpec,
@@ -21,11 +19,9 @@ from bitskip.network_spec import (
 )
 
 __all__ = [
-    "INPUT_QUANTIZERS",
     "PAPER_VARIANTS",
     "PRECISIONS",
     "SHORTCUT_POLICIES",
-    "WEIGHT_QUANTIZERS",
     "WEIGHT_SCALES",
     "BlockSpec",
     "LayerSpec",

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from bitskip.errors import LoweringError
 from bitskip.lower import lower
-from bitskip.nn import BinaryConv2d, build, make_quantizer
+from bitskip.nn import BinaryConv2d, SignQuantizer, build
 from bitskip.spec import named_spec
 
 PACKABLE = r"; a packed model is made of convolutions .*"
@@ -104,7 +104,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"sub\(\) .* expected a sum or a product" + PACKABLE,
     ),
     "division": (lambda: Of(lambda x: 1 / x), r"truediv\(\) .* divides by a tensor of the network"),
-    "sign": (lambda: layer(make_quantizer("ste_sign")), "has no counterpart"),
+    "sign": (lambda: layer(SignQuantizer("ste_sign")), "has no counterpart"),
     "permutation": (lambda: Of(lambda x: x.permute(0, 1, 3, 2)), r"permute\(\) .* has no counterpart"),
     "broadcast over pixels": (
         lambda: Of(lambda x: x + torch.ones(12)),

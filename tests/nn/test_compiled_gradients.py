@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitskip.nn import QUANTIZERS, make_quantizer
+from bitskip.nn import SignQuantizer
 from bitskip.nn.layers import BinaryConv2d
+from bitskip.quantizers import QUANTIZERS
 
 
 class _All(nn.Module):
@@ -23,7 +24,7 @@ class _All(nn.Module):
         for name in QUANTIZERS:
             self.add_module(f"w_{name}", BinaryConv2d(4, 4, 3, 1, 1, weight_quantizer=name))
             self.add_module(f"i_{name}", nn.Conv2d(4, 4, 1))
-            self.add_module(f"q_{name}", make_quantizer(name))
+            self.add_module(f"q_{name}", SignQuantizer(name))
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = []

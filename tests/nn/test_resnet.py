@@ -107,4 +107,4 @@ def test_estimator_of_the_spec_is_the_layers() -> None:
     spec = dataclasses.replace(named_spec("resnet14-binary-all-x0.1"), weight_quantizer="none")
     layer = build(spec).get_submodule("stage1.block1.conv1")
     assert isinstance(layer, BinaryConv2d)
-    assert type(layer.weight_quantizer).__name__ == "NoGradientSign"
+    assert layer.weight_quantizer.row.name == "none"

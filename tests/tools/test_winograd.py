@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bitskip.errors import RunError
+from bitskip.nn import SignQuantizer
 from bitskip.nn.layers import RPReLU
-from bitskip.nn.quantizers import ApproxSign, SteSign
 
 FOLDER = Path(__file__).parents[2] / "tools" / "winograd"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="built with GCC's options")
@@ -176,9 +176,9 @@ def test_the_clipped_sign_is_bitskips(pointwise: ModuleType, channels_last: bool
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     dy = torch.randn(3, 20, 6, 5)
     found = []
-    for forward in (pointwise.ste_sign, SteSign.forward):
+    for forward in (pointwise.sign, SignQuantizer.forward):
         leaf = x.clone().requires_grad_()
-        y = forward(SteSign(), leaf)
+        y = forward(SignQuantizer("ste_sign"), leaf)
         y.backward(dy)
         assert leaf.grad is not None
         found.append((y.detach(), leaf.grad))
@@ -191,18 +191,18 @@ def test_what_does_not_fit_is_bitskips(pointwise: ModuleType) -> None:
         assert torch.equal(pointwise.rprelu(module, x), module(x))
     part = torch.randn(4, 16)[:, ::2]
     for x in (part, torch.randn(3, dtype=torch.float64)):
-        assert torch.equal(pointwise.ste_sign(SteSign(), x), SteSign()(x))
+        assert torch.equal(pointwise.sign(SignQuantizer("ste_sign"), x), SignQuantizer("ste_sign")(x))
 
 
 def test_installed_they_leave_other_estimators_alone(
     pointwise: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RPReLU, "forward", RPReLU.forward)
-    monkeypatch.setattr(SteSign, "forward", SteSign.forward)
+    monkeypatch.setattr(SignQuantizer, "forward", SignQuantizer.forward)
     pointwise.install()
     assert RPReLU.forward is pointwise.rprelu
     x = torch.tensor([0.25, -3.0], requires_grad=True)
-    ApproxSign()(x).sum().backward()
+    SignQuantizer("approx_sign")(x).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [1.5, 0.0]
-    assert SteSign()(x).tolist() == [1.0, -1.0]
+    assert SignQuantizer("ste_sign")(x).tolist() == [1.0, -1.0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitskip.data import ImageSet, load_mini
 from bitskip.errors import RunError
-from bitskip.nn import quantizers
+from bitskip.nn import SignQuantizer
 from bitskip.spec import named_spec
 from bitskip.training import load_recipe, train
 from bitskip.training.module import Classifier
@@ -42,7 +42,7 @@ def _count_steps(patch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_quantizer_without_its_gradient_is_refused_within_one_step(mini: ImageSet, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantizers.SteSign, "gradient", lambda self, x: torch.zeros_like(x))
+        patch.setattr(SignQuantizer, "gradient", lambda self, x: torch.zeros_like(x))
         steps = _count_steps(patch)
         with pytest.raises(RunError, match=r"1-bit weights of stage1\..* and 9 more get no gradient \(torch"):
             _train(mini, tmp_path)

@@ -14,11 +14,11 @@ from compiled import library, pointers
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bitskip.nn import SignQuantizer
 from bitskip.nn.layers import RPReLU
-from bitskip.nn.quantizers import SteSign
 
 bitskip_rprelu = RPReLU.forward
-bitskip_ste_sign = SteSign.forward
+bitskip_sign = SignQuantizer.forward
 _count = [0]
 _lib = library("pointwise.c", contract="off")
 
@@ -80,11 +80,11 @@ def rprelu(module: RPReLU, x: Tensor) -> Tensor:
     return y
 
 
-def ste_sign(module: SteSign, x: Tensor) -> Tensor:
-    """Do what `SteSign.forward` does."""
+def sign(module: SignQuantizer, x: Tensor) -> Tensor:
+    """Do what `SignQuantizer.forward` does."""
     dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    if not (_fits(x) and dense):
-        return bitskip_ste_sign(module, x)
+    if not (module.row.name == "ste_sign" and _fits(x) and dense):
+        return bitskip_sign(module, x)
     y: Tensor = _SteSign.apply(x)
     return y
 
@@ -92,7 +92,7 @@ def ste_sign(module: SteSign, x: Tensor) -> Tensor:
 def install() -> None:
     """Have every RPReLU and clipped sign of this process computed by the above."""
     RPReLU.forward = rprelu
-    SteSign.forward = ste_sign
+    SignQuantizer.forward = sign
 
 
 def used() -> bool:

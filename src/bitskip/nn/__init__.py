@@ -12,32 +12,22 @@ from bitskip.nn.layers import (
     RPReLU,
     binary_layers,
 )
-from bitskip.nn.quantizers import (
-    QUANTIZERS,
-    NoGradientSign,
-    SignQuantizer,
-    make_quantizer,
-    set_progress,
-    sign,
-)
+from bitskip.nn.quantizers import SignQuantizer, set_progress, sign
 from bitskip.nn.resnet import ResNet, build, follows_its_spec
 
 __all__ = [
-    "QUANTIZERS",
     "BinaryConv2d",
     "BinaryLayer",
     "BinaryLinear",
     "Int8Conv2d",
     "Int8Linear",
     "LearnedThreshold",
-    "NoGradientSign",
     "RPReLU",
     "ResNet",
     "SignQuantizer",
     "binary_layers",
     "build",
     "follows_its_spec",
-    "make_quantizer",
     "set_progress",
     "sign",
 ]

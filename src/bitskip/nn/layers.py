@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitskip.errors import SpecError
-from bitskip.nn.quantizers import SignQuantizer, make_quantizer, sign
+from bitskip.nn.quantizers import SignQuantizer, sign
 from bitskip.spec import WEIGHT_SCALES
 
 __all__ = [
@@ -63,8 +63,8 @@ class BinaryLayer(nn.Module):
     def _init_binary(self, weight_quantizer: str, input_quantizer: str | None, weight_scale: str) -> None:
         if weight_scale not in WEIGHT_SCALES:
             raise SpecError(f"weight_scale is '{weight_scale}', expected one of {', '.join(WEIGHT_SCALES)}")
-        self.weight_quantizer = make_quantizer(weight_quantizer)
-        self.input_quantizer = None if input_quantizer is None else make_quantizer(input_quantizer)
+        self.weight_quantizer = SignQuantizer(weight_quantizer)
+        self.input_quantizer = None if input_quantizer is None else SignQuantizer(input_quantizer)
         self.weight_scale = weight_scale
         self.standardise = False
         self.frozen = False

@@ -19,6 +19,7 @@ from bitskip.errors import RunError, SpecError, nearest
 from bitskip.files import require_writable
 from bitskip.jobs import Event, Place, Task, run_tasks
 from bitskip.machine import machine
+from bitskip.quantizers import quantizer_of
 from bitskip.results.study import (
     Counts,
     DataSummary,
@@ -27,7 +28,7 @@ from bitskip.results.study import (
     Results,
     StudyInfo,
 )
-from bitskip.spec import PAPER_VARIANTS, WEIGHT_QUANTIZERS, NetworkSpec, resolve_spec
+from bitskip.spec import PAPER_VARIANTS, NetworkSpec, resolve_spec
 from bitskip.study.paper import paper_figures
 from bitskip.training import Hardware, Recipe, RunResult, is_first_process, load_recipe
 from bitskip.training.hardware import versions
@@ -152,11 +153,8 @@ def plan_study(
         raise SpecError(
             f"unknown preset '{preset}', expected one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
         )
-    if estimator is not None and estimator not in WEIGHT_QUANTIZERS:
-        raise SpecError(
-            f"unknown estimator '{estimator}', expected one of {', '.join(WEIGHT_QUANTIZERS)}"
-            + nearest(estimator, WEIGHT_QUANTIZERS)
-        )
+    if estimator is not None:
+        quantizer_of(estimator)
     if seeds < 1:
         raise SpecError(f"seeds is {seeds}, expected at least 1")
     chosen = PRESETS[preset]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bitskip.errors import RunError
-from bitskip.nn import BinaryLayer, NoGradientSign
+from bitskip.nn import BinaryLayer
 
 __all__ = ["check_finite", "check_latent_gradients", "check_weights"]
 
@@ -24,7 +24,7 @@ def check_latent_gradients(layers: Mapping[str, BinaryLayer]) -> None:
     """
     dead, wild = [], []
     for name, layer in layers.items():
-        if layer.frozen or (isinstance(layer.weight_quantizer, NoGradientSign) and not layer.real_weights):
+        if layer.frozen or not (layer.weight_quantizer.row.learns or layer.real_weights):
             continue
         grad = layer.weight.grad
         if grad is None or not bool(grad.any()):
