@@ -2,11 +2,13 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "session.hpp"
@@ -287,6 +289,14 @@ NB_MODULE(_native, m) {
       "prefer_conv", [](const std::string &name) { bsk_conv_prefer(name.c_str()); }, nb::arg("name"),
       "Take this convolution kernel wherever it can run, in engines made later, for tests and timing; '' takes the usual ones again.");
   m.def("tile_rate", &tile_rate, nb::arg("name"), "Multiply-accumulates a nanosecond of a convolution kernel's tile alone; 0 where it cannot run.");
+  m.def(
+      "instruction_sets",
+      [] {
+        std::vector<std::tuple<std::string, int, std::uint32_t>> sets;
+        for (std::size_t i = 0; const bsk_instruction_set *set = bsk_instruction_set_at(i); ++i) sets.emplace_back(set->name, set->asked, set->feature);
+        return sets;
+      },
+      "Name, number to ask for (-1: it comes with its family) and BSK_CPU_ bit of every instruction set, of any processor.");
   m.def("isa_available", [](int isa) { return bsk_isa_available(static_cast<bsk_isa>(isa)) != 0; }, nb::arg("isa"));
   m.def(
       "check",

@@ -1,14 +1,7 @@
 /* The tables of variants, expanded from every kernels.inc: one line there adds a kernel here. */
 #include "dispatch.h"
 
-#include "../kernels/conv_bits_w1/conv_bits_w1.h"
-#include "../kernels/conv_f32_f32/conv_f32_f32.h"
-#include "../kernels/conv_f32_w1/conv_f32_w1.h"
-#include "../kernels/conv_i8_i8/conv_i8_i8.h"
-#include "../kernels/conv_i8_w1/conv_i8_w1.h"
-#include "../kernels/conv_grouped/conv_grouped.h"
-#include "../kernels/epilogue/epilogue.h"
-#include "../kernels/plain/plain.h"
+#include "../kernels/variants.h"
 #include "../kernels/winograd/winograd.h"
 
 typedef struct {
@@ -24,55 +17,49 @@ enum {
   types_f32_f32 = BSK_CONV_F32_F32
 };
 
-#define BSK_CONV(types, name, isa, needs, rows, pack, pixels, unpack) \
-  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack, NULL}},
-#define BSK_CONV_SPECIAL(types, name, isa, needs, rows, pack, pixels, unpack, special) \
-  {(bsk_conv_types)types_##types, {#name, isa, needs, rows, pack, pixels, bsk_##name, unpack, special}},
+#define LEVEL (bsk_isa) BSK_OF(bsk_level_, BSK_SET)
+#define NEEDS (uint32_t)BSK_OF(bsk_needs_, BSK_SET)
+
 static const conv_entry convs[] = {
-#include "../kernels/conv_bits_w1/kernels.inc"
-#include "../kernels/conv_f32_f32/kernels.inc"
-#include "../kernels/conv_f32_w1/kernels.inc"
-#include "../kernels/conv_i8_i8/kernels.inc"
-#include "../kernels/conv_i8_w1/kernels.inc"
+#define BSK_CONV(types, text, function, row, weights, n, method, ...) \
+  {(bsk_conv_types)types_##types,                                     \
+   {.name = #text, .isa = LEVEL, .needs = NEEDS | method, .rows = row, .pack = weights, .pixels = n, .run = function, __VA_ARGS__}},
+#include "../kernels/variants.inc"
 };
 
-#define BSK_GROUPED(dtype, depthwise, name, isa, needs) {#name, dtype, depthwise, isa, needs, bsk_##name},
 static const bsk_grouped_kernel groupeds[] = {
-#include "../kernels/conv_grouped/kernels.inc"
+#define BSK_GROUPED(dtype, depthwise, name) {#name, dtype, depthwise, LEVEL, NEEDS, bsk_##name},
+#include "../kernels/variants.inc"
 };
 
-#define BSK_EPILOGUE(isa, level, needs, last) \
-  {"epilogue_" #isa, level, needs, last, bsk_epi_float_f32_##isa, bsk_epi_float_i32_##isa, bsk_epi_threshold_##isa, bsk_epi_integer_##isa},
 static const bsk_epi_kernels epilogues[] = {
-#include "../kernels/epilogue/kernels.inc"
+#define BSK_EPILOGUE(name, last) \
+  {"epilogue_" #name, LEVEL, NEEDS, last, bsk_epi_float_f32_##name, bsk_epi_float_i32_##name, bsk_epi_threshold_##name, bsk_epi_integer_##name},
+#include "../kernels/variants.inc"
 };
 
-#define BSK_PLAIN(isa, level, needs) &bsk_plain_##isa,
 static const bsk_plain_kernels *const plains[] = {
-#include "../kernels/plain/kernels.inc"
+#define BSK_PLAIN(name) &bsk_plain_##name,
+#include "../kernels/variants.inc"
+};
+
+static const bsk_instruction_set sets[] = {
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) {#name, number, BSK_CPU_##NAME},
+#define BSK_EXTENSION(processor, name, NAME, base, bit) {#name, BSK_NOT_ASKED, BSK_CPU_##NAME},
+#include "bitskip_isas.inc"
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
 static int runs_here(bsk_isa level, uint32_t needs, bsk_isa asked) { return (int)level <= (int)asked && (needs & ~bsk_cpu_features()) == 0; }
 
+const bsk_instruction_set *bsk_instruction_set_at(size_t i) { return i < COUNT(sets) ? &sets[i] : NULL; }
+
 int bsk_isa_available(bsk_isa isa) {
-  const uint32_t found = bsk_cpu_features();
-  switch (isa) {
-    case BSK_ISA_SCALAR:
-    case BSK_ISA_BEST:
-      return 1;
-    case BSK_ISA_NEON:
-      return (found & BSK_CPU_NEON) != 0;
-    case BSK_ISA_AVX2:
-      return (found & BSK_CPU_AVX2) != 0;
-    case BSK_ISA_AVX512:
-      return (found & BSK_CPU_AVX512) != 0;
-    case BSK_ISA_AMX:
-      return (found & BSK_CPU_AMX) != 0;
-    default:
-      return 0;
-  }
+  if (isa == BSK_ISA_SCALAR || isa == BSK_ISA_BEST) return 1;
+  for (size_t i = 0; i < COUNT(sets); ++i)
+    if (sets[i].asked == (int)isa) return (bsk_cpu_features() & sets[i].feature) != 0;
+  return 0;
 }
 
 static const char *_Atomic preferred;
@@ -96,9 +83,9 @@ static int64_t tiles_of(const bsk_conv_shape *s, int m) { return (int64_t)((s->h
 /* Whether it pays where it can run. */
 static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
   const bsk_special *special = kernel->special;
+  if (kernel->by_name_only) return 0;
   if (!special) return 1;
   if (special->winograd) {
-    if (!special->winograd->is_float && kernel->isa == BSK_ISA_AVX512) return 0; /* not yet measured against vpdpbusd on bytes */
     if (s->inputs < 32 || s->outputs < 32) return 0;
     if (special->winograd->is_float) return tiles_of(s, special->winograd->m) >= (special->winograd->m == 4 ? 12 : 4);
     /* In products a pair of channels; making U takes as long as about 30 for each 16 points. */
@@ -109,7 +96,7 @@ static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
   return s->inputs >= special->least_inputs && s->width >= special->least_width;
 }
 
-/* Later lines of a kernels.inc win, so each lists its variants slowest first. */
+/* Later lines win: those of a set behind those of its base, and in a kernels.inc slowest first. */
 const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, const bsk_conv_shape *shape) {
   const bsk_conv_kernel *best = NULL;
   for (size_t i = 0; i < COUNT(convs); ++i) {

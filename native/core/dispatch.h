@@ -11,8 +11,17 @@ const bsk_grouped_kernel *bsk_find_grouped(bsk_dtype dtype, int depthwise, bsk_i
 const bsk_epi_kernels *bsk_find_epilogue(bsk_isa isa, int activation); /* bsk_act_kind */
 const bsk_plain_kernels *bsk_find_plain(bsk_isa isa);
 
-/* Whether `isa` can be asked for here: scalar and best always, others where the processor has the base feature. */
+/* Whether `isa` can be asked for here: scalar and best always, others where this build and the processor have them. */
 int bsk_isa_available(bsk_isa isa);
+
+/* The i-th line of bitskip_isas.inc, of any processor; NULL past the last one. */
+typedef struct {
+  const char *name;
+  int asked;        /* bsk_isa of a family, BSK_NOT_ASKED of an extension */
+  uint32_t feature; /* its bit in bsk_cpu_features */
+} bsk_instruction_set;
+#define BSK_NOT_ASKED (-1)
+const bsk_instruction_set *bsk_instruction_set_at(size_t i);
 
 /* Take this variant wherever it can run, until called with another name or NULL: for tests and for timing. */
 void bsk_conv_prefer(const char *name);

@@ -29,20 +29,20 @@ typedef enum {
   BSK_ERR_FORMAT = 5       /* bytes that are not a sound .bitskip file */
 } bsk_status;
 
-/* Kernel families, slowest first. BSK_ISA_BEST takes the best variant of every kernel. */
-typedef enum { BSK_ISA_SCALAR = 0, BSK_ISA_NEON = 1, BSK_ISA_AVX2 = 2, BSK_ISA_AVX512 = 3, BSK_ISA_AMX = 4, BSK_ISA_BEST = 99 } bsk_isa;
+/* Families of instruction sets, slowest first: BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX. BSK_ISA_BEST takes the best
+ * variant of every kernel. */
+typedef enum {
+  BSK_ISA_SCALAR = 0,
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) BSK_ISA_##NAME = number,
+#include "bitskip_isas.inc"
+  BSK_ISA_BEST = 99
+} bsk_isa;
 
-/* What the processor and the operating system allow, each detected on its own. */
+/* What the processor and the operating system allow, each detected on its own: BSK_CPU_AVX2, BSK_CPU_VNNI and so on. */
 enum {
-  BSK_CPU_AVX2 = 1u << 0,   /* AVX2 and FMA */
-  BSK_CPU_AVX512 = 1u << 1, /* AVX-512 F, BW, VL and DQ */
-  BSK_CPU_VPOPCNTDQ = 1u << 2,
-  BSK_CPU_VNNI = 1u << 3, /* AVX-512 VNNI */
-  BSK_CPU_NEON = 1u << 4,
-  BSK_CPU_DOTPROD = 1u << 5,
-  BSK_CPU_I8MM = 1u << 8,    /* int8 matrix multiply of ARMv8.6 */
-  BSK_CPU_AVXVNNI = 1u << 7, /* VNNI on 256 bits, on machines without AVX-512 too */
-  BSK_CPU_AMX = 1u << 6,     /* tiles and their int8 products, and the system's leave to use them */
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) BSK_CPU_##NAME = 1u << bit,
+#define BSK_EXTENSION(processor, name, NAME, base, bit) BSK_CPU_##NAME = 1u << bit,
+#include "bitskip_isas.inc"
   /* Not of the processor: methods of its kernels, here so that bsk_cpu_limit can hide them. */
   BSK_CPU_LOOKUP = 1u << 24,  /* 1-bit weights by table lookup */
   BSK_CPU_WINOGRAD = 1u << 25 /* 3x3 convolutions by Winograd's minimal filtering */

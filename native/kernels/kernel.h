@@ -17,17 +17,23 @@
 #error "packed signs are little-endian words; this runtime has no kernels for big-endian machines"
 #endif
 
-/* Which lines of a kernels.inc this build has. */
-#if defined(__x86_64__) && !defined(BSK_SCALAR_ONLY)
-#define BSK_X86 1
-#else
-#define BSK_X86 0
-#endif
-#if defined(__aarch64__) && !defined(BSK_SCALAR_ONLY)
-#define BSK_ARM 1
-#else
-#define BSK_ARM 0
-#endif
+/* Of each instruction set, by its name: the family with which it comes, its own feature and all that its kernels need. */
+enum {
+  bsk_level_scalar = BSK_ISA_SCALAR,
+  bsk_bit_scalar = 0,
+  bsk_needs_scalar = 0,
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) \
+  bsk_level_##name = BSK_ISA_##NAME, bsk_bit_##name = BSK_CPU_##NAME, bsk_needs_##name = bsk_bit_##name | bsk_needs_##base,
+#define BSK_EXTENSION(processor, name, NAME, base, bit) \
+  bsk_level_##name = bsk_level_##base, bsk_bit_##name = BSK_CPU_##NAME, bsk_needs_##name = bsk_bit_##name | bsk_needs_##base,
+#include "bitskip_isas.inc"
+};
+
+/* With the name in a macro: BSK_OF(bsk_level_, BSK_SET). */
+#define BSK_OF2(what, name) what##name
+#define BSK_OF(what, name) BSK_OF2(what, name)
+#define BSK_TEXT2(name) #name
+#define BSK_TEXT(name) BSK_TEXT2(name)
 
 #define BSK_GROUP 32      /* output channels of a tile */
 #define BSK_MAX_PIXELS 32 /* largest number of output pixels of a tile */
@@ -119,6 +125,7 @@ typedef struct {
   bsk_tile_fn run;
   bsk_unpack_fn unpack;       /* NULL where the tile reads the packed form itself */
   const bsk_special *special; /* NULL for most */
+  int by_name_only;           /* not taken by itself: not yet measured against the line before it */
 } bsk_conv_kernel;
 
 /* ---- Grouped convolutions: some output pixels of a row, up to BSK_GROUP output channels ------------------------- */

@@ -15,14 +15,17 @@ static void *block(size_t bytes) { return aligned_alloc(64, (bytes + 64) / 64 * 
 
 int main(int argc, char **argv) {
   static const char *const names[] = {
-      [BSK_ISA_SCALAR] = "scalar", [BSK_ISA_NEON] = "neon", [BSK_ISA_AVX2] = "avx2", [BSK_ISA_AVX512] = "avx512", [BSK_ISA_AMX] = "amx"};
+      [BSK_ISA_SCALAR] = "scalar",
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) [BSK_ISA_##NAME] = #name,
+#include "bitskip_isas.inc"
+  };
   bsk_program program;
   bsk_sizes sizes;
   bsk_engine *engine;
   int isa = -1;
   for (size_t i = 0; argc > 2 && i < sizeof names / sizeof *names; ++i)
     if (names[i] && strcmp(argv[2], names[i]) == 0) isa = (int)i;
-  if (isa < 0) return fail("usage: logits MODEL.bitskip scalar|neon|avx2|avx512|amx [pictures]");
+  if (isa < 0) return fail("usage: logits MODEL.bitskip scalar|<family of bitskip_isas.inc> [pictures]");
   FILE *file = fopen(argv[1], "rb");
   if (!file || fseek(file, 0, SEEK_END)) return fail("the model cannot be read");
   const size_t size = (size_t)ftell(file);

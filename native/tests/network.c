@@ -22,7 +22,10 @@ static const struct {
 static const struct {
   const char *name;
   bsk_isa isa;
-} isas[] = {{"avx2", BSK_ISA_AVX2}, {"avx512", BSK_ISA_AVX512}, {"amx", BSK_ISA_AMX}, {"neon", BSK_ISA_NEON}};
+} isas[] = {
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) {#name, BSK_ISA_##NAME},
+#include "bitskip_isas.inc"
+};
 #define ISAS (sizeof isas / sizeof isas[0])
 
 static double now(void) {

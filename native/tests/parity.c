@@ -221,9 +221,15 @@ int main(int argc, char **argv) {
     fill(&op.in, arena);
     fill(&op.residual, arena);
     char *expected = run(&op, BSK_ISA_SCALAR, NULL, arena, bytes, 1, name[0], sizeof name[0]);
-    static const bsk_isa isas[] = {BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX, BSK_ISA_BEST};
-    /* Shadowed kernels too: the best without the newest features, then without any beyond the base of a family. */
-    static const uint32_t limits[] = {~0u, ~(uint32_t)(BSK_CPU_AVXVNNI | BSK_CPU_VNNI | BSK_CPU_VPOPCNTDQ | BSK_CPU_DOTPROD | BSK_CPU_I8MM)};
+    static const bsk_isa isas[] = {
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) BSK_ISA_##NAME,
+#include "bitskip_isas.inc"
+        BSK_ISA_BEST};
+    /* Shadowed kernels too: the best of a family, then without its extensions. */
+    static const uint32_t limits[] = {~0u, ~(uint32_t)(0
+#define BSK_EXTENSION(processor, name, NAME, base, bit) | BSK_CPU_##NAME
+#include "bitskip_isas.inc"
+                                                       )};
     for (size_t i = 0; i < 2 * sizeof isas / sizeof isas[0]; ++i) {
       bsk_sizes sizes;
       const bsk_isa isa = isas[i / 2];

@@ -12,6 +12,9 @@ def cpu_features() -> int:
 def limit_cpu(allowed: int) -> None:
     """Hide features from engines made later, for tests; 0xffffffff shows all."""
 
+def instruction_sets() -> list[tuple[str, int, int]]:
+    """Return name, number to ask for (-1: comes with its family) and bit in `cpu_features` of each."""
+
 def isa_available(isa: int) -> bool:
     """Return whether an instruction set can be asked for here."""
 

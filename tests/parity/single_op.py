@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bitskip import _native
-from bitskip.backends.native import ISAS
+from bitskip.backends.native import isas
 from bitskip.bits import pack_signs
 
 U8, F32, I8, BITS, I32 = range(5)
@@ -46,7 +46,7 @@ class SingleOp:
         self.outputs[key] = (self.place(key, dtype, shape, zero_point), dtype, shape)
 
     def run(self, isa: str, parts: int = 1) -> dict[str, Any]:
-        engine = _native.Engine([self.description], self.arena, ISAS[isa], 1, True)
+        engine = _native.Engine([self.description], self.arena, isas()[isa], 1, True)
         (self.kernel,) = engine.kernels
         rubbish = np.full(self.arena, 0xA5, np.uint8)
         engine.write(0, rubbish)

@@ -6,10 +6,5 @@
  */
 #ifndef BSK_CONV_BITS_W1_H
 #define BSK_CONV_BITS_W1_H
-#include "../kernel.h"
-void bsk_conv_bits_w1_scalar(const bsk_tile *tile, void *acc);
-void bsk_conv_bits_w1_avx2(const bsk_tile *tile, void *acc);
-extern const bsk_special bsk_two_groups;
-void bsk_conv_bits_w1_avx512(const bsk_tile *tile, void *acc);
-void bsk_conv_bits_w1_neon(const bsk_tile *tile, void *acc);
+#include "../variants.h"
 #endif

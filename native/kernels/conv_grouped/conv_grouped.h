@@ -2,10 +2,7 @@
  * need not have all of them: where a line is missing, the next slower variant runs. */
 #ifndef BSK_CONV_GROUPED_H
 #define BSK_CONV_GROUPED_H
-#include "../kernel.h"
-#define BSK_GROUPED(dtype, depthwise, name, isa, needs) void bsk_##name(const bsk_grouped_call *call, void *acc);
-#include "kernels.inc"
-#undef BSK_GROUPED
+#include "../variants.h"
 
 BSK_INLINE const void *bsk_grouped_pixel(const bsk_grouped_call *call, int32_t tap, int32_t p) {
   return (const char *)call->px[tap] + (size_t)p * call->pixel_bytes;

@@ -4,14 +4,5 @@
  */
 #ifndef BSK_EPILOGUE_H
 #define BSK_EPILOGUE_H
-#include "../kernel.h"
-#define BSK_DECLARE_EPILOGUES(isa)                                                 \
-  void bsk_epi_float_f32_##isa(const bsk_epi_float *e, const bsk_epi_call *c);     \
-  void bsk_epi_float_i32_##isa(const bsk_epi_float *e, const bsk_epi_call *c);     \
-  void bsk_epi_threshold_##isa(const bsk_epi_threshold *e, const bsk_epi_call *c); \
-  void bsk_epi_integer_##isa(const bsk_epi_integer *e, const bsk_epi_call *c);
-BSK_DECLARE_EPILOGUES(scalar)
-BSK_DECLARE_EPILOGUES(avx2)
-BSK_DECLARE_EPILOGUES(avx512)
-BSK_DECLARE_EPILOGUES(neon)
+#include "../variants.h"
 #endif

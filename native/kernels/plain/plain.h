@@ -3,6 +3,5 @@
  */
 #ifndef BSK_PLAIN_H
 #define BSK_PLAIN_H
-#include "../kernel.h"
-extern const bsk_plain_kernels bsk_plain_scalar, bsk_plain_avx2, bsk_plain_avx512, bsk_plain_neon;
+#include "../variants.h"
 #endif

@@ -1,10 +1,5 @@
-/* Included by one file an instruction set, which defines BSK_PLAIN_ISA (name), BSK_PLAIN_LEVEL and BSK_PLAIN_NEEDS. */
+/* Included by one file an instruction set, which defines BSK_PLAIN_ISA, its name. */
 #include "plain.h"
-
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
-#define TEXT2(a) #a
-#define TEXT(a) TEXT2(a)
 
 static void rows_u8(uint8_t *restrict dst, const int8_t *restrict src, size_t n, int c, int cp) {
   if (c == cp) {
@@ -75,10 +70,10 @@ static void add_i8_i32(int32_t *restrict dst, const int8_t *restrict src, size_t
   for (size_t i = 0; i < n; ++i) dst[i] += src[i] - zero_point;
 }
 
-const bsk_plain_kernels NAME(bsk_plain_, BSK_PLAIN_ISA) = {
-    .name = "plain_" TEXT(BSK_PLAIN_ISA),
-    .isa = BSK_PLAIN_LEVEL,
-    .needs = BSK_PLAIN_NEEDS,
+const bsk_plain_kernels BSK_OF(bsk_plain_, BSK_PLAIN_ISA) = {
+    .name = "plain_" BSK_TEXT(BSK_PLAIN_ISA),
+    .isa = (bsk_isa)BSK_OF(bsk_level_, BSK_PLAIN_ISA),
+    .needs = BSK_OF(bsk_needs_, BSK_PLAIN_ISA),
     .rows_u8 = rows_u8,
     .rows_nibbles = rows_nibbles,
     .rows_i16 = rows_i16,

@@ -5,9 +5,6 @@
 #include <immintrin.h>
 #endif
 
-#define NAME2(a, b) a##b
-#define NAME(a, b) NAME2(a, b)
-
 #define W BSK_WINOGRAD_BYTES
 typedef int16_t i16v __attribute__((vector_size(W), may_alias));
 typedef int8_t i8v __attribute__((vector_size(W / 2), may_alias)); /* as many */
@@ -187,6 +184,6 @@ static const struct bsk_winograd winograd2_f32 = {2, 1, 1, 4, 2, 4, 0, W / 4, {{
 static const struct bsk_winograd winograd4_f32 = {4, 1, 1, 6, 3, 6, 0, W / 4, {{0, 5}, {1, 2}, {3, 4}}, input4_f32, output4_f32, NULL};
 
 #define SPECIAL(name) {.step_align = 1, .line = 1, .winograd = &name}
-const bsk_special NAME(bsk_winograd2_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_i8), NAME(bsk_winograd4_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_i8);
-const bsk_special NAME(bsk_winograd22_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd22_i8);
-const bsk_special NAME(bsk_winograd2_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_f32), NAME(bsk_winograd4_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_f32);
+const bsk_special BSK_OF(bsk_winograd2_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_i8), BSK_OF(bsk_winograd4_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_i8);
+const bsk_special BSK_OF(bsk_winograd22_i8_, BSK_WINOGRAD_ISA) = SPECIAL(winograd22_i8);
+const bsk_special BSK_OF(bsk_winograd2_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd2_f32), BSK_OF(bsk_winograd4_f32_, BSK_WINOGRAD_ISA) = SPECIAL(winograd4_f32);

@@ -21,7 +21,7 @@
  */
 #ifndef BSK_WINOGRAD_H
 #define BSK_WINOGRAD_H
-#include "../kernel.h"
+#include "../variants.h"
 
 #define BSK_WINOGRAD_POINTS 36
 #define BSK_WINOGRAD_TILES 32 /* of a band, at most: what they take stays in a second-level cache of 512 KiB */

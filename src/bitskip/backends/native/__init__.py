@@ -25,20 +25,15 @@ from bitskip.errors import RunError
 from bitskip.program import Program
 
 __all__ = [
-    "CPU_FEATURES",
-    "ISAS",
     "NativeProgram",
     "available_isas",
     "build",
     "cpu_features",
+    "feature_bits",
+    "isas",
     "supports",
     "tile_rate",
 ]
-
-# The numbers of native/include/bitskip.h.
-ISAS = {"scalar": 0, "neon": 1, "avx2": 2, "avx512": 3, "amx": 4, "best": 99}
-CPU_FEATURES = ("avx2", "avx512", "vpopcntdq", "vnni", "neon", "dotprod", "amx", "avxvnni")
-
 
 MAX_THREADS = 256
 _TURN_SECONDS = 0.1
@@ -53,16 +48,27 @@ def _native() -> Any:
         ) from None
 
 
+def isas() -> dict[str, int]:
+    """Return the names that can be asked for on some processor, slowest first, with the engine's numbers."""
+    families = sorted((asked, name) for name, asked, _ in _native().instruction_sets() if asked >= 0)
+    return {"scalar": 0} | {name: asked for asked, name in families} | {"best": 99}
+
+
+def feature_bits() -> dict[str, int]:
+    """Return the instruction sets of all processors, each with its bit in the engine's mask."""
+    return {name: bit for bit, name in sorted((bit, name) for name, _, bit in _native().instruction_sets())}
+
+
 def cpu_features() -> tuple[str, ...]:
-    """Return which of avx2, avx512, vpopcntdq, vnni, neon, dotprod, amx, avxvnni this machine has."""
+    """Return which instruction sets of `feature_bits` this machine has, such as "avx2" or "i8mm"."""
     found = _native().cpu_features()
-    return tuple(name for bit, name in enumerate(CPU_FEATURES) if found >> bit & 1)
+    return tuple(name for name, bit in feature_bits().items() if found & bit)
 
 
 def available_isas() -> tuple[str, ...]:
     """Return the instruction sets that can be forced here, slowest first."""
     module = _native()
-    return tuple(name for name, number in ISAS.items() if name != "best" and module.isa_available(number))
+    return tuple(name for name, number in isas().items() if name != "best" and module.isa_available(number))
 
 
 def tile_rate(kernel: str) -> float | None:
@@ -80,12 +86,12 @@ def isa_number(isa: str | None) -> int:
     Raises:
         RunError: if the name is unknown or this machine does not have it.
     """
-    name = isa or os.environ.get("BITSKIP_ISA") or "best"
-    if name not in ISAS:
-        raise RunError(f"unknown instruction set {name!r}; use one of {', '.join(ISAS)}")
-    if not _native().isa_available(ISAS[name]):
+    name, known = isa or os.environ.get("BITSKIP_ISA") or "best", isas()
+    if name not in known:
+        raise RunError(f"unknown instruction set {name!r}; use one of {', '.join(known)}")
+    if not _native().isa_available(known[name]):
         raise RunError(f"this machine cannot run {name!r}; it has {', '.join(available_isas())}")
-    return ISAS[name]
+    return known[name]
 
 
 class NativeProgram:
@@ -97,7 +103,7 @@ class NativeProgram:
         program: the plan to run; its constants are repacked.
         threads: threads of its own pool, 1..256. Whole images go to threads, up to `batch` side by side; what
             is left over, as a single image, is split by rows.
-        isa: "scalar", "neon", "avx2", "avx512", "amx" or "best"; None asks BITSKIP_ISA, then takes the best.
+        isa: a name of `isas()`, such as "avx2"; None asks BITSKIP_ISA, then takes the best.
         guarded: put memory before pages that may not be touched, so that an over-read crashes (for tests).
 
     Raises:

@@ -1,0 +1,1 @@
+set(flags -mamx-tile -mamx-int8)

@@ -1,0 +1,1 @@
+set(flags -mavx2 -mfma -mpopcnt)

@@ -1,0 +1,3 @@
+/* plain.inl for avx2. */
+#define BSK_PLAIN_ISA avx2
+#include "plain/plain.inl"

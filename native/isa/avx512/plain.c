@@ -1,0 +1,3 @@
+/* plain.inl for avx512. */
+#define BSK_PLAIN_ISA avx512
+#include "plain/plain.inl"

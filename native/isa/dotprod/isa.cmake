@@ -1,0 +1,1 @@
+set(flags -march=armv8.2-a+dotprod)

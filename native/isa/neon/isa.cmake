@@ -1,0 +1,1 @@
+set(flags) # part of the architecture

@@ -1,0 +1,3 @@
+/* plain.inl for neon. */
+#define BSK_PLAIN_ISA neon
+#include "plain/plain.inl"

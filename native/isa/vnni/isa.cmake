@@ -1,0 +1,1 @@
+set(flags -mavx512vnni)

@@ -1,4 +1,0 @@
-/* transforms.inl for avx512. */
-#define BSK_WINOGRAD_ISA avx512
-#define BSK_WINOGRAD_BYTES 64
-#include "transforms.inl"
