@@ -60,7 +60,6 @@ void bsk_run_grouped(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
 struct bsk_simple_op {
   int32_t op; /* bsk_file_op */
   const char *name;
-  int64_t largest_acc; /* no integer accumulator is larger, where it has an epilogue */
   const char *(*check)(const bsk_op *op, const bsk_tensor *out);
   void (*run)(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y1, const bsk_tensor *out);
 };

@@ -10,7 +10,7 @@
 
 /* clang-format off */
 typedef struct { uint8_t code, slope, shifts; } activation_row;
-typedef struct { uint8_t code, shape, least, most, residual, keeps_scale, window, in_place, count_padding; } op_row;
+typedef struct { uint8_t code, shape, least, most, residual, keeps_scale, window, pool, in_place, count_padding, channel_tables; } op_row;
 typedef struct { uint8_t op, in, weight, epilogue; uint32_t writes, needs, takes; uint8_t groups; } form_row;
 typedef struct { int32_t dtype, zero_point, born, dies, offset; uint32_t h, w, c, scale; uint64_t bytes; } tensor;
 /* clang-format on */
@@ -164,6 +164,7 @@ typedef struct {
   const form_row *form;
   tensor in, out, added;                               /* added: the residual or the factor */
   uint32_t n_inputs, n_outputs, groups, kh, kw, given; /* given: a mask of constants */
+  int64_t total;                                       /* channels of the inputs, without the residual's */
   int residual;
 } view;
 
@@ -204,42 +205,36 @@ static bsk_status check_places(bsk_program *p, uint32_t number, view *v) {
     CHECK(v->added.dtype == (v->form->epilogue == BSK_EPI_INTEGER ? BSK_I8 : BSK_F32), "a residual has the wrong dtype");
     CHECK(v->added.h == v->out.h && v->added.w == v->out.w && v->added.c == v->out.c, "a residual differs in shape from the output");
   }
-  uint64_t channels = v->row->shape == BSK_SHAPE_CONCAT ? 0 : v->in.c;
   for (uint32_t i = 0; i < v->n_inputs - (uint32_t)v->residual; ++i) {
     const tensor t = tensor_at(p, list[i]);
     CHECK(t.dtype == v->in.dtype, "an op's inputs differ in dtype");
     CHECK(!v->row->keeps_scale || v->in.dtype != BSK_I8 || (t.scale == v->out.scale && t.zero_point == v->out.zero_point),
           "a scale or zero point changes where it must not");
-    CHECK(v->row->shape != BSK_SHAPE_CONCAT || (t.h == v->in.h && t.w == v->in.w), "the inputs of a concat differ in height or width");
-    channels += v->row->shape == BSK_SHAPE_CONCAT ? t.c : 0;
+    v->total += t.c;
+    CHECK(i == 0 || (bsk_other_side_fits(v->row->shape, t.h, v->in.h) && bsk_other_side_fits(v->row->shape, t.w, v->in.w) &&
+                     bsk_other_channels_fit(v->row->shape, t.c, v->in.c)),
+          "an op's inputs have shapes that do not go together");
   }
-  CHECK(v->row->code != BSK_FILE_MUL || (v->added.h == 1 && v->added.w == 1 && v->added.c == v->in.c), "a factor is not (1, 1, channels)");
-  CHECK(v->out.c == channels || v->row->shape == BSK_SHAPE_WINDOW, "an op's output has the wrong number of channels");
   return BSK_OK;
 }
 
-static bsk_status check_window(bsk_program *p, uint32_t number, const view *v) {
-  const int pool = v->row->shape == BSK_SHAPE_CEIL;
+static bsk_status check_shape(bsk_program *p, uint32_t number, const view *v) {
+  const int pool = v->row->pool;
   for (int i = 0; i < 4; ++i) CHECK(v->row->window || u32(v->record + BSK_COL_KERNEL + 4 * i) == 0, "an op without a window has one");
   CHECK(v->row->window || u16(v->record + BSK_COL_PADDING) == 0, "an op without a window has padding");
   for (int axis = 0; axis < 2; ++axis) {
-    const int64_t size = axis ? v->in.w : v->in.h, result = axis ? v->out.w : v->out.h;
-    if (!v->row->window) {
-      CHECK(v->row->shape == BSK_SHAPE_RESIZE || result == (v->row->shape == BSK_SHAPE_GLOBAL ? 1 : size), "an op's output has the wrong height or width");
-      continue;
-    }
     const uint8_t *steps = v->record + BSK_COL_STEPS + 4 * axis;
-    const int64_t side = axis ? v->kw : v->kh, stride = u16(steps), between = u16(steps + 2), padding = v->record[BSK_COL_PADDING + axis];
-    const int64_t kernel = (between + 1) * (side - 1) + 1;
+    const int64_t side = v->row->window ? axis ? v->kw : v->kh : 1, stride = v->row->window ? u16(steps) : 1, between = u16(steps + 2);
+    const int64_t padding = v->record[BSK_COL_PADDING + axis], kernel = (between + 1) * (side - 1) + 1;
     CHECK(side >= 1 && side <= (pool ? BSK_MAX_SIDE : BSK_MAX_KERNEL) && stride >= 1 && kernel <= BSK_MAX_SIDE, "a kernel or stride is out of range");
     CHECK(between == 0 || (!pool && side > 1 && between < BSK_MAX_DILATION), "a dilation is out of range");
     CHECK(padding < kernel && padding < BSK_MAX_KERNEL && (!pool || 2 * padding <= kernel), "padding is too large for its kernel");
-    const int64_t room = size + 2 * padding - kernel;
-    int64_t more = room >= 0 ? (room + stride - 1) / stride + 1 : 1 - -room / stride;
-    if ((more - 1) * stride >= size + padding) --more;
-    CHECK((room >= 0 && result == room / stride + 1) || (pool && result == more), "an output's size does not follow from its window");
+    CHECK(bsk_side_follows(v->row->shape, axis ? v->in.w : v->in.h, axis ? v->out.w : v->out.h, kernel, stride, padding),
+          "an op's output has the wrong height or width");
   }
-  CHECK(!pool || (uint64_t)v->kh * v->kw <= BSK_MAX_POOL_TAPS, "a pool's kernel covers too many pixels");
+  const int64_t taps = v->row->window ? (int64_t)v->kh * v->kw : 1;
+  CHECK(taps <= BSK_MAX_POOL_TAPS, "a pool's kernel covers too many pixels");
+  CHECK(bsk_channels_follow(v->row->shape, v->in.c, v->total, v->out.c, (int64_t)v->in.h * v->in.w, taps), "an op's output has the wrong number of channels");
   return BSK_OK;
 }
 
@@ -274,8 +269,8 @@ static bsk_status check_columns(bsk_program *p, uint32_t number, view *v) {
 
 /* The largest |acc|, or 0 for a float one; below 2^62 in any case. */
 static bsk_status accumulator(bsk_program *p, uint32_t number, const view *v, uint64_t *bound) {
-  *bound = v->row->code == BSK_FILE_MUL ? 255 * 255 : 255;
-  if (v->row->code == BSK_FILE_GLOBAL_AVG_POOL && v->in.dtype == BSK_I8) CHECK((uint64_t)v->in.h * v->in.w * 255 < 1ull << 31, "a sum can reach 2^31");
+  *bound = (uint64_t)bsk_largest_acc(v->row->code, (int64_t)v->in.h * v->in.w);
+  CHECK(v->in.dtype != BSK_I8 || *bound < 1ull << 31, "a sum can reach 2^31");
   if (v->row->code != BSK_FILE_CONV2D) return BSK_OK;
   const uint64_t taps = (uint64_t)v->kh * v->kw * (v->in.c / v->groups), weight = v->form->weight == 2 ? 127 : 1;
   uint64_t largest = v->in.dtype == BSK_I8 ? 255 : v->in.dtype == BSK_BITS ? 1 : 0;
@@ -322,7 +317,7 @@ static bsk_status check_constants(bsk_program *p, uint32_t number, const view *v
     const int weight = k == BSK_CONST_WEIGHT, table = k == BSK_CONST_TABLE, is_weight = weight ? v->form->weight : 0;
     uint64_t n = v->out.c, bits = 32;
     if (weight) n *= (uint64_t)v->kh * v->kw * (v->in.c / v->groups), bits = is_weight == 1 ? 32 : is_weight == 2 ? 8 : 1;
-    if (table) n = v->row->code == BSK_FILE_QUANTIZE_INPUT ? n * 256 : 256, bits = 8;
+    if (table) n = v->row->channel_tables ? n * 256 : 256, bits = 8;
     if (k == BSK_CONST_FLIP) bits = 1;
     if (k == BSK_CONST_BIAS && v->record[BSK_COL_BIAS_SHIFT] == BSK_WIDE_BIAS) bits = 64;
     const uint64_t bytes = bits == 1 ? (n + 7) / 8 : n * (bits / 8), unit = bytes >= 64 ? 64 : 8;
@@ -350,7 +345,7 @@ static bsk_status check_op(bsk_program *p, uint32_t number, uint64_t *at, uint64
   for (int k = 0; k < BSK_CONST_COUNT; ++k) v.given |= (uint32_t)(u32(v.record + BSK_COL_CONSTANTS + 4 * k) != 0) << k;
   TRY(check_places(p, number, &v));
   TRY(check_columns(p, number, &v));
-  TRY(check_window(p, number, &v));
+  TRY(check_shape(p, number, &v));
   TRY(check_constants(p, number, &v, at, end));
   uint64_t bound;
   TRY(accumulator(p, number, &v, &bound));

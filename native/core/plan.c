@@ -294,7 +294,7 @@ static bsk_status plan_op(bsk_block *b, const bsk_op *op, size_t arena_bytes, bs
       if (op->epi.kind == BSK_EPI_NONE) return BSK_OK;
       bsk_op plain = *op; /* a second input is no residual */
       plain.residual.offset = BSK_AT_NONE;
-      return plan_epilogue(b, &plain, shape, integer_acc ? p->simple->largest_acc : 0, p);
+      return plan_epilogue(b, &plain, shape, integer_acc ? bsk_largest_acc(p->simple->op, (int64_t)op->in.h * op->in.w) : 0, p);
     }
   }
 }

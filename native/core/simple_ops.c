@@ -143,9 +143,9 @@ static void run_mul(const bsk_plan_op *p, const place *at, int32_t y0, int32_t y
 }
 
 static const struct bsk_simple_op simple_ops[] = {
-    {BSK_FILE_CONCAT, "concat", 0, check_concat, run_concat},         {BSK_FILE_RESIZE, "resize", 0, check_resize, run_resize},
-    {BSK_FILE_BILINEAR, "bilinear", 0, check_bilinear, run_bilinear}, {BSK_FILE_MUL, "mul", 255 * 255, check_mul, run_mul},
-    {BSK_FILE_LOOKUP, "lookup", 0, check_lookup, run_lookup},
+    {BSK_FILE_CONCAT, "concat", check_concat, run_concat},         {BSK_FILE_RESIZE, "resize", check_resize, run_resize},
+    {BSK_FILE_BILINEAR, "bilinear", check_bilinear, run_bilinear}, {BSK_FILE_MUL, "mul", check_mul, run_mul},
+    {BSK_FILE_LOOKUP, "lookup", check_lookup, run_lookup},
 };
 
 const struct bsk_simple_op *bsk_find_simple(int32_t kind) {

@@ -2,6 +2,8 @@
 #ifndef BITSKIP_OPS_H
 #define BITSKIP_OPS_H
 
+#include <stdint.h>
+
 typedef enum { BSK_U8 = 0, BSK_F32 = 1, BSK_I8 = 2, BSK_BITS = 3, BSK_I32 = 4, BSK_NO_DTYPE = -1 } bsk_dtype;
 
 typedef enum { BSK_ACT_NONE = 0, BSK_ACT_RELU = 1, BSK_ACT_PRELU = 2, BSK_ACT_RPRELU = 3, BSK_ACT_RELU6 = 4, BSK_ACT_SIGMOID = 5, BSK_ACT_HARD_SIGMOID = 6, BSK_ACT_HARD_SWISH = 7, BSK_ACT_SILU = 8 } bsk_act_kind;
@@ -9,8 +11,6 @@ typedef enum { BSK_ACT_NONE = 0, BSK_ACT_RELU = 1, BSK_ACT_PRELU = 2, BSK_ACT_RP
 typedef enum { BSK_EPI_NONE = 0, BSK_EPI_FLOAT = 1, BSK_EPI_THRESHOLD = 2, BSK_EPI_INTEGER = 3 } bsk_epi_kind;
 
 typedef enum { BSK_FILE_QUANTIZE_INPUT = 1, BSK_FILE_CONV2D = 2, BSK_FILE_BINARIZE = 3, BSK_FILE_ADD = 4, BSK_FILE_AFFINE = 5, BSK_FILE_MAX_POOL = 6, BSK_FILE_AVG_POOL = 7, BSK_FILE_GLOBAL_AVG_POOL = 8, BSK_FILE_QUANTIZE = 9, BSK_FILE_DEQUANTIZE = 10, BSK_FILE_CONCAT = 11, BSK_FILE_RESIZE = 12, BSK_FILE_MUL = 13, BSK_FILE_LOOKUP = 14, BSK_FILE_BILINEAR = 15 } bsk_file_op;
-
-typedef enum { BSK_SHAPE_SAME = 0, BSK_SHAPE_WINDOW = 1, BSK_SHAPE_CEIL = 2, BSK_SHAPE_GLOBAL = 3, BSK_SHAPE_CONCAT = 4, BSK_SHAPE_RESIZE = 5 } bsk_shape_rule;
 
 typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, BSK_CONST_BIAS = 3, BSK_CONST_MULTIPLIER = 4, BSK_CONST_THRESHOLD = 5, BSK_CONST_FLIP = 6, BSK_CONST_PRE_SLOPE = 7, BSK_CONST_PRE_SHIFT_IN = 8, BSK_CONST_PRE_SHIFT_OUT = 9, BSK_CONST_POST_SLOPE = 10, BSK_CONST_POST_SHIFT_IN = 11, BSK_CONST_POST_SHIFT_OUT = 12, BSK_CONST_COUNT = 13 } bsk_constant;
 
@@ -69,23 +69,23 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
   X(8, 0, 0)
 
 /* Ops: X(code, shape rule, fewest inputs, most inputs, residual (0 none, 1 may, 2 must), keeps the
- * scale, has a window, may be in place, may count padding) */
+ * scale, has a window, is a pool, may be in place, may count padding, has a table a channel) */
 #define BSK_ROWS(X) \
-  X(1, 0, 1, 1, 0, 0, 0, 0, 0) \
-  X(2, 1, 1, 1, 1, 0, 1, 1, 0) \
-  X(3, 0, 1, 1, 0, 0, 0, 0, 0) \
-  X(4, 0, 1, 1, 2, 0, 0, 1, 0) \
-  X(5, 0, 1, 1, 0, 0, 0, 0, 0) \
-  X(6, 2, 1, 1, 0, 1, 1, 0, 0) \
-  X(7, 2, 1, 1, 0, 0, 1, 0, 1) \
-  X(8, 3, 1, 1, 0, 0, 0, 0, 0) \
-  X(9, 0, 1, 1, 0, 0, 0, 0, 0) \
-  X(10, 0, 1, 1, 0, 0, 0, 0, 0) \
-  X(11, 4, 2, 4, 0, 1, 0, 0, 0) \
-  X(12, 5, 1, 1, 0, 1, 0, 0, 0) \
-  X(13, 0, 2, 2, 0, 0, 0, 0, 0) \
-  X(14, 0, 1, 1, 0, 0, 0, 0, 0) \
-  X(15, 5, 1, 1, 0, 0, 0, 0, 0)
+  X(1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1) \
+  X(2, 1, 1, 1, 1, 0, 1, 0, 1, 0, 0) \
+  X(3, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0) \
+  X(4, 0, 1, 1, 2, 0, 0, 0, 1, 0, 0) \
+  X(5, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0) \
+  X(6, 2, 1, 1, 0, 1, 1, 1, 0, 0, 0) \
+  X(7, 2, 1, 1, 0, 0, 1, 1, 0, 1, 0) \
+  X(8, 3, 1, 1, 0, 0, 0, 0, 0, 0, 0) \
+  X(9, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0) \
+  X(10, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0) \
+  X(11, 4, 2, 4, 0, 1, 0, 0, 0, 0, 0) \
+  X(12, 5, 1, 1, 0, 1, 0, 0, 0, 0, 0) \
+  X(13, 6, 2, 2, 0, 0, 0, 0, 0, 0, 0) \
+  X(14, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0) \
+  X(15, 5, 1, 1, 0, 0, 0, 0, 0, 0, 0)
 
 /* Forms: X(op, dtype read, weights, epilogue, dtypes written, constants needed, constants taken,
  * may have groups); dtypes written and constants are masks of 1 << code. */
@@ -124,5 +124,85 @@ typedef enum { BSK_CONST_WEIGHT = 0, BSK_CONST_TABLE = 1, BSK_CONST_SCALE = 2, B
   X(13, 2, 0, 3, 4, 24, 24, 0) \
   X(14, 2, 0, 0, 4, 2, 2, 0) \
   X(15, 1, 0, 0, 2, 0, 0, 0)
+
+/* Shape rules: does the output's height or width follow, its channels; do further inputs fit? */
+static inline int64_t bsk_side_follows(int code, int64_t size, int64_t result, int64_t reach, int64_t stride, int64_t padding) {
+  (void)size, (void)result, (void)reach, (void)stride, (void)padding;
+  switch (code) {
+    case 0: return result == size;
+    case 1: return (result - 1) * stride <= size + 2 * padding - reach && size + 2 * padding - reach < result * stride;
+    case 2: return ((result - 1) * stride <= size + 2 * padding - reach && size + 2 * padding - reach < result * stride) || ((result - 2) * stride < size + 2 * padding - reach && size + 2 * padding - reach <= (result - 1) * stride && (result - 1) * stride < size + padding) || ((result - 1) * stride < size + 2 * padding - reach && size + 2 * padding - reach <= result * stride && size + padding <= result * stride);
+    case 3: return result == 1;
+    case 4: return result == size;
+    case 5: return result >= 1;
+    case 6: return result == size;
+    default: return 0;
+  }
+}
+
+static inline int64_t bsk_channels_follow(int code, int64_t channels, int64_t total, int64_t result, int64_t pixels, int64_t taps) {
+  (void)channels, (void)total, (void)result, (void)pixels, (void)taps;
+  switch (code) {
+    case 0: return result == channels;
+    case 1: return result >= 1;
+    case 2: return result == channels;
+    case 3: return result == channels;
+    case 4: return result == total;
+    case 5: return result == channels;
+    case 6: return result == channels;
+    default: return 0;
+  }
+}
+
+static inline int64_t bsk_other_side_fits(int code, int64_t other, int64_t size) {
+  (void)other, (void)size;
+  switch (code) {
+    case 0: return other == size;
+    case 1: return other == size;
+    case 2: return other == size;
+    case 3: return other == size;
+    case 4: return other == size;
+    case 5: return other == size;
+    case 6: return other == 1;
+    default: return 0;
+  }
+}
+
+static inline int64_t bsk_other_channels_fit(int code, int64_t other, int64_t channels) {
+  (void)other, (void)channels;
+  switch (code) {
+    case 0: return other == channels;
+    case 1: return other == channels;
+    case 2: return other == channels;
+    case 3: return other == channels;
+    case 4: return other >= 1;
+    case 5: return other == channels;
+    case 6: return other == channels;
+    default: return 0;
+  }
+}
+
+/* What |acc| of i8 inputs cannot exceed; `pixels` are the first input's. Not of convolutions. */
+static inline int64_t bsk_largest_acc(int code, int64_t pixels) {
+  (void)pixels;
+  switch (code) {
+    case 1: return 255;
+    case 2: return 255;
+    case 3: return 255;
+    case 4: return 255;
+    case 5: return 255;
+    case 6: return 255;
+    case 7: return 255;
+    case 8: return 255 * pixels;
+    case 9: return 255;
+    case 10: return 255;
+    case 11: return 255;
+    case 12: return 255;
+    case 13: return 255 * 255;
+    case 14: return 255;
+    case 15: return 255;
+    default: return 0;
+  }
+}
 
 #endif

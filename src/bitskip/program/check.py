@@ -15,9 +15,6 @@ from bitskip.memory import Lifetime, lifetimes
 from bitskip.program.check_op import OpCheck, fail, whole
 from bitskip.program.memory import program_schedule
 from bitskip.program.ops import (
-    Add,
-    Concat,
-    Conv2d,
     Op,
     Output,
     Tensor,
@@ -126,8 +123,9 @@ def _check_reads(op: Op, where: str) -> None:
     if hasattr(op, "epilogue") and type(op.epilogue) not in [known.cls for known in EPILOGUES.values()]:
         fail(where, f"epilogue is {type(op.epilogue).__name__}, expected a float, threshold or integer one")
     least, most = row.inputs
-    if isinstance(op, Concat) and not (isinstance(op.inputs, tuple) and least <= len(op.inputs) <= most):
-        fail(where, f"reads {op.inputs!r:.60}, expected {least} to {most} tensors")
+    inputs = getattr(op, "inputs", (0,) * least)
+    if not (isinstance(inputs, tuple) and least <= len(inputs) <= most):
+        fail(where, f"reads {inputs!r:.60}, expected {least} to {most} tensors")
 
 
 def _as_float32(value: float) -> np.float32:
@@ -187,11 +185,7 @@ def _check_aliasing(program: Program, inputs: int) -> None:
     start = np.array([t.offset for t in program.tensors])
     stop = np.array([t.buffer.end for t in program.tensors])
     born, dead = np.array([span.born for span in spans]), np.array([span.dies for span in spans])
-    in_place = {
-        (op_residual(op), at)
-        for at, op in enumerate(program.ops)
-        if isinstance(op, Conv2d | Add) and op.in_place
-    }
+    in_place = {(op_residual(op), at) for at, op in enumerate(program.ops) if getattr(op, "in_place", False)}
     for number in range(inputs, count):
         overlaps = (start < stop[number]) & (stop > start[number])
         together = (born <= dead[number]) & (dead >= born[number])

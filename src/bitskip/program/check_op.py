@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,13 +12,8 @@ from bitskip.errors import FileFormatError
 from bitskip.program.bounds import accumulator_bound, integer_bound
 from bitskip.program.ops import (
     Activation,
-    Add,
-    AvgPool,
     Conv2d,
-    GlobalAvgPool,
     IntegerEpilogue,
-    MaxPool,
-    Mul,
     Op,
     Tensor,
     op_inputs,
@@ -34,6 +30,7 @@ from bitskip.program.schema import (
     OPS,
     Form,
 )
+from bitskip.program.shapes import SHAPES, evaluate
 
 __all__ = ["OpCheck", "fail", "whole"]
 
@@ -50,6 +47,16 @@ def whole(value: object, low: int, high: int, where: str, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         fail(where, f"{what} is {value!r}, expected a whole number in {low}..{high}")
     return value
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a window covers, height and width; the default is that of an op without one."""
+
+    reach: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    taps: int = 1  # pixels under the kernel
 
 
 class OpCheck:
@@ -75,14 +82,16 @@ class OpCheck:
         self.constants(flat, form)
         if isinstance(self.op, Conv2d):
             self.convolution(self.op, form)
-        self.shape()
+        window = self.window() if self.row.has_window else Window()
+        self.shape(window)
         self.values(flat)
         if self.row.keeps_scale:
             self.same_scale()
         self.residual()
         bound = self.accumulator()
-        if isinstance(self.op, Conv2d | Add | Mul) and isinstance(self.op.epilogue, IntegerEpilogue):
-            self.integer(self.op.epilogue, bound)
+        epilogue = getattr(self.op, "epilogue", None)
+        if isinstance(epilogue, IntegerEpilogue):
+            self.integer(epilogue, bound)
 
     # -- types ----------------------------------------------------------------------------------------
 
@@ -116,13 +125,17 @@ class OpCheck:
         if len(dtypes) > 1 and form.epilogue != "float":
             self.fail(f"writes {' and '.join(dtypes)}, expected one output")
         least, most = self.row.inputs
-        inputs = op_inputs(self.op)
-        plain = inputs[: len(inputs) - (op_residual(self.op) is not None)]
+        plain = self.plain_inputs()
         if not least <= len(plain) <= most:
             self.fail(f"reads {len(plain)} tensors, expected {least} to {most}")
         for number in plain[1:]:
             if self.tensors[number].dtype != self.source.dtype:
                 self.fail(f"reads {self.source.dtype} and {self.tensors[number].dtype}, expected one dtype")
+
+    def plain_inputs(self) -> tuple[int, ...]:
+        """Return the tensors that it reads, without the residual."""
+        inputs = op_inputs(self.op)
+        return inputs[: len(inputs) - (op_residual(self.op) is not None)]
 
     def constants(self, flat: Flat, form: Form) -> None:
         given = set(flat.constants)
@@ -165,64 +178,60 @@ class OpCheck:
 
     # -- shapes ---------------------------------------------------------------------------------------
 
-    def shape(self) -> None:
-        shape = self.results[0].shape
+    def shape(self, window: Window) -> None:
+        shape, source = self.results[0].shape, self.source.shape
         if any(result.shape != shape for result in self.results):
             self.fail(f"has outputs of shapes {shape} and {self.results[1].shape}, expected the same")
-        (height, width, channels), rule = self.source.shape, self.row.shape
-        if rule in ("window", "ceil"):
-            self.window(ceil=rule == "ceil")
-            expected = (*shape[:2], channels if rule == "ceil" else shape[2])
-        elif rule == "global":
-            expected = (1, 1, channels)
-        elif rule == "concat":
-            parts = [self.tensors[number].shape for number in op_inputs(self.op)]
-            if any(part[:2] != (height, width) for part in parts):
-                self.fail(f"joins shapes {', '.join(map(str, parts))}, expected one height and width")
-            expected = (height, width, sum(part[2] for part in parts))
-        else:
-            expected = (*(shape[:2] if rule == "resize" else (height, width)), channels)
-        if shape != expected:
-            self.fail(f"turns shape {self.source.shape} into {shape}, expected {expected}")
-        if isinstance(self.op, Mul):
-            factor = self.tensors[self.op.factor].shape
-            if factor != (1, 1, channels):
-                self.fail(f"multiplies by shape {factor}, expected (1, 1, {channels})")
+        rule = SHAPES[self.row.shape]
+        inputs = [self.tensors[number].shape for number in self.plain_inputs()]
+        for axis in range(2):
+            size, result = source[axis], shape[axis]
+            reach, stride, padding = window.reach[axis], window.stride[axis], window.padding[axis]
+            if not evaluate(rule.side, size=size, result=result, reach=reach, stride=stride, padding=padding):
+                of_window = f" with kernel {reach}, stride {stride} and padding {padding}"
+                self.fail(
+                    f"output size {result} on axis {axis} does not follow from {size}"
+                    f"{of_window if self.row.has_window else ''}, expected {rule.says}"
+                )
+        pixels, taps = source[0] * source[1], window.taps
+        total = sum(other[2] for other in inputs)
+        if not evaluate(
+            rule.channels, channels=source[2], total=total, result=shape[2], pixels=pixels, taps=taps
+        ):
+            self.fail(f"turns shape {source} into {shape}, expected {rule.says}")
+        for other in inputs[1:]:
+            if not (
+                evaluate(rule.other_channels, other=other[2], channels=source[2])
+                and all(
+                    evaluate(rule.other_side, other=side, size=size)
+                    for side, size in zip(other[:2], source[:2], strict=True)
+                )
+            ):
+                self.fail(f"reads shapes {source} and {other}, which do not go together")
 
-    def window(self, *, ceil: bool) -> None:
-        """Check that the output's height and width are those of the windows."""
+    def window(self) -> Window:
+        """Return the window, its numbers checked."""
         op: Any = self.op
-        kernel = self.pair(op.kernel, 1, MAX_SIDE if ceil else MAX_KERNEL, "kernel")
+        pool = self.row.is_pool
+        kernel = self.pair(op.kernel, 1, MAX_SIDE if pool else MAX_KERNEL, "kernel")
         stride = self.pair(op.stride, 1, LIMITS["MAX_STRIDE"], "stride")
         padding = self.pair(op.padding, 0, MAX_KERNEL - 1, "padding")
-        if isinstance(op, MaxPool | AvgPool):
-            if kernel[0] * kernel[1] > LIMITS["MAX_POOL_TAPS"]:
+        window = Window(kernel, stride, padding, kernel[0] * kernel[1])
+        if pool:
+            if window.taps > LIMITS["MAX_POOL_TAPS"]:
                 self.fail(f"its kernel {kernel} covers more than {LIMITS['MAX_POOL_TAPS']} pixels")
             if any(2 * pad > size for pad, size in zip(padding, kernel, strict=True)):
                 self.fail("padding is more than half of the kernel")
-        if isinstance(op, Conv2d):
+        else:
             self.pair(op.dilation, 1, LIMITS["MAX_DILATION"], "dilation")
-            self.pair(op.reach, 1, MAX_SIDE, "dilation * (kernel - 1) + 1")
+            reach = self.pair(op.reach, 1, MAX_SIDE, "dilation * (kernel - 1) + 1")
             if any(step > 1 and side == 1 for step, side in zip(op.dilation, kernel, strict=True)):
                 self.fail(f"its kernel {kernel} has dilation {op.dilation}, expected 1 where the kernel is 1")
-            kernel = op.reach
-        for axis in range(2):
-            size, result = self.source.shape[axis], self.results[0].shape[axis]
-            if padding[axis] >= kernel[axis]:
-                self.fail(f"padding {padding[axis]} is not below the kernel's {kernel[axis]}")
-            room = size + 2 * padding[axis] - kernel[axis]
-            expected = [room // stride[axis] + 1] if room >= 0 else []
-            if ceil:
-                # torch's ceil_mode: one more window if it still starts inside the picture or its left padding
-                more = -(-room // stride[axis]) + 1
-                if (more - 1) * stride[axis] >= size + padding[axis]:
-                    more -= 1
-                expected.append(more)
-            if result not in expected:
-                self.fail(
-                    f"output size {result} on axis {axis} does not follow from {size} with kernel "
-                    f"{kernel[axis]}, stride {stride[axis]} and padding {padding[axis]}"
-                )
+            window = replace(window, reach=reach)
+        for pad, reach_along in zip(padding, window.reach, strict=True):
+            if pad >= reach_along:
+                self.fail(f"padding {pad} is not below the kernel's {reach_along}")
+        return window
 
     def pair(self, values: object, low: int, high: int, what: str) -> tuple[int, int]:
         if not isinstance(values, tuple) or len(values) != 2:
@@ -268,7 +277,7 @@ class OpCheck:
             }[self.op.weight_dtype]
             return dtype, (channels, *self.op.kernel, last)
         if name == "table":
-            return np.int8, (channels, 256) if self.op.kind == "quantize_input" else (256,)
+            return np.int8, (channels, 256) if self.row.channel_tables else (256,)
         dtypes: dict[str, Any] = {"flip": np.bool_, "multiplier": np.int32}
         if flat.epilogue == "integer":
             dtypes["bias"] = np.int64
@@ -323,14 +332,14 @@ class OpCheck:
             if bound >= limit:
                 self.fail(f"its accumulator can reach {bound}, expected less than {limit}")
             return bound
-        if isinstance(op, GlobalAvgPool) and source.dtype == "i8":
-            bound = source.shape[0] * source.shape[1] * 255
-            if bound >= ACCUMULATOR_LIMIT:
-                self.fail(f"its sum can reach {bound}, expected less than 2^31")
-            self.bounds[op.output] = bound
         if source.dtype != "i8":
             return 0
-        return 255 * 255 if isinstance(op, Mul) else 255
+        bound = evaluate(self.row.largest, pixels=source.shape[0] * source.shape[1])
+        if bound >= ACCUMULATOR_LIMIT:
+            self.fail(f"its sum can reach {bound}, expected less than 2^31")
+        if self.results[0].dtype == "i32":
+            self.bounds[op_outputs(op)[0]] = bound
+        return bound
 
     def integer(self, epilogue: IntegerEpilogue, bound: int) -> None:
         if integer_bound(epilogue, bound) >= INTEGER_LIMIT:

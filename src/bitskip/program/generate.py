@@ -21,18 +21,18 @@ from bitskip.program.schema import (
     NONE,
     OPS,
     RECORD,
-    SHAPES,
     WEIGHT_DTYPES,
     WIDE,
     Form,
 )
+from bitskip.program.shapes import SHAPES, Shape, c_function
 
-__all__ = ["HEADER_FILE", "docs_tables", "header", "with_tables"]
+__all__ = ["HEADER_FILE", "docs_tables", "header", "shape_functions", "with_tables"]
 
 ROOT = Path(__file__).parents[3]
 HEADER_FILE = ROOT / "native" / "include" / "bitskip_ops.h"
 DOCS_FILE = ROOT / "docs" / "program.md"
-_PLACES = ("ops", "activations", "record")  # <!-- NAME --> ... <!-- end --> in docs/program.md
+_PIXELS = LIMITS["MAX_SIDE"] ** 2
 _RESIDUAL = {"none": 0, "may": 1, "must": 2}
 
 
@@ -43,11 +43,12 @@ def header() -> str:
         "#ifndef BITSKIP_OPS_H",
         "#define BITSKIP_OPS_H",
         "",
+        "#include <stdint.h>",
+        "",
         *_enum("bsk_dtype", "BSK_", {**DTYPES, "no_dtype": -1}),
         *_enum("bsk_act_kind", "BSK_ACT_", {kind: row[0] for kind, row in ACTIVATIONS.items()}),
         *_enum("bsk_epi_kind", "BSK_EPI_", {kind or "none": row.code for kind, row in EPILOGUES.items()}),
         *_enum("bsk_file_op", "BSK_FILE_", {kind: row.code for kind, row in OPS.items()}),
-        *_enum("bsk_shape_rule", "BSK_SHAPE_", {name: code for name, (code, _) in SHAPES.items()}),
         *_enum("bsk_constant", "BSK_CONST_", {name: at for at, name in enumerate((*CONSTANTS, "count"))}),
         "/* Limits */",
         *(f"#define BSK_{name} {value}" for name, value in LIMITS.items()),
@@ -73,18 +74,20 @@ def header() -> str:
         *_rows((row[0], "slope" in row[1], "shift_in" in row[1]) for row in ACTIVATIONS.values()),
         "",
         "/* Ops: X(code, shape rule, fewest inputs, most inputs, residual (0 none, 1 may, 2 must), keeps the",
-        " * scale, has a window, may be in place, may count padding) */",
+        " * scale, has a window, is a pool, may be in place, may count padding, has a table a channel) */",
         "#define BSK_ROWS(X) \\",
         *_rows(
             (
                 row.code,
-                SHAPES[row.shape][0],
+                list(SHAPES).index(row.shape),
                 *row.inputs,
                 _RESIDUAL[row.residual],
                 row.keeps_scale,
-                "stride" in row.attributes,
+                row.has_window,
+                row.is_pool,
                 "in_place" in row.attributes,
                 "count_padding" in row.attributes,
+                row.channel_tables,
             )
             for row in OPS.values()
         ),
@@ -94,9 +97,41 @@ def header() -> str:
         "#define BSK_FORMS(X) \\",
         *_rows(_form(row.code, form) for row in OPS.values() for form in row.forms),
         "",
+        *shape_functions(SHAPES.values()),
+        "/* What |acc| of i8 inputs cannot exceed; `pixels` are the first input's. Not of convolutions. */",
+        *c_function("bsk_largest_acc", [(op.code, op.largest) for op in OPS.values()], {"pixels": _PIXELS}),
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def shape_functions(shapes: Iterable[Shape]) -> list[str]:
+    """Return the lines of four C functions, one for each kind of condition that a shape rule has."""
+    side, channels = LIMITS["MAX_SIDE"], LIMITS["MAX_CHANNELS"]
+    window = {"reach": side, "stride": LIMITS["MAX_STRIDE"], "padding": LIMITS["MAX_KERNEL"]}
+    everything = {
+        "channels": channels,
+        "total": channels * LIMITS["MAX_INPUTS"],
+        "result": channels,
+        "pixels": _PIXELS,
+        "taps": LIMITS["MAX_POOL_TAPS"],
+    }
+    rules = list(enumerate(shapes))
+    return [
+        "/* Shape rules: does the output's height or width follow, its channels; do further inputs fit? */",
+        *c_function(
+            "bsk_side_follows", [(n, r.side) for n, r in rules], {"size": side, "result": side, **window}
+        ),
+        *c_function("bsk_channels_follow", [(n, r.channels) for n, r in rules], everything),
+        *c_function(
+            "bsk_other_side_fits", [(n, r.other_side) for n, r in rules], {"other": side, "size": side}
+        ),
+        *c_function(
+            "bsk_other_channels_fit",
+            [(n, r.other_channels) for n, r in rules],
+            {"other": channels, "channels": channels},
+        ),
+    ]
 
 
 def _enum(name: str, prefix: str, codes: dict[str, int]) -> list[str]:
@@ -123,7 +158,7 @@ def _form(code: int, form: Form) -> tuple[int | bool, ...]:
 
 
 def docs_tables() -> dict[str, str]:
-    """Return the tables of docs/program.md by the name of their place."""
+    """Return the tables of docs/program.md by their place, `<!-- name -->` to `<!-- end -->`."""
     ops = [
         "| op | code | reads | weights | epilogue | writes | shape | residual |",
         "|---|--:|---|---|---|---|---|---|",
@@ -140,6 +175,8 @@ def docs_tables() -> dict[str, str]:
                 f"| `{kind}` | {row.code} | `{form.source}`{inputs} | {form.weight or '-'} | "
                 f"{form.epilogue or '-'} | {', '.join(form.writes)} | {row.shape} | {row.residual} |"
             )
+    shapes = ["| shape | the output's |", "|---|---|"]
+    shapes += [f"| {name} | {rule.says} |" for name, rule in SHAPES.items()]
     activations = ["| activation | code | computes |", "|---|--:|---|"]
     activations += [f"| `{kind}` | {code} | {formula} |" for kind, (code, _, formula) in ACTIVATIONS.items()]
     record = ["| byte | column | type |", "|--:|---|---|"]
@@ -149,7 +186,8 @@ def docs_tables() -> dict[str, str]:
         count = "" if column.count == 1 else f" x {column.count}"
         record.append(f"| {at} | `{column.name}` | {types[column.type]}{count} |")
         at += column.bytes
-    return {"ops": "\n".join(ops), "activations": "\n".join(activations), "record": "\n".join(record)}
+    tables = {"ops": ops, "shapes": shapes, "activations": activations, "record": record}
+    return {name: "\n".join(lines) for name, lines in tables.items()}
 
 
 def with_tables(text: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitskip.program import ops
+from bitskip.program.shapes import SHAPES
 
 __all__ = [
     "ACTIVATIONS",
@@ -203,19 +204,6 @@ def _epilogues(source: str, weight: str, kinds: tuple[str, ...], groups: bool = 
     )
 
 
-SHAPES = {
-    "same": (0, "the input's"),
-    "window": (
-        1,
-        "(size + 2 * padding - (dilation * (kernel - 1) + 1)) // stride + 1, any number of channels",
-    ),
-    "ceil": (2, "as a window's, or torch's ceil_mode one; the input's channels"),
-    "global": (3, "(1, 1, C)"),
-    "concat": (4, "the inputs' height and width, the sum of their channels"),
-    "resize": (5, "any height and width, the input's channels"),
-}
-
-
 @dataclass(frozen=True)
 class Row:
     """One op.
@@ -229,6 +217,8 @@ class Row:
         residual: "none", "may" or "must": whether its epilogue adds one.
         inputs: fewest and most tensors that it reads, without the residual.
         keeps_scale: an i8 output has the scale and zero point of every input.
+        largest: what |acc| of i8 inputs cannot exceed; `pixels` are the first input's. Not of convolutions.
+        channel_tables: its table has 256 entries a channel, not 256 in all.
     """
 
     code: int
@@ -239,6 +229,8 @@ class Row:
     residual: str = "none"
     inputs: tuple[int, int] = (1, 1)
     keeps_scale: bool = False
+    largest: str = "255"
+    channel_tables: bool = False
 
     @property
     def kind(self) -> str:
@@ -250,6 +242,16 @@ class Row:
         """The columns, constants and `epilogue` apart, that it uses."""
         return frozenset(self.attributes) & {column.name for column in COLUMNS} - set(CONSTANTS)
 
+    @property
+    def has_window(self) -> bool:
+        """Whether it has a kernel, a stride and padding."""
+        return "stride" in self.attributes
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it has a window, but no weights."""
+        return self.has_window and "weight" not in self.attributes
+
 
 _ALL = ("float", "threshold", "integer")
 _WINDOW = ("kernel", "stride", "padding")
@@ -260,6 +262,7 @@ _ROWS = (
         ops.QuantizeInput,
         (Form("u8", ("f32",), needs=("scale", "bias")), Form("u8", ("i8",), needs=("table",))),
         attributes=("scale", "bias", "table"),
+        channel_tables=True,
     ),
     Row(
         2,
@@ -297,7 +300,13 @@ _ROWS = (
     Row(5, ops.Affine, (Form("f32", ("f32", "bits", "i8"), epilogue="float"),)),
     Row(6, ops.MaxPool, (Form("f32", ("f32",)), Form("i8", ("i8",))), "ceil", _WINDOW, keeps_scale=True),
     Row(7, ops.AvgPool, (Form("f32", ("f32",)),), "ceil", (*_WINDOW, "count_padding")),
-    Row(8, ops.GlobalAvgPool, (Form("f32", ("f32",)), Form("i8", ("i32",))), "global"),
+    Row(
+        8,
+        ops.GlobalAvgPool,
+        (Form("f32", ("f32",)), Form("i8", ("i32",))),
+        "global",
+        largest="255 * pixels",
+    ),
     Row(9, ops.Quantize, (Form("f32", ("i8",)),)),
     Row(10, ops.Dequantize, (Form("i8", ("f32",)),)),
     Row(
@@ -316,7 +325,9 @@ _ROWS = (
             Form("f32", ("f32", "bits", "i8"), epilogue="float"),
             Form("i8", ("i8",), epilogue="integer"),
         ),
+        "factor",
         inputs=(2, 2),
+        largest="255 * 255",
     ),
     Row(14, ops.Lookup, (Form("i8", ("i8",), needs=("table",)),), attributes=("table",)),
     Row(15, ops.Bilinear, (Form("f32", ("f32",)),), "resize"),
