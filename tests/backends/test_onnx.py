@@ -350,7 +350,7 @@ class TestTheBinaryNetwork:
 
 def test_options_are_checked() -> None:
     program = every_op()
-    with pytest.raises(RunError, match="--weights is 'int4', expected one of bits, int8, fp32"):
+    with pytest.raises(RunError, match="--binary-weights is 'int4', expected one of bits, int8, fp32"):
         model_of(program, weights="int4")
     with pytest.raises(RunError, match="use --input pixels"):
         TARGET.export(program, Path("never.onnx"), {})

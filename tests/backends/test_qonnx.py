@@ -124,7 +124,7 @@ class TestAHybridNetwork:
     @pytest.mark.parametrize("weights", WEIGHTS)
     def test_size(self, program: Program, weights: str, tmp_path: Path) -> None:
         out = tmp_path / "m.onnx"
-        facts = TARGET.export(program, out, {"weights": weights}).facts
+        facts = TARGET.export(program, out, {"binary-weights": weights}).facts
         bits = {"bits": 1, "int8": 8, "fp32": 32}[weights]
         stored = 0
         for op in program.ops:
@@ -150,7 +150,7 @@ def test_cleanup_folds_bits_to_signs() -> None:
 
 
 def test_options_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="--weights is 'int4', expected one of bits, int8, fp32"):
+    with pytest.raises(RunError, match="--binary-weights is 'int4', expected one of bits, int8, fp32"):
         qonnx_model_of(every_op(), weights="int4")
     out = tmp_path / "never.onnx"
     with pytest.raises(RunError, match="use --input pixels"):

@@ -447,6 +447,7 @@ def test_commands(bitskip: Any, tmp_path: Path) -> None:
     again = tmp_path / "again.bitskip"
     assert bitskip("import", str(there), "-o", str(again)).code == 2
     assert not again.exists()
-    wrong = bitskip("export", name, "--to", "onnx", "--weights", "int4", "-o", str(tmp_path / "w.onnx"))
+    strange = ("--binary-weights", "int4")
+    wrong = bitskip("export", name, "--to", "onnx", *strange, "-o", str(tmp_path / "w.onnx"))
     assert wrong.code == 2
     assert not (tmp_path / "w.onnx").exists()

@@ -1,6 +1,6 @@
 """The `bitskip` command: parse, call, print. The logic lives in the packages that the commands call.
 
-Each command is a module here with `register(app)`. Modules import only typer at the top and everything
+Each command is a function of its name in a module here. Modules import only typer at the top and everything
 slow (torch above all) inside the command, so that `bitskip --help` answers at once.
 """
 
@@ -64,24 +64,24 @@ def _bitskip(
     """
 
 
-# One line a command module, in the order that `bitskip --help` lists them.
-models.register(app)
-count.register(app)
-draw.register(app)
-train.register(app)
-study.register(app)
-ablate.register(app)
-report.register(app)
-shortcuts.register(app)
-pack.register(app)
-inspect.register(app)
-export.register(app)
-import_onnx.register(app)
-evaluate.register(app)
-compare.register(app)
-predict.register(app)
-bench.register(app)
-zoo.register(app)
+# One line a command, in the order that `bitskip --help` lists them; groups of commands come last.
+app.command("models")(models.models)
+app.command("count")(count.count)
+app.command("draw")(draw.draw)
+app.command("train")(train.train)
+app.command("study")(study.study)
+app.command("ablate")(ablate.ablate)
+app.command("report")(report.report)
+app.command("pack")(pack.pack)
+app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
+app.command("import")(import_onnx.import_onnx)
+app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("run")(predict.run)
+app.command("bench")(bench.bench)
+app.add_typer(shortcuts.shortcuts, name="shortcuts")
+app.add_typer(zoo.zoo, name="zoo")
 
 
 def main() -> None:

@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from bitskip.training import RunResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("ablate")(ablate)
-
-
 def ablate(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL...", help="Named models, or paths of spec files.")

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from bitskip.program import Program
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("bench")(bench)
-
-
 def bench(
     file: PackedArgument,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("compare")(compare)
-
-
 @dataclass
 class _Compared:
     """What is known of one of the compared: figures by name, None where unknown."""

@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitskip.cli.options import ClassesOption, JsonOption, WideOption
+from bitskip.cli.options import ClassesOption, JsonOption, SizeOption, WideOption
 from bitskip.errors import SpecError
 from bitskip.sources import SOURCES_HELP
 
 if TYPE_CHECKING:
     from bitskip.cost import Cost
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("count")(count)
 
 
 def count(
@@ -35,9 +30,7 @@ def count(
     width: Annotated[
         float | None, typer.Option(help="Multiply every width by this factor, e.g. 0.5.", show_default=False)
     ] = None,
-    input_size: Annotated[
-        int | None, typer.Option(help="Height = width of the picture, in pixels.", show_default=False)
-    ] = None,
+    input_size: SizeOption = None,
     classes: ClassesOption = None,
 ) -> None:
     """Count parameters, MACs, bytes and peak activation memory, without training anything.

@@ -9,11 +9,6 @@ import typer
 from bitskip.sources import SOURCES_HELP
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("draw")(draw)
-
-
 def draw(
     model: Annotated[
         str,

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from bitskip.runtime.confusion import Confusion
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("eval")(evaluate)
-
-
 def evaluate(
     file: PackedArgument,
     data: DataOption = None,

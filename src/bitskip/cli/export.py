@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitskip.cli.options import JsonOption, MeanOption, StdOption
+from bitskip.cli.options import JsonOption, MeanOption, SizeOption, StdOption, WeightsOption
 
 if TYPE_CHECKING:
     from bitskip.program import Program
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("export")(export)
 
 
 def export(
@@ -25,12 +20,12 @@ def export(
         typer.Argument(
             metavar="MODEL",
             help="A packed model, a name of `bitskip zoo list`, or what `bitskip pack` takes: a run, or "
-            "`torchvision:NAME` with --state-dict.",
+            "`torchvision:NAME` with --weights.",
         ),
     ],
     to: Annotated[str, typer.Option("--to", help="The form to write it in.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
-    weights: Annotated[
+    binary_weights: Annotated[
         str | None,
         typer.Option(
             help="onnx, qonnx: what 1-bit weights stand as: bits, int8 or fp32.  [default: bits; qonnx: fp32]"
@@ -52,12 +47,8 @@ def export(
             "[default: auto]",
         ),
     ] = None,
-    state_dict: Annotated[
-        str | None, typer.Option("--state-dict", help="Weights of a library model, as in `bitskip pack`.")
-    ] = None,
-    input_size: Annotated[
-        int | None, typer.Option(help="Height = width of a library model's pictures.")
-    ] = None,
+    weights: WeightsOption = None,
+    input_size: SizeOption = None,
     mean: MeanOption = None,
     std: StdOption = None,
     name: Annotated[
@@ -92,7 +83,7 @@ def export(
     Examples:
 
     - `bitskip export hybrid.bitskip --to onnx -o hybrid.onnx`
-    - `bitskip export torchvision:resnet18 --state-dict resnet18.safetensors --to onnx -o resnet18.onnx`
+    - `bitskip export torchvision:resnet18 --weights resnet18.safetensors --to onnx -o resnet18.onnx`
     - `bitskip export hybrid.bitskip --to qonnx -o hybrid.onnx`
     - `bitskip export hybrid.bitskip --to c99 -o hybrid_c`
     - `bitskip export hybrid.bitskip --to c99 --cpu cortex-m0plus --arena-bytes 30000 -o hybrid_c`
@@ -102,7 +93,7 @@ def export(
 
     target = export_target(to)
     given: dict[str, Any] = {
-        "weights": weights,
+        "binary-weights": binary_weights,
         "input": pictures,
         "rounding": rounding,
         "name": name,
@@ -115,7 +106,7 @@ def export(
     if strange:
         known = ", ".join(sorted(target.options)) or "no options"
         raise RunError(f"--to {to} does not take --{strange[0]}; it takes {known}")
-    library = {"weights": state_dict, "input_size": input_size, "mean": mean, "std": std}
+    library = {"weights": weights, "input_size": input_size, "mean": mean, "std": std}
     program = _read(file, {key: value for key, value in library.items() if value is not None})
     reasons = target.supports(program)
     if reasons:
@@ -141,7 +132,7 @@ def _read(source: str, library: dict[str, Any]) -> Program:
     packed = path.suffix == ".bitskip" or source in zoo_names() or source.startswith("zoo:")
     if packed or not trained:
         if library:
-            name = next(iter(library)).replace("weights", "state-dict").replace("_", "-")
+            name = next(iter(library)).replace("_", "-")
             raise RunError(f"--{name} is for a library model, but '{source}' is a packed one; leave it out")
         return Program.load(packed_path(source))
     return lower_source(source, **library)

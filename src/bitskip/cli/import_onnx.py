@@ -11,11 +11,6 @@ import typer
 from bitskip.cli.options import JsonOption, MeanOption, SharedScalesOption, StdOption, read_normalisation, say
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("import")(import_onnx)
-
-
 def import_onnx(
     file: Annotated[Path, typer.Argument(metavar="NET.onnx", help="An ONNX file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The packed file to write.")],

@@ -10,11 +10,6 @@ from bitskip.cli.options import JsonOption, WideOption
 from bitskip.cli.packed import PackedArgument
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("inspect")(inspect)
-
-
 def inspect(
     file: PackedArgument,
     wide: WideOption = False,

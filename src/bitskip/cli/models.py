@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from bitskip.spec import NetworkSpec
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("models")(models)
-
-
 def models(
     wide: WideOption = False,
     as_json: JsonOption = False,

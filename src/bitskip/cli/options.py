@@ -69,6 +69,21 @@ ClassesOption = Annotated[
         show_default=False,
     ),
 ]
+SizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--input-size",
+        help="Height = width of the pictures, in pixels.  [default: the model's]",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="State dict for a network that is not bitskip's own: .safetensors, or .pt of tensors only.",
+        show_default=False,
+    ),
+]
 WideOption = Annotated[
     bool, typer.Option("--wide", help="Print all columns of a table, however narrow the terminal is.")
 ]

@@ -15,18 +15,15 @@ from bitskip.cli.options import (
     JsonOption,
     MeanOption,
     SharedScalesOption,
+    SizeOption,
     StdOption,
+    WeightsOption,
     say,
 )
 
 if TYPE_CHECKING:
     from bitskip.cli.lowering import Lowered
     from bitskip.data import ImageSet
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("pack")(pack)
 
 
 def pack(
@@ -62,20 +59,8 @@ def pack(
         int, typer.Option(help="Training pictures that set the int8 ranges, from --data.")
     ] = 512,
     data: DataOption = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="State dict of a network that is not bitskip's own: .safetensors, or .pt of tensors only.",
-            show_default=False,
-        ),
-    ] = None,
-    input_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height = width of a torchvision or timm model's pictures.  [default: the model's]",
-            show_default=False,
-        ),
-    ] = None,
+    weights: WeightsOption = None,
+    input_size: SizeOption = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(

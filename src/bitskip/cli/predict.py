@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from bitskip.runtime import Model
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("run")(run)
-
-
 def run(
     file: PackedArgument,
     pictures: Annotated[

@@ -12,9 +12,9 @@ from bitskip.cli.shortcut_commands.recover import recover
 from bitskip.cli.shortcut_commands.score import score
 from bitskip.sources import SOURCES_HELP
 
-__all__ = ["register"]
+__all__ = ["shortcuts"]
 
-_shortcuts = typer.Typer(
+shortcuts = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Find, score and remove the shortcuts of any PyTorch model.\n\n"
@@ -22,10 +22,6 @@ _shortcuts = typer.Typer(
     "A first look: `bitskip shortcuts list torchvision:resnet18`.",
 )
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    _shortcuts.command("list")(list_)
-    for command in (score, plan, prune, recover, coverage):
-        _shortcuts.command(command.__name__)(command)
-    app.add_typer(_shortcuts, name="shortcuts")
+shortcuts.command("list")(list_)
+for _command in (score, plan, prune, recover, coverage):
+    shortcuts.command(_command.__name__)(_command)

@@ -27,11 +27,6 @@ from bitskip.cli.options import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("study")(study)
-
-
 def study(
     preset: Annotated[
         str,

@@ -17,6 +17,7 @@ from bitskip.cli.options import (
     DevicesOption,
     JsonOption,
     NodesOption,
+    SizeOption,
     StrategyOption,
     epoch_line,
     gpus_of,
@@ -26,11 +27,6 @@ from bitskip.cli.options import (
     read_images,
     say,
 )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("train")(train)
 
 
 def train(
@@ -52,13 +48,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
     width: Annotated[float, typer.Option(help="Multiply every width by this factor.")] = 1.0,
-    input_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height = width that pictures are brought to, in pixels.  [default: the model's]",
-            show_default=False,
-        ),
-    ] = None,
+    input_size: SizeOption = None,
     change: Annotated[
         list[str] | None,
         typer.Option(

@@ -13,12 +13,11 @@ from bitskip.cli.options import DataOption, JsonOption, TtaOption, WideOption, r
 if TYPE_CHECKING:
     from bitskip.zoo import Card
 
-zoo = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
-    app.add_typer(zoo, name="zoo", help="Trained, packed models that come with the package.")
+zoo = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Trained, packed models that come with the package.",
+)
 
 
 @zoo.command("list")

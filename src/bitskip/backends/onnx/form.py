@@ -25,7 +25,7 @@ class OnnxForm(ABC, Generic[C]):
     name: str
     summary: str
     weights: str  # what 1-bit weights stand as, unless asked otherwise
-    options = frozenset({"weights", "input", "rounding"})
+    options = frozenset({"binary-weights", "input", "rounding"})
 
     def supports(self, program: Program) -> tuple[str, ...]:
         """Return why `program` cannot be written: each op has a counterpart, so there is nothing."""
@@ -50,7 +50,7 @@ class OnnxForm(ABC, Generic[C]):
         if strange:
             raise RunError("; ".join(strange))
         asked = {
-            "weights": str(options.get("weights", self.weights)),
+            "weights": str(options.get("binary-weights", self.weights)),
             "rounding": str(options.get("rounding", "auto")),
         }
         model, converter = self.convert(program, pictures=pictures, **asked)

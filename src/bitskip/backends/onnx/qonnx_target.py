@@ -35,8 +35,9 @@ def qonnx_model_of(
     Raises:
         RunError: if onnx is missing, or an option is none of these.
     """
-    asked = (("weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS))
-    check_options(*asked)
+    check_options(
+        ("binary-weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS)
+    )
     pixels, exact = pictures == "pixels", rounding == "exact"
     converter = QonnxConverter(program, Writer(), weights=weights, pixels=pixels, exact=exact)
     return model_from(converter, batch=1), converter

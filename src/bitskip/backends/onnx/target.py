@@ -84,7 +84,7 @@ def model_of(
         RunError: if onnx is missing, or an option is none of these.
     """
     check_options(
-        ("weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS)
+        ("binary-weights", weights, WEIGHTS), ("input", pictures, INPUTS), ("rounding", rounding, ROUNDINGS)
     )
     exact = exact_layers(program, rounding)
     converter = QdqConverter(program, Writer(), weights=weights, pixels=pictures == "pixels", exact=exact)

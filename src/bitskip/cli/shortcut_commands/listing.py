@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bitskip.cli.options import (
-    ClassesOption,
-    JsonOption,
-    WideOption,
-)
-from bitskip.cli.shortcut_commands.network import (
-    ModelArgument,
-    SizeOption,
-    load_network,
-)
+from bitskip.cli.options import ClassesOption, JsonOption, SizeOption, WideOption
+from bitskip.cli.shortcut_commands.network import ModelArgument, load_network
 from bitskip.cli.shortcut_commands.output import print_gains
 
 if TYPE_CHECKING:

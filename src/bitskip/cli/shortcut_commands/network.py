@@ -12,26 +12,11 @@ from bitskip.sources import SOURCES_HELP
 if TYPE_CHECKING:
     from bitskip.sources.load import LoadedModel
 
-__all__ = ["ModelArgument", "PlanArgument", "SizeOption", "WeightsOption", "batches_of", "load_network"]
+__all__ = ["ModelArgument", "PlanArgument", "batches_of", "load_network"]
 
 ModelArgument = Annotated[
     str,
     typer.Argument(help=SOURCES_HELP, show_default=False),
-]
-SizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--input-size",
-        help="Height = width of the picture, in pixels.  [default: the model's]",
-        show_default=False,
-    ),
-]
-WeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="State dict for a network that is not bitskip's own: .safetensors, or .pt of tensors only.",
-        show_default=False,
-    ),
 ]
 PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="JSON file from `bitskip shortcuts plan`.")]
 

@@ -8,15 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bitskip.cli.options import (
-    ClassesOption,
-    JsonOption,
-)
-from bitskip.cli.shortcut_commands.network import (
-    ModelArgument,
-    SizeOption,
-    load_network,
-)
+from bitskip.cli.options import ClassesOption, JsonOption, SizeOption
+from bitskip.cli.shortcut_commands.network import ModelArgument, load_network
 from bitskip.cli.shortcut_commands.output import print_gains
 
 __all__ = ["plan"]

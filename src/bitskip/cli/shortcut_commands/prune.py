@@ -14,16 +14,11 @@ from bitskip.cli.options import (
     DeviceOption,
     JsonOption,
     MeanOption,
-    StdOption,
-)
-from bitskip.cli.shortcut_commands.network import (
-    ModelArgument,
-    PlanArgument,
     SizeOption,
+    StdOption,
     WeightsOption,
-    batches_of,
-    load_network,
 )
+from bitskip.cli.shortcut_commands.network import ModelArgument, PlanArgument, batches_of, load_network
 from bitskip.cli.shortcut_commands.output import print_gains
 
 __all__ = ["prune"]

@@ -14,18 +14,13 @@ from bitskip.cli.options import (
     DeviceOption,
     JsonOption,
     MeanOption,
+    SizeOption,
     StdOption,
+    WeightsOption,
     epoch_line,
     say,
 )
-from bitskip.cli.shortcut_commands.network import (
-    ModelArgument,
-    PlanArgument,
-    SizeOption,
-    WeightsOption,
-    batches_of,
-    load_network,
-)
+from bitskip.cli.shortcut_commands.network import ModelArgument, PlanArgument, batches_of, load_network
 from bitskip.cli.shortcut_commands.output import print_gains
 
 __all__ = ["recover"]

@@ -14,16 +14,12 @@ from bitskip.cli.options import (
     DeviceOption,
     JsonOption,
     MeanOption,
+    SizeOption,
     StdOption,
+    WeightsOption,
     say,
 )
-from bitskip.cli.shortcut_commands.network import (
-    ModelArgument,
-    SizeOption,
-    WeightsOption,
-    batches_of,
-    load_network,
-)
+from bitskip.cli.shortcut_commands.network import ModelArgument, batches_of, load_network
 from bitskip.cli.shortcut_commands.output import progress_bar
 
 __all__ = ["score"]
