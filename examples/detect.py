@@ -162,10 +162,17 @@ def settings(
     )
 
 
-def finish(asked: argparse.Namespace, detector: Any, name: str, about: DetectorFile, logs: list[Log]) -> None:
-    """Measure a detector on test pictures and save it."""
+def finish(
+    asked: argparse.Namespace,
+    detector: Any,
+    name: str,
+    about: DetectorFile,
+    logs: list[Log],
+    before: dict[str, Any] | None = None,
+) -> None:
+    """Measure a detector on test pictures and save it; `before`: what it was trained in earlier steps."""
     facts: dict[str, Any] = {
-        "training": {log.title: log.last for log in logs},
+        "training": {**(before or {}), **{log.title: log.last for log in logs}},
         "batch_size": asked.batch_size,
         "cores": None if asked.device == "cuda" else torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else str(asked.device),

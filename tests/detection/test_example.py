@@ -20,6 +20,7 @@ def test_the_example_ends_with_a_table_and_a_picture(
     steps = {
         "train": ["--steps", "2", "--warm-steps", "1", "--test-pictures", "2"],
         "hybrid": ["--steps", "3", "--test-pictures", "2"],
+        "longer": ["--test-pictures", "2"],
         "report": ["--test-pictures", "10", "--calibration", "8", "--results", str(tmp_path / "results")],
     }
     for step, more in steps.items():

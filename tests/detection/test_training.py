@@ -65,15 +65,20 @@ def test_training_goes_on_where_it_stopped(data: Composites, tmp_path: Path) -> 
         if entry["step"] == 3:
             raise Stopped
 
+    entries: list[dict[str, float]] = []
+
     def trained(state: Path, fail: bool = False) -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         detector = small_faster_rcnn(3, 64, width=0.25)
         torch.manual_seed(1)
-        report = stop if fail else lambda entry: None
+        entries.clear()
+        report = stop if fail else entries.append
         train_detector(detector, data, DetectorTraining(4, 2), report=report, state=state)
         return detector.state_dict()
 
     whole = trained(tmp_path / "whole")
+    last = entries[-1]
+    assert last["step"] == 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bitskip.detection.training.EVERY", 0.0)
         with pytest.raises(Stopped):
@@ -82,6 +87,7 @@ def test_training_goes_on_where_it_stopped(data: Composites, tmp_path: Path) -> 
     for kept in ("parts", "whole"):  # one is stopped, the other at its end
         again = trained(tmp_path / kept)
         assert all(torch.equal(again[name], value) for name, value in whole.items())
+        assert entries[-1] == last | {"seconds": entries[-1]["seconds"]}  # said again, where nothing was left
     with pytest.raises(RunError, match="the state of another training"):
         train_detector(small_faster_rcnn(3, 64), data, DetectorTraining(4, 2), state=tmp_path / "whole")
     (tmp_path / "whole").write_bytes(b"none")

@@ -36,30 +36,46 @@ class TrainingState:
         self.path = path
         self._asked = json.loads(json.dumps(asked))
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-        """Keep everything, with the steps done and the seconds they took."""
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        seconds: float,
+        entry: Mapping[str, float],
+    ) -> None:
+        """Keep everything, with the steps done, the seconds they took and what was last reported."""
         tensors = {f"{_MODEL}{name}": value for name, value in model.state_dict().items()}
         for at, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{_MOMENTS}{at}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         tensors["random"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        about = {"asked": json.dumps(self._asked), "step": str(step), "seconds": str(seconds)}
+        about = {
+            "asked": json.dumps(self._asked),
+            "step": str(step),
+            "seconds": str(seconds),
+            "entry": json.dumps(entry),
+        }
         write_bytes(self.path, save({name: value.contiguous() for name, value in tensors.items()}, about))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Take up what is kept, in place; returns the steps done and their seconds (0, 0 without a file).
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, dict[str, float]]:
+        """Take up what is kept, in place.
+
+        Returns:
+            The steps done, their seconds, and what was last reported: 0, 0 and nothing without a file.
 
         Raises:
             RunError: if the file is damaged, or of another training.
         """
         if not self.path.is_file():
-            return 0, 0.0
+            return 0, 0.0, {}
         try:
             with safe_open(self.path, framework="pt") as stream:
                 about = stream.metadata() or {}
             tensors = load_file(self.path)
-            asked, step, seconds = json.loads(about["asked"]), int(about["step"]), float(about["seconds"])
+            asked, entry = json.loads(about["asked"]), json.loads(about["entry"])
+            step, seconds = int(about["step"]), float(about["seconds"])
         except Exception as error:  # safetensors raises an error type of its own for a damaged file
             raise RunError(f"{self.path} cannot be read ({error}); delete it to start again") from None
         if asked != self._asked:
@@ -76,7 +92,7 @@ class TrainingState:
         torch.set_rng_state(tensors["random"])
         if "random.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        return step, seconds
+        return step, seconds, entry
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

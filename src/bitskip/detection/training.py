@@ -71,7 +71,7 @@ def train_backbone(
         data: whose `crops` it is trained on.
         settings: how long.
         side: height = width of the pictures, in pixels.
-        report: called every 50 steps with step, loss, accuracy and seconds.
+        report: called every 50 steps with step, loss, accuracy and seconds; first where a state stopped.
         state: file that keeps the state each minute and at the end; a state found there is taken up.
 
     Raises:
@@ -211,7 +211,9 @@ def _loop(
     )
     binary = list(binary_layers(model).values())
     kept = None if path is None else TrainingState(path, _asked(model, settings))
-    first, spent = (0, 0.0) if kept is None else kept.load(model, optimizer)
+    first, spent, entry = (0, 0.0, dict[str, float]()) if kept is None else kept.load(model, optimizer)
+    if entry:
+        report(entry)  # where it stopped: all there is to say of a training that was over
     started = saved = time.monotonic() - spent
     done = first
     for step, progress in _progress(settings, first, started):
@@ -228,9 +230,9 @@ def _loop(
                 layer.clip_latent_()
         if step % 50 == 0 or step == settings.steps - 1:
             values = {name: float(part) for name, part in parts.items()}
-            report(
-                {"step": step, "loss": float(loss.detach()), "seconds": time.monotonic() - started} | values
-            )
+            entry = {"step": step, "loss": float(loss.detach()), "seconds": time.monotonic() - started}
+            entry |= values
+            report(entry)
             if not math.isfinite(float(loss.detach())):
                 raise RunError(
                     f"the loss became {float(loss.detach())} in step {step}; lower the learning rate"
@@ -238,9 +240,9 @@ def _loop(
         done = step + 1
         if kept is not None and time.monotonic() - saved > EVERY:
             saved = time.monotonic()
-            kept.save(model, optimizer, done, saved - started)
+            kept.save(model, optimizer, done, saved - started, entry)
     if kept is not None and done > first:
-        kept.save(model, optimizer, done, time.monotonic() - started)
+        kept.save(model, optimizer, done, time.monotonic() - started, entry)
 
 
 def _asked(model: nn.Module, settings: DetectorTraining) -> dict[str, Any]:
