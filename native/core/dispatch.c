@@ -44,22 +44,32 @@ static const bsk_plain_kernels *const plains[] = {
 };
 
 static const bsk_instruction_set sets[] = {
-#define BSK_FAMILY(processor, name, NAME, base, bit, number) {#name, number, BSK_CPU_##NAME},
-#define BSK_EXTENSION(processor, name, NAME, base, bit) {#name, BSK_NOT_ASKED, BSK_CPU_##NAME},
+#define BSK_FAMILY(processor, name, NAME, base, bit, number) {#name, number, BSK_CPU_##NAME, bsk_needs_##name},
+#define BSK_EXTENSION(processor, name, NAME, base, bit) {#name, BSK_NOT_ASKED, BSK_CPU_##NAME, bsk_needs_##name},
 #include "bitskip_isas.inc"
 };
 
 #define COUNT(table) (sizeof(table) / sizeof((table)[0]))
 
-static int runs_here(bsk_isa level, uint32_t needs, bsk_isa asked) { return (int)level <= (int)asked && (needs & ~bsk_cpu_features()) == 0; }
-
 const bsk_instruction_set *bsk_instruction_set_at(size_t i) { return i < COUNT(sets) ? &sets[i] : NULL; }
 
-int bsk_isa_available(bsk_isa isa) {
-  if (isa == BSK_ISA_SCALAR || isa == BSK_ISA_BEST) return 1;
+static const bsk_instruction_set *family(bsk_isa isa) {
   for (size_t i = 0; i < COUNT(sets); ++i)
-    if (sets[i].asked == (int)isa) return (bsk_cpu_features() & sets[i].feature) != 0;
-  return 0;
+    if (sets[i].asked == (int)isa) return &sets[i];
+  return NULL;
+}
+
+int bsk_isa_available(bsk_isa isa) {
+  const bsk_instruction_set *set = family(isa);
+  return isa == BSK_ISA_SCALAR || isa == BSK_ISA_BEST || (set && (bsk_cpu_features() & set->feature));
+}
+
+/* A family brings what it stands on, whatever else the machine has. */
+static int runs_here(bsk_isa level, uint32_t needs, bsk_isa asked) {
+  if (needs & ~bsk_cpu_features()) return 0;
+  if (level == BSK_ISA_SCALAR || level == asked || asked == BSK_ISA_BEST) return 1;
+  const bsk_instruction_set *set = family(asked);
+  return set && (family(level)->feature & set->needs);
 }
 
 static const char *_Atomic preferred;

@@ -19,6 +19,7 @@ typedef struct {
   const char *name;
   int asked;        /* bsk_isa of a family, BSK_NOT_ASKED of an extension */
   uint32_t feature; /* its bit in bsk_cpu_features */
+  uint32_t needs;   /* and those of its base, of the base's base, ... */
 } bsk_instruction_set;
 #define BSK_NOT_ASKED (-1)
 const bsk_instruction_set *bsk_instruction_set_at(size_t i);

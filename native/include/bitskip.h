@@ -29,8 +29,8 @@ typedef enum {
   BSK_ERR_FORMAT = 5       /* bytes that are not a sound .bitskip file */
 } bsk_status;
 
-/* Families of instruction sets, slowest first: BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX. BSK_ISA_BEST takes the best
- * variant of every kernel. */
+/* Families of instruction sets: BSK_ISA_NEON, BSK_ISA_AVX2, BSK_ISA_AVX512, BSK_ISA_AMX. BSK_ISA_BEST takes the best variant of every
+ * kernel. */
 typedef enum {
   BSK_ISA_SCALAR = 0,
 #define BSK_FAMILY(processor, name, NAME, base, bit, number) BSK_ISA_##NAME = number,

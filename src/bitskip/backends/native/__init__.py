@@ -50,8 +50,8 @@ def _native() -> Any:
 
 def isas() -> dict[str, int]:
     """Return the names that can be asked for on some processor, slowest first, with the engine's numbers."""
-    families = sorted((asked, name) for name, asked, _ in _native().instruction_sets() if asked >= 0)
-    return {"scalar": 0} | {name: asked for asked, name in families} | {"best": 99}
+    families = {name: asked for name, asked, _ in _native().instruction_sets() if asked >= 0}
+    return {"scalar": 0} | families | {"best": 99}
 
 
 def feature_bits() -> dict[str, int]:
