@@ -2,19 +2,16 @@
 #include "conv_f32_f32/conv_f32_f32.h"
 #include <immintrin.h>
 
+#define TILE bsk_conv_f32_f32_avx512
 #define PIXELS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
-
-void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc) {
-#define DECLARE(p)                                \
-  __m512 a##p = _mm512_setzero_ps(), b##p = a##p; \
-  const char *x##p = (const char *)tile->px[p];
-  PIXELS(DECLARE)
-  const float *w = (const float *)tile->weights;
-  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  for (int r = tile->kh; r > 0; --r) {
-    for (size_t i = 0; i < run; ++i) {
-      const __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16);
-      w += BSK_GROUP;
+#define VECTORS(X, p) X(p, a, 0) X(p, b, 1)
+#define VECTOR __m512
+#define ELEMENT float
+#define LANES 16
+#define PASS 32
+#define START(p, lane) _mm512_setzero_ps()
+#define STORE(at, sum) _mm512_storeu_ps(at, sum)
+#define WEIGHTS(w) const __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps((w) + 64);
 #define STEP(p)                             \
   {                                         \
     float value;                            \
@@ -23,14 +20,4 @@ void bsk_conv_f32_f32_avx512(const bsk_tile *tile, void *acc) {
     a##p = _mm512_fmadd_ps(v, w0, a##p);    \
     b##p = _mm512_fmadd_ps(v, w1, b##p);    \
   }
-      PIXELS(STEP)
-    }
-#define NEXT_ROW(p) x##p += row_bytes;
-    PIXELS(NEXT_ROW)
-  }
-  float *out = (float *)acc;
-#define STORE(p)                               \
-  _mm512_storeu_ps(out + p * BSK_GROUP, a##p); \
-  _mm512_storeu_ps(out + p * BSK_GROUP + 16, b##p);
-  PIXELS(STORE)
-}
+#include "tile.inl"

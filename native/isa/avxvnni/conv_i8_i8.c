@@ -4,21 +4,17 @@
 #include "conv_i8_i8/conv_i8_i8.h"
 #include <immintrin.h>
 
+#define TILE bsk_conv_i8_i8_avxvnni
 #define PIXELS(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define VECTORS(X, p) X(p, a, 0) X(p, b, 1)
+#define VECTOR __m256i
+#define ELEMENT int32_t
+#define LANES 8
+#define PASS 16
 #define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
-
-void bsk_conv_i8_i8_avxvnni(const bsk_tile *tile, void *acc) {
-  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  for (int half = 0; half < 2; ++half) {
-    const int first = 16 * half;
-#define DECLARE(p)                                                                    \
-  __m256i a##p = LOAD(tile->base[p] + first), b##p = LOAD(tile->base[p] + first + 8); \
-  const char *x##p = (const char *)tile->px[p];
-    PIXELS(DECLARE)
-    const char *w = (const char *)tile->weights + 4 * first;
-    for (int r = tile->kh; r > 0; --r) {
-      for (size_t i = 0; i < run; ++i, w += 4 * BSK_GROUP) {
-        const __m256i w0 = LOAD(w), w1 = LOAD(w + 32);
+#define START(p, lane) LOAD(tile->base[p] + (lane))
+#define STORE(at, sum) _mm256_storeu_si256((__m256i *)(void *)(at), sum)
+#define WEIGHTS(w) const __m256i w0 = LOAD(w), w1 = LOAD((w) + 32);
 #define STEP(p)                                  \
   {                                              \
     int32_t quad;                                \
@@ -27,15 +23,4 @@ void bsk_conv_i8_i8_avxvnni(const bsk_tile *tile, void *acc) {
     a##p = _mm256_dpbusd_avx_epi32(a##p, v, w0); \
     b##p = _mm256_dpbusd_avx_epi32(b##p, v, w1); \
   }
-        PIXELS(STEP)
-      }
-#define NEXT_ROW(p) x##p += row_bytes;
-      PIXELS(NEXT_ROW)
-    }
-    int32_t *out = (int32_t *)acc + first;
-#define STORE(p)                                                       \
-  _mm256_storeu_si256((__m256i *)(void *)(out + p * BSK_GROUP), a##p); \
-  _mm256_storeu_si256((__m256i *)(void *)(out + p * BSK_GROUP + 8), b##p);
-    PIXELS(STORE)
-  }
-}
+#include "tile.inl"

@@ -5,37 +5,18 @@
 #include "conv_i8_i8/conv_i8_i8.h"
 #include <arm_neon.h>
 
+#define TILE bsk_conv_i8_i8_neondot
 #define PIXELS(X) X(0) X(1) X(2) X(3)
-
-void bsk_conv_i8_i8_neondot(const bsk_tile *tile, void *acc) {
-  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  for (int half = 0; half < 2; ++half) {
-    const int first = 16 * half;
-#define DECLARE(p)                                                                                     \
-  int32x4_t a##p = vld1q_s32(tile->base[p] + first), b##p = vld1q_s32(tile->base[p] + first + 4);      \
-  int32x4_t c##p = vld1q_s32(tile->base[p] + first + 8), d##p = vld1q_s32(tile->base[p] + first + 12); \
-  const int8_t *x##p = (const int8_t *)tile->px[p];
-    PIXELS(DECLARE)
-    const int8_t *w = (const int8_t *)tile->weights + 4 * first;
-    for (int r = tile->kh; r > 0; --r) {
-      size_t i = 0;
-#define WEIGHTS const int8x16_t w0 = vld1q_s8(w), w1 = vld1q_s8(w + 16), w2 = vld1q_s8(w + 32), w3 = vld1q_s8(w + 48)
-      for (; i + 4 <= run; i += 4) {
-#define LOAD(p) const int8x16_t v##p = vld1q_s8(x##p + 4 * i);
-        PIXELS(LOAD)
-#define QUARTER(p, lane)                                                                      \
-  a##p = vdotq_laneq_s32(a##p, w0, v##p, lane), b##p = vdotq_laneq_s32(b##p, w1, v##p, lane); \
-  c##p = vdotq_laneq_s32(c##p, w2, v##p, lane), d##p = vdotq_laneq_s32(d##p, w3, v##p, lane);
-#define STEP(lane)                                                                          \
-  {                                                                                         \
-    WEIGHTS;                                                                                \
-    QUARTER(0, lane) QUARTER(1, lane) QUARTER(2, lane) QUARTER(3, lane) w += 4 * BSK_GROUP; \
-  }
-        STEP(0) STEP(1) STEP(2) STEP(3)
-      }
-      for (; i < run; ++i, w += 4 * BSK_GROUP) {
-        WEIGHTS;
-#define SINGLE(p)                                                 \
+#define VECTORS(X, p) X(p, a, 0) X(p, b, 1) X(p, c, 2) X(p, d, 3)
+#define VECTOR int32x4_t
+#define ELEMENT int32_t
+#define LANES 4
+#define PASS 16
+#define START(p, lane) vld1q_s32(tile->base[p] + (lane))
+#define STORE(at, sum) vst1q_s32(at, sum)
+#define LOAD(at) vld1q_s8((const int8_t *)(const void *)(at))
+#define WEIGHTS(w) const int8x16_t w0 = LOAD(w), w1 = LOAD((w) + 16), w2 = LOAD((w) + 32), w3 = LOAD((w) + 48);
+#define STEP(p)                                                   \
   {                                                               \
     int32_t quad;                                                 \
     memcpy(&quad, x##p + 4 * i, 4);                               \
@@ -43,15 +24,15 @@ void bsk_conv_i8_i8_neondot(const bsk_tile *tile, void *acc) {
     a##p = vdotq_s32(a##p, v, w0), b##p = vdotq_s32(b##p, v, w1); \
     c##p = vdotq_s32(c##p, v, w2), d##p = vdotq_s32(d##p, v, w3); \
   }
-        PIXELS(SINGLE)
-      }
-#define NEXT_ROW(p) x##p += row_bytes;
-      PIXELS(NEXT_ROW)
-    }
-    int32_t *out = (int32_t *)acc + first;
-#define STORE(p)                                                                  \
-  vst1q_s32(out + p * BSK_GROUP, a##p), vst1q_s32(out + p * BSK_GROUP + 4, b##p); \
-  vst1q_s32(out + p * BSK_GROUP + 8, c##p), vst1q_s32(out + p * BSK_GROUP + 12, d##p);
-    PIXELS(STORE)
+/* 16 inputs of a pixel, of which an sdot takes a quarter. */
+#define WHOLE(p) const int8x16_t v##p = LOAD(x##p + 4 * i);
+#define QUARTER(p, lane)                                                                      \
+  a##p = vdotq_laneq_s32(a##p, w0, v##p, lane), b##p = vdotq_laneq_s32(b##p, w1, v##p, lane); \
+  c##p = vdotq_laneq_s32(c##p, w2, v##p, lane), d##p = vdotq_laneq_s32(d##p, w3, v##p, lane);
+#define QUARTERS(lane)                                                                      \
+  {                                                                                         \
+    WEIGHTS(w)                                                                              \
+    QUARTER(0, lane) QUARTER(1, lane) QUARTER(2, lane) QUARTER(3, lane) w += 4 * BSK_GROUP; \
   }
-}
+#define FOUR PIXELS(WHOLE) QUARTERS(0) QUARTERS(1) QUARTERS(2) QUARTERS(3)
+#include "tile.inl"

@@ -4,21 +4,17 @@
 #include "conv_i8_i8/conv_i8_i8.h"
 #include <arm_neon.h>
 
+#define TILE bsk_conv_i16_neon
 #define PIXELS(X) X(0) X(1) X(2) X(3)
-
-void bsk_conv_i16_neon(const bsk_tile *tile, void *acc) {
-  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  for (int half = 0; half < 2; ++half) {
-    const int first = 16 * half;
-#define DECLARE(p)                                                                                     \
-  int32x4_t a##p = vld1q_s32(tile->base[p] + first), b##p = vld1q_s32(tile->base[p] + first + 4);      \
-  int32x4_t c##p = vld1q_s32(tile->base[p] + first + 8), d##p = vld1q_s32(tile->base[p] + first + 12); \
-  const char *x##p = (const char *)tile->px[p];
-    PIXELS(DECLARE)
-    const int16_t *w = (const int16_t *)tile->weights + 2 * first;
-    for (int r = tile->kh; r > 0; --r) {
-      for (size_t i = 0; i < run; ++i, w += 2 * BSK_GROUP) {
-        const int16x8x2_t u = vld2q_s16(w), v = vld2q_s16(w + 16); /* first inputs, second inputs of 8 channels */
+#define VECTORS(X, p) X(p, a, 0) X(p, b, 1) X(p, c, 2) X(p, d, 3)
+#define VECTOR int32x4_t
+#define ELEMENT int32_t
+#define LANES 4
+#define PASS 16
+#define START(p, lane) vld1q_s32(tile->base[p] + (lane))
+#define STORE(at, sum) vst1q_s32(at, sum)
+#define LOAD(at) vld2q_s16((const int16_t *)(const void *)(at))
+#define WEIGHTS(w) const int16x8x2_t u = LOAD(w), v = LOAD((w) + 32); /* first inputs, second inputs of 8 channels */
 #define STEP(p)                                                                                        \
   {                                                                                                    \
     int16_t one, two;                                                                                  \
@@ -28,15 +24,4 @@ void bsk_conv_i16_neon(const bsk_tile *tile, void *acc) {
     c##p = vmlal_n_s16(vmlal_n_s16(c##p, vget_low_s16(v.val[0]), one), vget_low_s16(v.val[1]), two);   \
     d##p = vmlal_n_s16(vmlal_n_s16(d##p, vget_high_s16(v.val[0]), one), vget_high_s16(v.val[1]), two); \
   }
-        PIXELS(STEP)
-      }
-#define NEXT_ROW(p) x##p += row_bytes;
-      PIXELS(NEXT_ROW)
-    }
-    int32_t *out = (int32_t *)acc + first;
-#define STORE(p)                                                                  \
-  vst1q_s32(out + p * BSK_GROUP, a##p), vst1q_s32(out + p * BSK_GROUP + 4, b##p); \
-  vst1q_s32(out + p * BSK_GROUP + 8, c##p), vst1q_s32(out + p * BSK_GROUP + 12, d##p);
-    PIXELS(STORE)
-  }
-}
+#include "tile.inl"
