@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from bitskip.memory import Held, Schedule, ScheduledOp, bits_to_bytes, peaks
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
-__all__ = ["peak_activation_bytes", "spec_schedule"]
-
 _READ_FORMAT = {"fp32": "f32", "w1": "f32", "int8": "i8", "w1a1": "bits"}
 _BITS = {"f32": 32, "i8": 8, "bits": 1}
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["WORD_BITS", "pack_signs", "sign", "unpack_signs", "words_for"]
-
 WORD_BITS = 64
 
 

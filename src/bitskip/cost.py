@@ -16,8 +16,6 @@ from typing import Any
 from bitskip.activations import peak_activation_bytes
 from bitskip.spec import LayerSpec, NetworkSpec
 
-__all__ = ["Cost", "LayerCost", "cost_of"]
-
 _WEIGHT_BITS = {"fp32": 32, "int8": 8, "w1": 1, "w1a1": 1}
 _INPUT_BITS = {"fp32": 32, "int8": 8, "w1": 32, "w1a1": 1}
 # A MAC has the precision of its wider operand: 1-bit weights times real activations is an fp32 MAC.

@@ -9,19 +9,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "BitskipError",
-    "DataError",
-    "FileFormatError",
-    "InterruptedRunError",
-    "LoweringError",
-    "PruningError",
-    "RecipeError",
-    "RunError",
-    "SpecError",
-    "nearest",
-]
-
 
 class BitskipError(Exception):
     """Base of all failures that are the input's fault, not the program's."""

@@ -13,17 +13,6 @@ from typing import Any
 
 from bitskip.errors import FileFormatError, RunError
 
-__all__ = [
-    "file_digest",
-    "keep_settings",
-    "read_json",
-    "read_text",
-    "require_writable",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content` at once, creating its folder; raises RunError if that is not possible."""

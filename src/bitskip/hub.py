@@ -17,8 +17,6 @@ from bitskip.runtime import Model, load
 from bitskip.zoo import card_of, model_path, zoo_names
 from bitskip.zoo.model_card import file_card, zoo_card
 
-__all__ = ["fetch_from_hub", "load_from_hub", "push_to_hub"]
-
 ENDING = ".bitskip"
 
 

@@ -20,25 +20,6 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = [
-    "EXECUTORS",
-    "Buffer",
-    "Held",
-    "Lifetime",
-    "Peak",
-    "Schedule",
-    "ScheduledOp",
-    "bits_to_bytes",
-    "buffers",
-    "heirs",
-    "lifetimes",
-    "peak",
-    "peaks",
-    "place",
-    "sizes_during",
-    "traffic",
-]
-
 EXECUTORS = ("naive", "in_place")
 
 K = TypeVar("K", bound=Hashable)  # what names a tensor: a number or a text

@@ -20,16 +20,6 @@ from typing import Any
 from bitskip.errors import SpecError, nearest
 from bitskip.quantizers import QUANTIZERS, input_quantizers
 
-__all__ = [
-    "PRECISIONS",
-    "SHORTCUT_POLICIES",
-    "WEIGHT_SCALES",
-    "BlockSpec",
-    "LayerSpec",
-    "NetworkSpec",
-    "choices",
-]
-
 FORMAT_VERSION = 1
 
 PRECISIONS = ("fp32", "int8", "w1", "w1a1")

@@ -31,8 +31,6 @@ from bitskip.errors import DataError, RunError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PICTURE_SUFFIXES", "fit_picture", "is_picture_name", "read_picture", "reading_pictures"]
-
 BACKGROUND = (255, 255, 255)  # what shows through transparency, as in most viewers
 
 # Endings of pictures, and the formats that Pillow may try: none that starts a program, as EPS does.

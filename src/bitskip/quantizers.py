@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     Gradient = Callable[[Tensor, Tensor], Tensor]
 
-__all__ = ["QUANTIZERS", "Quantizer", "input_quantizers", "quantizer", "quantizer_of"]
-
 
 @dataclass(frozen=True)
 class Quantizer:

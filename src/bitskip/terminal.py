@@ -8,8 +8,6 @@ import textwrap
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["byte_size", "number", "print_table", "shown_width", "table_lines", "terminal_width", "wrapped"]
-
 UNKNOWN = "?"
 
 

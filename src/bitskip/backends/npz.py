@@ -21,8 +21,6 @@ from bitskip.bits import unpack_signs
 from bitskip.files import write_bytes
 from bitskip.program import Array, Conv2d, Op, Program, op_outputs
 
-__all__ = ["TARGET", "NpzTarget", "arrays_of"]
-
 
 def arrays_of(program: Program) -> dict[str, Array]:
     """Return the arrays of the file, `ops` and `tensors` as JSON texts among them.

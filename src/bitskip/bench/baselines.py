@@ -19,8 +19,6 @@ from bitskip.runtime import Model
 from bitskip.study.baselines import BaselineResult
 from bitskip.study.packed import milliseconds_a_picture
 
-__all__ = ["measure_baselines"]
-
 _CALIBRATION = 32  # training pictures that set the int8 ranges
 
 

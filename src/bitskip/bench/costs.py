@@ -28,8 +28,6 @@ from bitskip.files import read_json, write_json
 from bitskip.program import Conv2d, FloatEpilogue, Op, Program, ThresholdEpilogue, op_outputs, op_residual
 from bitskip.results.codec import decode
 
-__all__ = ["ConvCost", "CostTable", "calibrate"]
-
 VERSION = 2
 PASSES = 3  # over all rows: what disturbs a machine for a while then meets no row in each
 TILE = 32  # output channels of a kernel's tile

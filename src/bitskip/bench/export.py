@@ -17,8 +17,6 @@ import numpy as np
 from bitskip.errors import RunError
 from bitskip.spec import NetworkSpec
 
-__all__ = ["export", "full_precision", "quantize"]
-
 
 def full_precision(spec: NetworkSpec) -> NetworkSpec:
     """Return the same architecture with every layer in fp32."""

@@ -20,8 +20,6 @@ from bitskip.errors import RunError
 from bitskip.program import Program
 from bitskip.spec import NetworkSpec
 
-__all__ = ["PEERS", "Comparison", "Peer", "PeerTiming", "compare"]
-
 
 @dataclass(frozen=True)
 class Peer:

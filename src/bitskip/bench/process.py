@@ -15,8 +15,6 @@ from typing import IO, Any, Self
 from bitskip.bench import worker
 from bitskip.errors import RunError
 
-__all__ = ["Worker"]
-
 
 class Worker:
     """A process in which one engine runs one network; its `time` is a Timer.

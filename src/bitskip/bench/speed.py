@@ -13,18 +13,6 @@ from bitskip.bench.timing import Spread, Timer, alternate, timer
 from bitskip.errors import RunError
 from bitskip.program import Conv2d, Op, Program
 
-__all__ = [
-    "ROUNDS",
-    "LayerTime",
-    "Timing",
-    "check_numbers",
-    "macs_of",
-    "measure",
-    "measure_layers",
-    "native_timers",
-    "timing",
-]
-
 ROUNDS = 5  # turns of each
 MAX_BATCH = 65_536  # pictures a call
 

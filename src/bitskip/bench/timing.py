@@ -11,8 +11,6 @@ import numpy as np
 from bitskip.bench.worker import time_calls
 from bitskip.errors import RunError
 
-__all__ = ["Spread", "Timer", "alternate", "timer"]
-
 Timer = Callable[[float], list[float]]  # given seconds, the milliseconds of each call made in them
 
 

@@ -25,8 +25,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LOADERS", "Loaded", "load", "serve", "time_calls"]
-
 Array = npt.NDArray[Any]
 
 

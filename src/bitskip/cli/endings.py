@@ -9,8 +9,6 @@ import re
 import sys
 from importlib import metadata
 
-__all__ = ["check_streams", "full_output", "missing_package", "silence_stdout"]
-
 # Modules that are not called as the distributions that hold them.
 _DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow", "pytorch_lightning": "lightning"}
 _OUTPUT_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG}

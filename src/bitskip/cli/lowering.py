@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bitskip.program import Program
     from bitskip.sources.load import LoadedModel
 
-__all__ = ["Lowered", "lower_loaded", "lower_source"]
-
 
 @dataclass(frozen=True)
 class Lowered:

@@ -12,8 +12,6 @@ from bitskip.cli.shortcut_commands.recover import recover
 from bitskip.cli.shortcut_commands.score import score
 from bitskip.sources import SOURCES_HELP
 
-__all__ = ["shortcuts"]
-
 shortcuts = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",

@@ -18,16 +18,6 @@ from torch import Tensor
 
 from bitskip.errors import DataError
 
-__all__ = [
-    "Augmentation",
-    "Batches",
-    "Draw",
-    "Normalisation",
-    "as_jpeg",
-    "held_out_count",
-    "split_validation",
-]
-
 _COUNTED = 500  # pictures counted at a time, so that caches hold them
 
 

@@ -21,8 +21,6 @@ from bitskip.data.image_set import ImageSet, composed
 from bitskip.errors import DataError
 from bitskip.pictures import PICTURE_SUFFIXES, decode_picture, is_picture_name, reading_pictures
 
-__all__ = ["Found", "find_pictures", "read_image_folder", "read_pictures"]
-
 _TRAIN_NAMES, _TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 # What systems leave beside pictures; nobody means them.
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}

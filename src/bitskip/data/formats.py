@@ -19,14 +19,6 @@ from bitskip.data.folders import read_image_folder
 from bitskip.data.image_set import ImageSet, Labels, Pictures
 from bitskip.errors import DataError
 
-__all__ = [
-    "CIFAR10_BINARY_FILES",
-    "read_cifar10_binary",
-    "read_cifar100_binary",
-    "read_cifar_python",
-    "read_image_set",
-]
-
 # -- CIFAR --------------------------------------------------------------------------------------------
 
 # SHA-256 of the files in cifar-10-binary.tar.gz (Krizhevsky 2009).

@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BY_CONTENT", "ONE_IN", "held_out_by_content"]
-
 ONE_IN = 5  # pictures, about, is a test picture
 BY_CONTENT = "a fifth of each class, by the SHA-256 of the file"  # what runs call this rule
 

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from bitskip.errors import DataError, nearest
 
-__all__ = ["ImageSet", "Labels", "Pictures", "are_numbers", "composed", "some_names"]
-
 Pictures = npt.NDArray[np.uint8]  # (N, H, W, C)
 Labels = npt.NDArray[np.int64]  # (N,)
 

@@ -21,8 +21,6 @@ from bitskip.data.image_set import ImageSet, Pictures
 from bitskip.errors import DataError
 from bitskip.pictures import fit_picture
 
-__all__ = ["at_hand", "cache_folder", "download_cifar10", "load_images", "load_mini"]
-
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # as published on the data set's own page
 _TIMEOUT_SECONDS = 15

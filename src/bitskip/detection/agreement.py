@@ -12,8 +12,6 @@ from torch import Tensor
 from bitskip.detection.metrics import Detections
 from bitskip.errors import DataError
 
-__all__ = ["Agreement", "agreement", "iou"]
-
 
 @dataclass(frozen=True)
 class Agreement:

@@ -25,8 +25,6 @@ from bitskip.files import write_bytes
 from bitskip.nn import binary_layers
 from bitskip.pruning import Plan, remove_shortcuts
 
-__all__ = ["DetectorFile", "load_detector", "save_detector"]
-
 FORMAT_VERSION = 1
 _LARGEST = 15 * 2**20  # bytes of a file
 

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 from bitskip.detection.photographs import Photograph
 from bitskip.errors import DataError
 
-__all__ = ["CompositeSettings", "Composites", "Target"]
-
 Target = dict[str, Tensor]  # boxes float32 (K, 4) as x1, y1, x2, y2 in pixels; labels int64 (K,) from 1
 _OBJECT = 32  # pixels of a CIFAR picture's side
 

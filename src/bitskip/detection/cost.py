@@ -11,8 +11,6 @@ from bitskip.cost import Cost
 from bitskip.detection.parts import DenseParts, part_of, region_heads
 from bitskip.nn.count import count_module
 
-__all__ = ["count_detector", "parts_of"]
-
 
 def count_detector(detector: nn.Module, input_shape: tuple[int, int, int], name: str = "") -> Cost:
     """Return the cost of a detector of torchvision's kinds for one picture.

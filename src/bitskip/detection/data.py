@@ -17,8 +17,6 @@ from torch import Tensor
 from bitskip.detection.composites import Target
 from bitskip.errors import DataError, nearest
 
-__all__ = ["Annotated", "DetectionSet", "FolderBatches", "load_coco", "load_detection_set", "load_voc"]
-
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from bitskip.errors import DataError, RunError
 
-__all__ = ["Detections", "Precision", "average_precision", "detect"]
-
 Detections = dict[str, Tensor]  # boxes (K, 4), labels (K,), scores (K,); of targets no scores
 
 

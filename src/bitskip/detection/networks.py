@@ -12,8 +12,6 @@ from bitskip.errors import PruningError, SpecError, nearest
 from bitskip.nn import BinaryConv2d
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 
-__all__ = ["PYRAMID", "binarise", "classifier_of", "small_faster_rcnn"]
-
 PYRAMID = 128  # channels of each map of the small detector's pyramid, at full width
 _STAGES = (64, 128, 256, 512)  # channels of the backbone's stages, at full width
 _HEAD = 256  # features of its box head

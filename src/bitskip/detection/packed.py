@@ -24,8 +24,6 @@ from bitskip.lower import lower
 from bitskip.program import Program
 from bitskip.runtime import Model
 
-__all__ = ["PackedMaps", "attach", "calibration_of", "pack_backbone"]
-
 
 class _Named(nn.Module):
     """A part of a backbone that gives its maps as a dict of the names of their levels."""

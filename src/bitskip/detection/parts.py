@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from bitskip.errors import SpecError
 
-__all__ = ["PARTS", "DenseParts", "RegionHead", "backbone_of", "part_of", "region_heads"]
-
 # Parts by the beginning of their parameters' names, the most special first.
 PARTS = (
     ("backbone.body.", "backbone"),

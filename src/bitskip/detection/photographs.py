@@ -13,8 +13,6 @@ from PIL import Image
 
 from bitskip.errors import DataError, RunError
 
-__all__ = ["HELD_OUT", "NAMES", "Photograph", "load_photographs", "save_photographs"]
-
 Photograph = npt.NDArray[np.uint8]  # (H, W, 3)
 Split = Literal["train", "test"]
 

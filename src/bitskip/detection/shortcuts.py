@@ -20,16 +20,6 @@ from bitskip.nn.batch_norm import batch_norms, keeping_statistics, reestimate_ba
 from bitskip.pruning import Analysis, Gain, Score, Shortcut, ShortcutGates, analyse, compare
 from bitskip.pruning.score import student_t
 
-__all__ = [
-    "BackboneOnly",
-    "DetectionBatches",
-    "analyse_detector",
-    "check_classes", "check_runs",
-    "compare_detectors",
-    "own_loss",
-    "score_detector",
-]  # fmt: skip
-
 Batch = tuple[Tensor, Sequence[Target]]
 
 

@@ -14,8 +14,6 @@ from bitskip.detection.data import DetectionSet, FolderBatches
 from bitskip.detection.photographs import load_photographs
 from bitskip.errors import DataError
 
-__all__ = ["EPOCH", "held_out_of", "standard_composites"]
-
 EPOCH = 1000  # composites that are called an epoch, since there is no end of them
 Split = Literal["train", "held_out", "test"]
 

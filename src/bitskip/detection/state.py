@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from bitskip.errors import RunError
 from bitskip.files import write_bytes
 
-__all__ = ["TrainingState"]
-
 EVERY = 60.0  # seconds between two savings
 _MODEL, _MOMENTS = "model.", "optimizer."
 

@@ -21,8 +21,6 @@ from bitskip.nn import binary_layers
 from bitskip.pruning import Plan, ShortcutGates, settle
 from bitskip.pruning.plan import weights_digest
 
-__all__ = ["DetectorTraining", "recover_detector", "train_backbone", "train_detector"]
-
 Report = Callable[[dict[str, float]], None]
 
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from bitskip.graph.record import OperatorCall, Trace
 from bitskip.memory import Held, Schedule, ScheduledOp, bits_to_bytes, peaks
 
-__all__ = ["Fused", "fuse_trace", "schedule_of", "trace_peaks"]
-
 Read = tuple[int, str]  # a value, and the form it is read in
 
 _FORM_BITS = {"signs": 1, "codes": 8}

@@ -9,8 +9,6 @@ from torch import fx, nn
 
 from bitskip.errors import PruningError
 
-__all__ = ["AUGMENTED", "follow_inplace"]
-
 # `y += x` changes y itself; torch.fx alone would record it as `y = y + x`.
 AUGMENTED = "iadd isub imul itruediv ifloordiv imod ipow imatmul iand ior ixor ilshift irshift".split()
 _INPLACE_FUNCTIONS = tuple(getattr(operator, name) for name in AUGMENTED)

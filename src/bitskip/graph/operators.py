@@ -13,8 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Kind", "Operator", "operator_of"]
-
 Kind = Literal["view", "pointwise", "norm", "mixing", "pool", "reduce", "resize", "move", "make"]
 Macs = Callable[[tuple[Any, ...], Any], "int | None"]  # of the arguments and the result; None is unknown
 

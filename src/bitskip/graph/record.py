@@ -21,8 +21,6 @@ from bitskip.errors import SpecError
 from bitskip.graph.operators import Kind, operator_of
 from bitskip.graph.working import undisturbed, unwrap, working_copy
 
-__all__ = ["LayerTrace", "OperatorCall", "Recorder", "Trace", "Value", "record", "record_module"]
-
 
 @dataclass(frozen=True)
 class Value:

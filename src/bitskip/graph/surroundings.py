@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["kept_clean"]
-
 _LIBRARIES = {"torch", "torchvision", "builtins", "numpy", "bitskip", *sys.stdlib_module_names} - {"__main__"}
 _DEPTH = 3  # of containers in containers
 _MOST = 10_000  # a container with more members is somebody's data, not a cache of grids

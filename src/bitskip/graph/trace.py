@@ -22,23 +22,6 @@ from bitskip.graph.inplace import AUGMENTED, follow_inplace
 from bitskip.graph.record import Recorder, Trace, record
 from bitskip.graph.working import as_it_was
 
-__all__ = [
-    "ADDITIONS",
-    "Recording",
-    "TensorInfo",
-    "TrainingFlag",
-    "additions_by_owner",
-    "measure",
-    "module_stack",
-    "operands_of",
-    "optional_arguments",
-    "owner_of",
-    "record_graph",
-    "trace_block",
-    "trace_deep",
-    "trace_with",
-]
-
 ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ADD_METHODS = ("add", "add_", "__add__", "__iadd__")
 

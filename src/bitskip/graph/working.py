@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from bitskip.graph.surroundings import kept_clean
 
-__all__ = ["as_it_was", "opened_copy", "undisturbed", "unwrap", "working_copy"]
-
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 

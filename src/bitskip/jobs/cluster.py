@@ -17,8 +17,6 @@ from bitskip.errors import RunError
 from bitskip.jobs.place import Place
 from bitskip.jobs.task import RETRIES, Event, EventKind, Task
 
-__all__ = ["check_address", "on_cluster"]
-
 _ANSWER_SECONDS = 10.0  # for a machine to take a connection
 
 

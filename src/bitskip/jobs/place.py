@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from bitskip.errors import RunError
 
-__all__ = ["Place", "read_place"]
-
 _PER_GPU = 6  # trainings of small networks that fill one GPU: more gain nothing (measured with ResNet14)
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

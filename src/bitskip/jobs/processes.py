@@ -22,8 +22,6 @@ from bitskip.errors import RunError
 from bitskip.jobs.place import Place
 from bitskip.jobs.task import RETRIES, Event, Task
 
-__all__ = ["in_processes"]
-
 _context = multiprocessing.get_context("spawn")
 
 

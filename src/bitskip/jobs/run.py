@@ -10,8 +10,6 @@ from bitskip.errors import BitskipError, InterruptedRunError, RunError
 from bitskip.jobs.place import Place
 from bitskip.jobs.task import Event, Task
 
-__all__ = ["run_tasks"]
-
 
 def run_tasks(
     tasks: Sequence[Task],

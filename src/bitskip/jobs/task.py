@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["RETRIES", "Event", "EventKind", "Task"]
-
 RETRIES = 2  # how often a task is taken up again after its process has died
 
 EventKind = Literal["begun", "progress", "done", "failed", "lost"]

@@ -77,8 +77,6 @@ from bitskip.program import (
     ThresholdEpilogue,
 )
 
-__all__ = ["Assembled", "assemble"]
-
 
 @dataclass
 class Assembled:

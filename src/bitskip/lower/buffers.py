@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from bitskip.memory import buffers, heirs, place
 from bitskip.program import Add, Conv2d, Op, Tensor, op_outputs, program_schedule
 
-__all__ = ["place_buffers"]
-
 _ALIGNMENT = 64
 
 

@@ -13,9 +13,6 @@ from bitskip.lower.fx_graph import fx_graph
 from bitskip.lower.graph import Graph
 from bitskip.nn import Int8Conv2d, Int8Linear, ResNet, follows_its_spec
 
-__all__ = ["InputShape", "build_graph"]
-
-
 InputShape = tuple[int, int, int] | Mapping[str, tuple[int, int, int]]
 
 

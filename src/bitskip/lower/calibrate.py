@@ -16,8 +16,6 @@ from bitskip.backends.reference import Reference
 from bitskip.lower.forms import Quantization
 from bitskip.program import Program
 
-__all__ = ["find_quantizations"]
-
 _BATCH = 64
 _SAMPLES = 200_000  # values kept of each tensor
 _SHARES = np.linspace(0.3, 1.0, 36)

@@ -15,16 +15,6 @@ from bitskip.lower.graph import ConvNode, Floats, Pair
 from bitskip.nn import BinaryLayer, RPReLU
 from bitskip.program import Activation
 
-__all__ = [
-    "Folded",
-    "array",
-    "batch_norm_terms",
-    "binary_weight",
-    "conv_node",
-    "module_activation",
-    "scaling",
-]
-
 
 def array(values: Tensor) -> Floats:
     """Return `values` as a contiguous float32 array."""

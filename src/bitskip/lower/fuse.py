@@ -29,8 +29,6 @@ from bitskip.lower.recorded import (
 )
 from bitskip.program import Activation
 
-__all__ = ["fuse"]
-
 _NONE = Activation()
 
 

@@ -20,8 +20,6 @@ from bitskip.lower.recorded import Recorder, Traced
 from bitskip.lower.torch_layers import layer_handler
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS
 
-__all__ = ["fx_graph"]
-
 
 def fx_graph(
     model: nn.Module,

@@ -18,22 +18,6 @@ from torch import Tensor
 from bitskip.program import Activation
 from bitskip.spec import NetworkSpec
 
-__all__ = [
-    "AddNode",
-    "AffineNode",
-    "ConcatNode",
-    "ConvNode",
-    "Floats",
-    "Graph",
-    "MulNode",
-    "Node",
-    "Pair",
-    "PoolNode",
-    "Shape",
-    "TableNode",
-    "node_inputs",
-]
-
 Floats = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]  # H, W, C
 Pair = tuple[int, int]  # along the height, along the width

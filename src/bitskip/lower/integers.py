@@ -8,8 +8,6 @@ import numpy.typing as npt
 from bitskip.errors import LoweringError
 from bitskip.lower.graph import ConvNode
 
-__all__ = ["int8_weights", "integer_terms"]
-
 _MAX_SHIFT = 40
 _I8_PRODUCT = 255 * 127  # largest |(q - zero_point) * w|
 _BIAS_BITS = 30

@@ -19,21 +19,6 @@ from bitskip.lower.graph import Pair, Shape
 from bitskip.program import Activation
 from bitskip.program.schema import LIMITS
 
-__all__ = [
-    "BATCH",
-    "RecordedActivation",
-    "RecordedAdd",
-    "RecordedAffine",
-    "RecordedConcat",
-    "RecordedConv",
-    "RecordedMul",
-    "RecordedOp",
-    "RecordedPool",
-    "RecordedTable",
-    "Recorder",
-    "Traced",
-]
-
 # Pictures that shapes are followed with: more than one, so that what mixes pictures is seen.
 BATCH = 2
 _PACKABLE = (

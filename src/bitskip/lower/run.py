@@ -17,8 +17,6 @@ from bitskip.program import Program
 from bitskip.spec import NetworkSpec
 from bitskip.training.folder import class_names, load_run, weights_file, weights_metadata
 
-__all__ = ["calibration_pictures", "lower_run"]
-
 
 def calibration_pictures(
     images: ImageSet, count: int, trained_on: tuple[str, ...] = ()

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from bitskip.lower.forms import KEEPS_SCALE, Precisions, Quantization, integer_epilogue_fits, wanted_forms
 from bitskip.lower.graph import ConvNode, Graph, PoolNode
 
-__all__ = ["share_residual_scales"]
-
 
 def share_residual_scales(
     graph: Graph, precisions: Precisions, quantizations: Mapping[int, Quantization]

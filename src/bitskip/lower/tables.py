@@ -11,8 +11,6 @@ from bitskip.lower.forms import I8, I32, Precisions, arithmetic, wanted_forms
 from bitskip.lower.graph import AffineNode, ConvNode, Graph, Node
 from bitskip.program import Activation
 
-__all__ = ["with_tables"]
-
 _CURVED = ("sigmoid", "hard_sigmoid", "hard_swish", "silu")
 
 

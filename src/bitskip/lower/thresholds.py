@@ -14,8 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["integer_thresholds"]
-
 _ALWAYS = -(1 << 31)  # acc >= this holds for every accumulator
 
 

@@ -13,8 +13,6 @@ from bitskip.lower.folding import array
 from bitskip.lower.recorded import Recorder, Traced
 from bitskip.program import Activation
 
-__all__ = ["ACTIVATION_FUNCTIONS", "ACTIVATION_METHODS", "activate", "prelu"]
-
 _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,

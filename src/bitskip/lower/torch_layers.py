@@ -17,8 +17,6 @@ from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, li
 from bitskip.nn import BinaryConv2d, BinaryLayer, BinaryLinear, LearnedThreshold, RPReLU
 from bitskip.nn.layers import Dropout
 
-__all__ = ["layer_handler"]
-
 Handler = Callable[[Recorder, Any, Traced], Traced]
 
 

@@ -21,8 +21,6 @@ from bitskip.lower.recorded import BATCH, RecordedActivation, Recorder, Traced
 from bitskip.lower.torch_activations import ACTIVATION_FUNCTIONS, ACTIVATION_METHODS, activate
 from bitskip.program.schema import LIMITS
 
-__all__ = ["FUNCTIONS", "METHODS", "batch_norm", "convolve", "linear", "shift"]
-
 MAX_KERNEL = LIMITS["MAX_KERNEL"]
 
 

@@ -22,8 +22,6 @@ from bitskip.errors import FileFormatError, SpecError, nearest
 from bitskip.nn.count import count_module
 from bitskip.nn.layers import BinaryConv2d, BinaryLinear
 
-__all__ = ["Baseline", "baseline_names", "build_baseline", "count_baseline"]
-
 CLASSES = 10
 INPUT_SIZE = 32  # height = width of CIFAR-10's pictures, in pixels
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from bitskip.errors import PruningError
 
-__all__ = ["batch_norms", "inputs_of", "keeping_statistics", "reestimate_batch_norm"]
-
 
 def inputs_of(batch: Any) -> Tensor:
     """Return the pictures of a batch: the batch itself, or its first part."""

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from bitskip.nn.layers import BinaryConv2d, Dropout, Int8Conv2d, LearnedThreshold, RPReLU
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
-__all__ = ["Projection", "ResidualBlock", "make_activation", "make_conv"]
-
 # E[ReLU(z)] of a standard normal z: with it about half of a batch-normalised ReLU's outputs lie below.
 _THRESHOLD_AFTER_RELU = 0.4
 

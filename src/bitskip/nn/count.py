@@ -15,8 +15,6 @@ from bitskip.graph.record import LayerTrace, record_module
 from bitskip.graph.working import unwrap
 from bitskip.nn.layers import BinaryLayer, Int8Conv2d, Int8Linear, LearnedThreshold, RPReLU
 
-__all__ = ["count_module"]
-
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._BatchNorm, "batch_norm"),
     (nn.modules.conv._ConvTransposeNd, "conv_transpose"),

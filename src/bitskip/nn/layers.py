@@ -14,18 +14,6 @@ from bitskip.errors import SpecError
 from bitskip.nn.quantizers import SignQuantizer, sign
 from bitskip.spec import WEIGHT_SCALES
 
-__all__ = [
-    "BinaryConv2d",
-    "BinaryLayer",
-    "BinaryLinear",
-    "Dropout",
-    "Int8Conv2d",
-    "Int8Linear",
-    "LearnedThreshold",
-    "RPReLU",
-    "binary_layers",
-]
-
 
 class Int8Conv2d(nn.Conv2d):
     """A convolution that is declared int8: real while it trains, int8 when the network is lowered."""

@@ -18,8 +18,6 @@ from torch import nn
 from bitskip.nn.layers import BinaryConv2d
 from bitskip.spec import NetworkSpec
 
-__all__ = ["is_narrow", "onednn_where_safe"]
-
 _LEAST_CHANNELS = 16
 
 

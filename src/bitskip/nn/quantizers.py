@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from bitskip.quantizers import quantizer_of
 
-__all__ = ["SignQuantizer", "set_progress", "sign"]
-
 
 def sign(x: Tensor) -> Tensor:
     """Return +1 where x >= 0 (so at 0 and -0.0 too), else -1; shape and dtype of `x`.

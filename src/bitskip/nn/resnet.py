@@ -12,8 +12,6 @@ from bitskip.nn.blocks import ResidualBlock, make_activation, make_conv
 from bitskip.nn.layers import Int8Linear
 from bitskip.spec import BlockSpec, NetworkSpec
 
-__all__ = ["ResNet", "build", "follows_its_spec"]
-
 
 class Stem(nn.Module):
     """The first convolution with BN and activation, and the max pool of ImageNet stems."""

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["ensure_torchvision_ops"]
-
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _declared: list[torch.library.Library] = []  # operators live as long as their Library object
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from bitskip.program.ops import Conv2d, IntegerEpilogue, Tensor
 
-__all__ = ["accumulator_bound", "integer_bound"]
-
 
 def accumulator_bound(op: Conv2d, tensors: tuple[Tensor, ...], input_bound: int = 0) -> int:
     """Return the largest |acc| that any input can reach, whatever the weights; 0 for a float accumulator.

@@ -27,8 +27,6 @@ from bitskip.program.schema import DTYPES, EPILOGUES, LIMITS, OPS, row_of
 if TYPE_CHECKING:
     from bitskip.program.program import Program
 
-__all__ = ["check_program"]
-
 MAX_OPS, MAX_TENSORS, MAX_OUTPUTS = LIMITS["MAX_OPS"], LIMITS["MAX_TENSORS"], LIMITS["MAX_OUTPUTS"]
 MAX_SIDE, MAX_CHANNELS = LIMITS["MAX_SIDE"], LIMITS["MAX_CHANNELS"]
 MAX_ARENA = LIMITS["MAX_BYTES"]

@@ -32,8 +32,6 @@ from bitskip.program.schema import (
 )
 from bitskip.program.shapes import SHAPES, evaluate
 
-__all__ = ["OpCheck", "fail", "whole"]
-
 MAX_SIDE, MAX_CHANNELS, MAX_KERNEL = LIMITS["MAX_SIDE"], LIMITS["MAX_CHANNELS"], LIMITS["MAX_KERNEL"]
 
 

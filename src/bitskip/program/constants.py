@@ -13,8 +13,6 @@ from bitskip.program.ops import Array, Tensor
 from bitskip.program.record import Flat, is_small
 from bitskip.program.schema import CONSTANTS, LIMITS, WIDE
 
-__all__ = ["ConstantReader", "alignment_of", "stored", "stored_size"]
-
 
 def alignment_of(size: int) -> int:
     """Return the multiple at which a constant of `size` bytes begins."""

@@ -28,8 +28,6 @@ from bitskip.program.program import Program
 from bitskip.program.record import flatten, from_columns, is_small, to_columns, unflatten
 from bitskip.program.schema import COLUMNS, CONSTANTS, DTYPES, LIMITS, RECORD, WIDE
 
-__all__ = ["FORMAT_VERSION", "decode", "encode", "iter_constants", "op_bytes", "stored_bytes"]
-
 FORMAT_VERSION = 2
 MAGIC = b"BITSKIP\0"
 # magic, version, CRC-32 of what follows it, bytes of the file, tensors, ops, outputs, class names, bytes of

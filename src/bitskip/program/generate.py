@@ -27,8 +27,6 @@ from bitskip.program.schema import (
 )
 from bitskip.program.shapes import SHAPES, Shape, c_function
 
-__all__ = ["HEADER_FILE", "docs_tables", "header", "shape_functions", "with_tables"]
-
 ROOT = Path(__file__).parents[3]
 HEADER_FILE = ROOT / "native" / "include" / "bitskip_ops.h"
 DOCS_FILE = ROOT / "docs" / "program.md"

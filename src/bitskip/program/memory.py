@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from bitskip import memory
 from bitskip.program.ops import Op, Tensor, input_count, op_inputs, op_outputs, op_residual
 
-__all__ = ["program_schedule"]
-
 
 def program_schedule(
     tensors: Sequence[Tensor],

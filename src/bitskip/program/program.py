@@ -15,8 +15,6 @@ from bitskip.errors import FileFormatError
 from bitskip.program.check import check_program
 from bitskip.program.ops import Array, Input, Op, Output, Tensor, input_count
 
-__all__ = ["Program"]
-
 
 @dataclass(frozen=True, eq=False)
 class Program:

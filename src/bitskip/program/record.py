@@ -35,8 +35,6 @@ from bitskip.program.schema import (
     row_of,
 )
 
-__all__ = ["Flat", "flatten", "unflatten"]
-
 _VECTORS = ("slope", "shift_in", "shift_out")
 _BY_CODE = {row.code: row for row in OPS.values()}
 _ACTIVATION_OF = {code: kind for kind, (code, _, _) in ACTIVATIONS.items()}

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from types import CodeType
 
-__all__ = ["SHAPES", "Shape", "c_function", "evaluate", "largest"]
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -12,8 +12,6 @@ from bitskip.pruning.plan import Action, Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.score import Score
 from bitskip.pruning.shortcut import Analysis
 
-__all__ = ["PRESETS", "plan_shortcuts"]
-
 PRESETS = ("all", "middle", "none")
 
 

@@ -17,8 +17,6 @@ from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.remove import settle
 from bitskip.pruning.shortcut import KINDS
 
-__all__ = ["cover", "coverage_page", "library_versions", "prove_removal", "torchvision_classifiers"]
-
 LARGEST_PROVEN = 100_000_000  # parameters; beyond, structure alone is read, on torch's meta device
 
 

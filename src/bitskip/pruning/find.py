@@ -40,8 +40,6 @@ from bitskip.pruning.node_kinds import (
 )
 from bitskip.pruning.shortcut import Analysis, Shortcut, Site, Unit
 
-__all__ = ["analyse", "find_shortcuts"]
-
 
 def find_shortcuts(model: nn.Module, example_input: Any) -> tuple[Shortcut, ...]:
     """Return the shortcuts of `model` in the order they run.

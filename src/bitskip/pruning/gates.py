@@ -18,8 +18,6 @@ from bitskip.nn import LearnedThreshold
 from bitskip.pruning.plan import Plan, PlannedShortcut
 from bitskip.pruning.shortcut import Shortcut
 
-__all__ = ["Gate", "ShortcutGates"]
-
 _BEFORE_CONV = (nn.Dropout, nn.Dropout2d, nn.Identity, LearnedThreshold)
 
 

@@ -25,8 +25,6 @@ from bitskip.pruning.schedule import GateSchedule, RecoverySettings
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
-__all__ = ["ShortcutRecovery"]
-
 
 class ShortcutRecovery(L.Callback):  # type: ignore[misc]  # Lightning is untyped here
     """Sets the gates before each step; its state goes into Lightning's checkpoints.

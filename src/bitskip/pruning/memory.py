@@ -18,8 +18,6 @@ from bitskip.graph.record import OperatorCall, Trace
 from bitskip.graph.trace import Recording, operands_of, owner_of
 from bitskip.memory import Peak, sizes_during, traffic
 
-__all__ = ["ActivationGraph"]
-
 
 @dataclass(frozen=True)
 class _Running:

@@ -10,17 +10,6 @@ from torch.nn import functional as F
 
 from bitskip.nn import BinaryConv2d, BinaryLinear, LearnedThreshold, RPReLU
 
-__all__ = [
-    "ACTIVATIONS",
-    "is_average_pool",
-    "is_elementwise",
-    "is_mixing",
-    "is_norm",
-    "is_projection_step",
-    "is_upsampling",
-    "skip_kind",
-]
-
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, RPReLU,
 )  # fmt: skip

@@ -22,8 +22,6 @@ from bitskip.graph.working import unwrap
 from bitskip.pruning.shortcut import Shortcut, Site, Unit
 from bitskip.results.codec import decode
 
-__all__ = ["ACTIONS", "Action", "Plan", "PlannedShortcut", "fingerprint", "weights_digest"]
-
 FORMAT_VERSION = 1
 Action = Literal["remove", "shorten", "keep"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

@@ -25,8 +25,6 @@ from bitskip.pruning.plan import Plan, weights_digest
 from bitskip.pruning.remove import settle
 from bitskip.pruning.schedule import GateSchedule, RecoverySettings, decayed_groups, distillation_loss
 
-__all__ = ["Recovery", "recover"]
-
 STATE_FILE = "recovery.safetensors"
 _ATOL = 1e-5
 

@@ -28,8 +28,6 @@ from bitskip.pruning.plan import Plan
 from bitskip.pruning.remove import settle
 from bitskip.pruning.shortcut import Analysis, Shortcut
 
-__all__ = ["ZeroTraining", "prune_without_training", "refit_block"]
-
 _ROWS_A_BATCH = 8192  # patches taken of each batch: enough for 4,608 unknowns a filter within few batches
 _CHUNK = 16  # pictures unfolded at once, which bounds memory
 

@@ -18,8 +18,6 @@ from bitskip.pruning.gates import ShortcutGates
 from bitskip.pruning.plan import Plan
 from bitskip.spec import NetworkSpec, named_models, named_spec
 
-__all__ = ["load_pruned", "remove_shortcuts", "save_pruned", "settle"]
-
 WEIGHTS_FILE = "weights.safetensors"
 PLAN_FILE = "plan.json"
 

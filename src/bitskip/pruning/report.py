@@ -15,8 +15,6 @@ from bitskip.memory import EXECUTORS
 from bitskip.pruning.find import analyse
 from bitskip.pruning.shortcut import Analysis
 
-__all__ = ["Gain", "compare", "latency", "take_turns"]
-
 
 @dataclass(frozen=True)
 class Gain:

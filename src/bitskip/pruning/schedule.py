@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from bitskip.errors import PruningError, nearest
 
-__all__ = ["SCHEDULES", "GateSchedule", "RecoverySettings", "decayed_groups", "distillation_loss"]
-
 SCHEDULES = ("one_shot", "gradual", "together")
 PRECISIONS = ("32-true", "bf16-mixed")
 

@@ -23,8 +23,6 @@ from bitskip.pruning.plan import PlannedShortcut, fingerprint, weights_digest
 from bitskip.pruning.shortcut import Shortcut
 from bitskip.results.codec import decode
 
-__all__ = ["Score", "load_scores", "score_shortcuts", "student_t", "write_scores"]
-
 FORMAT_VERSION = 1
 
 # 97.5% quantiles of Student's t for 1 to 30 degrees of freedom (any table of the distribution).

@@ -7,8 +7,6 @@ from typing import Any
 
 from bitskip.pruning.memory import ActivationGraph
 
-__all__ = ["KINDS", "Analysis", "Shortcut", "Site", "Unit"]
-
 KINDS = ("identity", "projection", "pooled_projection")
 
 

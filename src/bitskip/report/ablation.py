@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["ablation_markdown", "ablation_tables", "draw_ablation", "write_ablation"]
-
 
 def write_ablation(values: Mapping[str, Any], folder: Path) -> Path:
     """Write `page.md` and `ablation.svg` into `folder`; returns the page's path.

@@ -26,8 +26,6 @@ from bitskip.spec import SHORTCUT_POLICIES, NetworkSpec, named_spec
 from bitskip.study.paper import TABLE3_NOTE, TABLES
 from bitskip.study.references import BARS, REFERENCES, SIZES_NOTE, Bar
 
-__all__ = ["Ours", "Verdict", "accuracy_markdown", "judge", "ours_of_card", "ours_of_file", "write_accuracy"]
-
 _WHOLE_TEST_SET = ("CIFAR-10", 10_000)
 MET, MISSED, NOT_YET, TRAINED = "met", "missed", "not yet run", "trained"
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Point", "draw_sizes"]
-
 _BITS = {
     "fp32": "full precision",
     "w1": "1-bit weights in some or all stages",

@@ -12,8 +12,6 @@ from bitskip.study.kept import kept_baseline
 from bitskip.study.packed import packed_results
 from bitskip.terminal import byte_size
 
-__all__ = ["baselines_table"]
-
 
 def baselines_table(results: Results) -> TextTable | None:
     """Return accuracy, size, MACs and time of each packed network; None if no baseline was measured."""

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_accuracy", "draw_losses", "draw_puzzle", "has_loss_curves", "loss_rows_missing"]
-
 _POLICY_LINES: dict[str, Any] = {"all": "solid", "middle": (0, (5, 1.6)), "none": (0, (1.2, 1.2))}
 _PRECISION_COLOURS = {"full": "fp32", "hybrid": "hybrid", "binary": "w1"}
 

@@ -10,8 +10,6 @@ from bitskip.report.wording import per_cent, points
 from bitskip.results.study import Results
 from bitskip.study.paper import CLAIMS, Claim
 
-__all__ = ["Pair", "Verdict", "judge"]
-
 HOLDS, FAILS, NOT_RUN = "holds", "does not hold", "not run"
 
 

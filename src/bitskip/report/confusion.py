@@ -13,8 +13,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from bitskip.runtime.confusion import Confusion, Mistake
 
-__all__ = ["confusion_svg", "contact_sheet"]
-
 _CELL, _CHARACTER = 34, 6.6  # pixels: of a cell's side, and of a letter of the labels
 _NUMBERS = 30  # so many classes at most have numbers in their cells
 _FONT = 'font-family="system-ui, sans-serif" font-size="11"'

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PRECISION_LEGEND", "draw_architecture"]
-
 PRECISION_LEGEND = {
     "fp32": "fp32: full precision",
     "int8": "int8: 8-bit",

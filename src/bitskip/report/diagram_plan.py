@@ -12,8 +12,6 @@ from itertools import groupby
 
 from bitskip.spec import BlockSpec, LayerSpec, NetworkSpec
 
-__all__ = ["Arc", "Box", "DiagramBlock", "DiagramRow", "plan_diagram"]
-
 _BLOCKS_IN_A_ROW = 2
 _LEAST_RUN = 3  # this many equal blocks in a row are drawn once
 

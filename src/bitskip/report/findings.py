@@ -16,8 +16,6 @@ from bitskip.study.paper import PRECISION_NAMES, PRECISION_POLICIES, paper_row
 from bitskip.terminal import byte_size
 from bitskip.zoo import card_of, zoo_names
 
-__all__ = ["beside_table", "findings", "no_gradient_text"]
-
 _ZOO_RECIPE = "modern"
 
 

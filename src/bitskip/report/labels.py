@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Rectangle", "place_labels"]
-
 _DISTANCES = (5, 11, 18, 26, 36, 48, 62)  # free space between point and label, tried in this order
 # Right, left, then above, below and the corners: degrees, counted against the clock from the right.
 _ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90)

@@ -20,8 +20,6 @@ from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS
 from bitskip.study.paper import DEFINITION, TABLE3_NOTE
 
-__all__ = ["DIFFERENCES_NOTE", "has_grid", "markdown_table", "tables_markdown"]
-
 DIFFERENCES_NOTE = (
     "Differences are ours less the paper's: accuracies in percentage points, counts in per cent of the "
     f"paper's figure. '{EVERY_DIGIT}' means that the count, cut off after the paper's digits, is its figure."

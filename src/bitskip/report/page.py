@@ -40,8 +40,6 @@ from bitskip.study.paper import (
     TABLES,
 )
 
-__all__ = ["report_html"]
-
 _TITLE = "Which layers can be 1-bit, and which shortcuts can go?"
 
 

@@ -13,8 +13,6 @@ from bitskip.report.wording import listing, per_cent
 from bitskip.results.study import Results
 from bitskip.study.paper import paper_row
 
-__all__ = ["puzzle_text"]
-
 # An accuracy this near to the paper's counts as like it, and one this far above the other as unlike it.
 _NEAR = 0.10
 

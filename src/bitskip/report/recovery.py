@@ -18,8 +18,6 @@ from bitskip.runtime.accuracy import wilson_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BARS", "draw_recovery", "recovery_markdown", "write_recovery"]
-
 BARS = {"middle": 0.5, "none": 1.0}  # points below the teacher that count as met
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from bitskip.report.wording import per_cent
 from bitskip.results.study import ResultRow, Results
 
-__all__ = ["Measured", "Treatment", "grid_rows", "mean_curve", "measured", "other_models", "treatments"]
-
 
 @dataclass(frozen=True)
 class Measured:

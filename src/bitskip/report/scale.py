@@ -8,8 +8,6 @@ from bitskip.results.study import Results
 from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import EPOCHS
 
-__all__ = ["caveats", "facts"]
-
 _CIFAR10 = (50_000, 10_000)  # training and test pictures
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Label", "thousands", "write_labels"]
-
 
 @dataclass(frozen=True)
 class Label:

@@ -32,19 +32,6 @@ from bitskip.spec import PAPER_VARIANTS, named_spec
 from bitskip.study.paper import TABLES, PaperRow, PaperTable, paper_row
 from bitskip.terminal import byte_size
 
-__all__ = [
-    "Column",
-    "TextTable",
-    "claims_table",
-    "cost_table",
-    "other_models_table",
-    "paper_table",
-    "paper_tables",
-    "runs_table",
-    "table3_check",
-    "treatments_table",
-]
-
 EVERY_DIGIT = "every digit"
 
 

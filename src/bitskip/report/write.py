@@ -23,8 +23,6 @@ from bitskip.study.paper import FIGURES, TABLES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_spec", "print_tables", "write_report"]
-
 _PICTURE_KINDS = (".svg", ".png")
 
 

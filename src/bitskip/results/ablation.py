@@ -8,8 +8,6 @@ from typing import Any
 
 from bitskip.results.codec import Amount, Count, Factor, Positive, Share, Text, decode
 
-__all__ = ["ABLATION_FORMAT_VERSION", "AblationResults", "ArmRow", "check_ablation"]
-
 ABLATION_FORMAT_VERSION = 1
 
 

@@ -29,8 +29,6 @@ from msgspec import Meta
 
 from bitskip.errors import FileFormatError, nearest
 
-__all__ = ["Amount", "Count", "Factor", "Loss", "Positive", "Share", "Text", "decode", "plain"]
-
 T = TypeVar("T")
 
 _MOST = sys.float_info.max

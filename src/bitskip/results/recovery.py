@@ -8,8 +8,6 @@ from typing import Any
 
 from bitskip.results.codec import Amount, Count, Loss, Share, Text, decode
 
-__all__ = ["RECOVERY_FORMAT_VERSION", "GainRow", "RecoveryResults", "RecoveryRow", "check_recovery"]
-
 RECOVERY_FORMAT_VERSION = 3
 
 

@@ -18,8 +18,6 @@ from typing import Any, TypeVar
 from bitskip.files import read_json, write_text
 from bitskip.results.codec import Amount, Count, Factor, Loss, Positive, Share, Text, decode, plain
 
-__all__ = ["Counts", "DataSummary", "EpochRecord", "PaperFigures", "ResultRow", "Results", "StudyInfo"]
-
 FORMAT_VERSION = 1
 T = TypeVar("T")
 

@@ -12,17 +12,6 @@ import numpy.typing as npt
 
 from bitskip.runtime.model import Model
 
-__all__ = [
-    "TTA",
-    "Z_95",
-    "Accuracy",
-    "Logits",
-    "logits_of",
-    "measure",
-    "measure_with_flip",
-    "wilson_interval",
-]
-
 TTA = ("none", "flip")  # test-time augmentation: none, or the mean over a picture and its mirror image
 
 _BATCH = 64

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from bitskip.runtime.accuracy import Z_95, Accuracy, Logits
 
-__all__ = ["Confusion", "Mistake", "paired_difference", "top_hits", "worst_mistakes"]
-
 Labels = npt.NDArray[np.int64]  # (N,)
 
 

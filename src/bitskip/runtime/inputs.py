@@ -17,8 +17,6 @@ from bitskip.program import Program
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PictureInput", "picture_inputs"]
-
 _TOLERANCE = 1e-4  # how far a normalised value may lie from that of a whole pixel level
 
 

@@ -16,8 +16,6 @@ from bitskip.program import Program
 from bitskip.runtime.inputs import PictureInput, picture_inputs
 from bitskip.zoo import packed_path
 
-__all__ = ["Model", "Prediction", "load"]
-
 Logits = npt.NDArray[np.float32]
 
 

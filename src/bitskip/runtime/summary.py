@@ -9,8 +9,6 @@ import numpy as np
 from bitskip.program import Conv2d, Program, conv_precision, op_inputs, op_outputs
 from bitskip.program.file import op_bytes
 
-__all__ = ["summarise"]
-
 
 def summarise(program: Program, file_bytes: int) -> dict[str, Any]:
     """Return JSON-serialisable values that describe `program`, stored in `file_bytes` bytes."""

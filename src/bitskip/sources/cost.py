@@ -6,8 +6,6 @@ from bitskip.cost import Cost, cost_of
 from bitskip.errors import SpecError
 from bitskip.sources.grammar import Kind, parse, spec_of
 
-__all__ = ["cost_of_source"]
-
 
 def cost_of_source(
     source: str,

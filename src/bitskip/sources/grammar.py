@@ -22,8 +22,6 @@ from pathlib import Path
 from bitskip.errors import RunError, SpecError, nearest
 from bitskip.spec import NetworkSpec, named_models, resolve_spec
 
-__all__ = ["SOURCES_HELP", "Kind", "Source", "parse", "spec_of"]
-
 SOURCES_HELP = (
     "A named model, a spec's JSON file, a run's folder, `zoo:NAME`, `baseline:NAME`, `torchvision:NAME`, "
     "`timm:NAME` or `FILE.py:CALLABLE`."

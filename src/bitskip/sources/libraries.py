@@ -17,16 +17,6 @@ from bitskip.data.batches import Normalisation
 from bitskip.errors import RunError, SpecError, nearest
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 
-__all__ = [
-    "IMAGENET",
-    "Built",
-    "DenseNetwork",
-    "build_baseline_named",
-    "build_timm",
-    "build_torchvision",
-    "parameters_on_meta",
-]  # fmt: skip
-
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _FIXED_SIZES = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}  # whatever the picture's
 

@@ -33,8 +33,6 @@ from bitskip.pruning.schedule import decayed_groups
 from bitskip.sources.load import LoadedModel
 from bitskip.training import evaluate
 
-__all__ = ["batches_for", "check_source", "prune_loaded", "recover_loaded", "write_pruned"]
-
 
 def batches_for(loaded: LoadedModel, images: ImageSet, batch_size: int) -> tuple[Batches, Batches]:
     """Return training batches (random flips and crops) and batches of held-out training pictures.

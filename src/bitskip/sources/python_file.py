@@ -12,8 +12,6 @@ from torch import nn
 
 from bitskip.errors import SpecError, nearest
 
-__all__ = ["build_from_file", "picture_shape"]
-
 _CLASSES = ("num_classes", "classes", "n_classes")
 
 

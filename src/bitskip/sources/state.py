@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from bitskip.errors import FileFormatError
 
-__all__ = ["Fitted", "classes_in", "fit", "load_into", "read_state"]
-
 # Keys under which training scripts keep the state dict among other things.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 # Parts that train a network and that inference does not use.

@@ -10,8 +10,6 @@ from bitskip.nn.baselines import Baseline
 from bitskip.sources.grammar import Kind, parse, spec_of
 from bitskip.spec import NetworkSpec
 
-__all__ = ["trainable"]
-
 
 def trainable(text: str, classes: int | None = None, input_size: int | None = None) -> NetworkSpec | Baseline:
     """Return the shape of the network that `text` names.

@@ -26,8 +26,6 @@ from bitskip.training import Hardware, Recipe, RunResult, load_recipe
 from bitskip.training.folder import weights_file
 from bitskip.training.hardware import merged, versions
 
-__all__ = ["ARMS", "Ablation", "Arm", "Job", "compare", "plan_ablation", "run_ablation"]
-
 WHOLE = "whole"
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from bitskip.results.study import Results
 from bitskip.study.references import REFERENCES, Reference
 
-__all__ = ["BaselineResult", "baseline_results", "published"]
-
 # Under which name the tables of published figures have a baseline.
 _PUBLISHED = {
     "baseline:binarized-vgg": ("BNN", "VGG-small"),

@@ -16,9 +16,6 @@ from typing import Any
 from bitskip.errors import FileFormatError
 from bitskip.results.study import Results
 
-__all__ = ["KeptRun", "kept_baseline", "kept_run", "kept_runs", "summary_json"]
-
-
 _OF_A_RUN = ("model", "seed", "test_accuracy", "epochs", "recipe", "test_images")
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from bitskip.data import ImageSet  # reports read results without torch
 
-__all__ = ["PackedResult", "measure_packed", "milliseconds_a_picture", "packed_results"]
-
 _IMAGES, _SECONDS = 1000, 3.0  # test pictures at most, and seconds for each network
 _TIMED = 20  # pictures, one after the other
 

@@ -11,28 +11,6 @@ from dataclasses import dataclass
 from bitskip.errors import BitskipError
 from bitskip.results.study import PaperFigures
 
-__all__ = [
-    "CITATION",
-    "CLAIMS",
-    "DATA_SET_CITATION",
-    "DEFINITION",
-    "EPOCHS",
-    "FIGURES",
-    "POLICIES",
-    "POLICY_NAMES",
-    "PRECISION_NAMES",
-    "PRECISION_POLICIES",
-    "TABLE3_NOTE",
-    "TABLES",
-    "Claim",
-    "PaperRow",
-    "PaperTable",
-    "paper_figures",
-    "paper_row",
-    "policies_of",
-    "policies_of_or_none",
-]
-
 PRECISION_POLICIES = ("full", "hybrid", "binary")
 POLICIES = ("all", "middle", "none")
 

@@ -37,8 +37,6 @@ from bitskip.spec import NetworkSpec
 from bitskip.training import RunResult, evaluate, load_run
 from bitskip.training.hardware import versions
 
-__all__ = ["ARMS", "TARGETS", "Experiment", "run_experiment"]
-
 TARGETS = ("middle", "none")
 ARMS = ("continued", "refit", "one_shot", "gradual", "one_shot_labels", "gradual_labels")
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from bitskip.spec import NetworkSpec, named_spec
 
-__all__ = ["BARS", "NETWORKS", "REFERENCES", "SIZES_NOTE", "Bar", "Reference"]
-
 SIZES_NOTE = (
     "Sizes of published ResNets are counted here, not printed by their authors: first convolution, "
     "classifier and batch norms at 32 bits, all convolutions between at the stated precision, the 1x1 "

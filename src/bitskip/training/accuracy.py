@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from bitskip.data.batches import Batches
 
-__all__ = ["evaluate"]
-
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:

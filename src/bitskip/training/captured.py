@@ -16,8 +16,6 @@ from torch import Tensor
 
 from bitskip.data.batches import Batches, Draw
 
-__all__ = ["CapturedStep", "tensor_rates"]
-
 _WARM_UP_STEPS = 3  # before a capture: lets libraries choose kernels and optimizers make their state
 
 

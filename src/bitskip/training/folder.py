@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from bitskip.data import ImageSet
     from bitskip.nn.baselines import Baseline
 
-__all__ = [
-    "EARLIER_RULE",
-    "RunResult",
-    "class_names",
-    "class_names_of",
-    "load_run",
-    "load_weights",
-    "trained_on_tests",
-    "weights_file",
-    "weights_metadata",
-]
-
 EARLIER_RULE = "every fifth by name"  # of choosing test pictures in a folder, in runs that name none
 
 

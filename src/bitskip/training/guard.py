@@ -10,8 +10,6 @@ import torch
 from bitskip.errors import RunError
 from bitskip.nn import BinaryLayer
 
-__all__ = ["check_finite", "check_latent_gradients", "check_weights"]
-
 
 def check_latent_gradients(layers: Mapping[str, BinaryLayer]) -> None:
     """Check, after a backward pass, that every 1-bit layer that is to learn has a gradient.

@@ -17,8 +17,6 @@ from bitskip import __version__
 from bitskip.nn.narrow import is_narrow
 from bitskip.spec import NetworkSpec
 
-__all__ = ["Hardware", "is_first_process", "merged", "versions"]
-
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning reads them
 
 

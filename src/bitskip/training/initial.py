@@ -15,8 +15,6 @@ from bitskip.nn.layers import BinaryConv2d
 from bitskip.training.module import Splits
 from bitskip.training.recipes import Recipe
 
-__all__ = ["match_classes", "prepare", "warm_start_from", "whiten_stem"]
-
 _WHITENING_IMAGES = 2000
 _PATCH_VALUES = 64_000_000  # floats of patches held at a time
 

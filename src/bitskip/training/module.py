@@ -29,8 +29,6 @@ from bitskip.training.recipes import Recipe
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 
-__all__ = ["Classifier", "Splits", "plain_batches"]
-
 _VALIDATION_BATCHES = 20  # at most, from which statistics are estimated before each validation
 _HISTOGRAMS = 20  # of latent weights in a run, about
 _CAPTURED_ARITHMETIC = {"bf16-mixed": torch.bfloat16, "32-true": None}  # Lightning's words; the others scale

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from bitskip.nn import binary_layers
 from bitskip.training.recipes import Recipe
 
-__all__ = ["Bop", "make_optimizers", "real_weights", "schedule_factor"]
-
 
 class Bop(torch.optim.Optimizer):
     """Binary optimizer: flips a sign when the average gradient agrees with it strongly enough.

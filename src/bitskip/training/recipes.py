@@ -23,8 +23,6 @@ from bitskip.spec import PRECISIONS, NetworkSpec
 if TYPE_CHECKING:
     from bitskip.nn.baselines import Baseline
 
-__all__ = ["Recipe", "load_recipe", "recipe_names"]
-
 _Strict = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=8)]

@@ -19,8 +19,6 @@ from typing import Any, Literal
 from bitskip.data.batches import held_out_count
 from bitskip.training.recipes import Recipe
 
-__all__ = ["MIN_STEPS", "Kept", "fit_recipe", "steps_of"]
-
 Kept = Literal["fresh", "body", "all"]  # of trained weights: nothing, all but the head, the head too
 
 MIN_STEPS = 1000  # of a training, for a network to learn much

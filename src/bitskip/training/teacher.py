@@ -24,8 +24,6 @@ from bitskip.data.resolve import cache_folder
 from bitskip.errors import RunError
 from bitskip.files import write_bytes
 
-__all__ = ["outputs_of"]
-
 
 @torch.no_grad()
 def outputs_of(

@@ -27,8 +27,6 @@ from bitskip.program import Program
 from bitskip.program.ops import Conv2d, FloatEpilogue, GlobalAvgPool, IntegerEpilogue
 from bitskip.spec import NetworkSpec
 
-__all__ = ["is_packed", "unpack_weights"]
-
 _ZOO = "zoo:"
 _LATENT = 0.05  # magnitude of latent weights: some 50 steps of Adam at 1e-3 turn a sign
 

@@ -19,8 +19,6 @@ from bitskip.errors import FileFormatError, SpecError, nearest
 from bitskip.files import read_json
 from bitskip.results.codec import Amount, Count, Share, Text, decode
 
-__all__ = ["Card", "card_of", "check_file", "model_path", "models_folder", "packed_path", "zoo_names"]
-
 _ZOO = "zoo:"
 
 

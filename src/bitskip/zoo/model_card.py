@@ -12,8 +12,6 @@ from typing import Any
 from bitskip.program import Program
 from bitskip.zoo.catalog import Card
 
-__all__ = ["file_card", "zoo_card"]
-
 # What the Hub calls the data sets that models of the zoo are trained on.
 _DATASETS = {"CIFAR-10": "uoft-cs/cifar10", "CIFAR-100": "uoft-cs/cifar100"}
 

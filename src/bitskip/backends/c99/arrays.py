@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Constants", "float_literal", "identifier"]
-
 _TYPES = {
     "int8": "int8_t",
     "int16": "int16_t",

@@ -18,15 +18,6 @@ from bitskip.program import (
 )
 from bitskip.program.bounds import accumulator_bound
 
-__all__ = [
-    "digits_fit",
-    "digits_of",
-    "integer_logits",
-    "reach",
-    "room_above",
-    "shared_bias",
-]
-
 _SAFE = (2.0**-100, 2.0**60)  # float32 scales of logits with which every result is 0 or a normal number
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from bitskip.backends.c99.kernels import Core
 
-__all__ = ["CORES", "DEFAULT_CORE"]
-
 DEFAULT_CORE = "cortex-m4"
 
 CORES = {

@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from bitskip.program import Conv2d, Op, Program, op_outputs
 
-__all__ = ["features", "kernel_of", "predict"]
-
 FILE = "counts.json"
 
 

@@ -53,8 +53,6 @@ from bitskip.program import (
 )
 from bitskip.program.bounds import accumulator_bound
 
-__all__ = ["ACTIVATIONS", "Core", "Writer", "Written", "scratch_bytes"]
-
 ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3, "relu6": 4}
 ACTIVATIONS |= {"sigmoid": 5, "hard_sigmoid": 6, "hard_swish": 7, "silu": 8}
 

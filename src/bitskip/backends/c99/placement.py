@@ -34,8 +34,6 @@ from bitskip.program import (
     program_schedule,
 )
 
-__all__ = ["Placed", "Placement", "place_tensors", "row_bytes"]
-
 _ALIGNMENT = 8
 
 

@@ -20,8 +20,6 @@ from bitskip.backends.reference import run_reference
 from bitskip.errors import LoweringError
 from bitskip.program import Conv2d, IntegerEpilogue, Op, Program, op_inputs, op_outputs
 
-__all__ = ["render"]
-
 # Flash that networks took at most besides their constants (docs/edge.md): code by level, fastest first, and
 # what an op's calls read.
 _CODE_BYTES = {"-O3": 13_312, "-O2": 6_400}

@@ -33,8 +33,6 @@ from bitskip.program import (
     op_outputs,
 )
 
-__all__ = ["TARGET", "C99Target", "choose_placement"]
-
 _KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int "
     "long register restrict return short signed sizeof static struct switch typedef union unsigned void "

@@ -7,8 +7,6 @@ import numpy.typing as npt
 
 from bitskip.program import Array
 
-__all__ = ["bit_stream", "half_words", "int8_words", "nibbles", "up4"]
-
 
 def up4(count: int) -> int:
     """Return `count` rounded up to a multiple of 4."""

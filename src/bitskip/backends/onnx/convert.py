@@ -34,8 +34,6 @@ from bitskip.program import (
     Resize,
 )
 
-__all__ = ["ZERO", "Converter"]
-
 ZERO = 128  # of a uint8 code: the int8 value 0
 
 

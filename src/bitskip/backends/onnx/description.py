@@ -10,8 +10,6 @@ from bitskip.backends.onnx.convert import Converter
 from bitskip.errors import RunError
 from bitskip.program import Program, QuantizeInput
 
-__all__ = ["INPUTS", "IR_VERSION", "OPSET", "check_options", "model_from", "normalisation", "strange_tables"]
-
 OPSET = 18
 IR_VERSION = 8
 INPUTS = ("normalised", "pixels")

@@ -14,8 +14,6 @@ from bitskip.errors import RunError
 from bitskip.files import write_bytes
 from bitskip.program import Program
 
-__all__ = ["OnnxForm"]
-
 C = TypeVar("C", bound=Converter)
 
 

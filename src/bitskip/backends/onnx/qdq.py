@@ -28,8 +28,6 @@ from bitskip.program import (
 )
 from bitskip.program.bounds import accumulator_bound
 
-__all__ = ["QdqConverter"]
-
 
 class QdqConverter(Converter):
     """Writes the ops of `program` into `w`.

@@ -35,8 +35,6 @@ from bitskip.program import (
 )
 from bitskip.program.bounds import accumulator_bound
 
-__all__ = ["DOMAIN", "QonnxConverter"]
-
 DOMAIN = "qonnx.custom_op.general"
 
 

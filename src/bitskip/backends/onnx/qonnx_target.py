@@ -12,8 +12,6 @@ from bitskip.backends.onnx.writer import Writer
 from bitskip.program import Conv2d, Program
 from bitskip.program.bounds import accumulator_bound
 
-__all__ = ["TARGET", "qonnx_model_of"]
-
 ROUNDINGS = ("auto", "exact")
 _EXACT = 1 << 24  # whole numbers below it are exact in float32
 

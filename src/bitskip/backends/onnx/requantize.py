@@ -24,8 +24,6 @@ import numpy.typing as npt
 
 from bitskip.program import Activation, Epilogue, FloatEpilogue, IntegerEpilogue, Tensor, inverse_scale
 
-__all__ = ["SIGN_UNITS", "Linear", "Requantized", "linear", "requantize", "residual_factor", "room"]
-
 SIGN_UNITS = np.arange(64, 31, -1, dtype=np.uint8)  # 2 * 255 * 64 < 2^15; a smaller one has a multiple here
 _BIAS_LIMIT = 1 << 30
 _NOTHING = 2.0**-10  # of a step

@@ -16,8 +16,6 @@ from bitskip.backends.onnx.weights import WEIGHTS
 from bitskip.backends.onnx.writer import Writer
 from bitskip.program import Conv2d, IntegerEpilogue, Program, op_residual
 
-__all__ = ["ROUNDINGS", "TARGET", "exact_layers", "model_of"]
-
 ROUNDINGS = ("auto", "fused", "exact")
 _EARLY_SIZES = 2  # of additions: what is rounded otherwise there has many layers to grow
 _FEW_CHANNELS = 4  # a picture's: a convolution of those costs little

@@ -15,8 +15,6 @@ from bitskip.backends.onnx.writer import Array, Writer
 from bitskip.bits import unpack_signs
 from bitskip.program import Conv2d
 
-__all__ = ["WEIGHTS", "integer_weight", "quantized", "real", "signs_of_bits"]
-
 WEIGHTS = ("bits", "int8", "fp32")
 
 

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from bitskip.errors import RunError
 
-__all__ = ["Writer", "require_onnx"]
-
 Array = npt.NDArray[Any]
 
 

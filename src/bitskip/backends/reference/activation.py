@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from bitskip.program.ops import Activation
 
-__all__ = ["activate", "exponential", "sigmoid"]
-
 Floats = npt.NDArray[np.float32]
 
 _F = np.float32

@@ -11,8 +11,6 @@ from bitskip.cli.options import (
     say,
 )
 
-__all__ = ["coverage"]
-
 
 def coverage(
     out: Annotated[str, typer.Option(help="Page to write; the JSON goes beside it.")],

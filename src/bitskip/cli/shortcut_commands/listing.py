@@ -14,8 +14,6 @@ from bitskip.cli.shortcut_commands.output import print_gains
 if TYPE_CHECKING:
     from bitskip.pruning import Gain
 
-__all__ = ["list_"]
-
 
 def list_(
     model: ModelArgument,

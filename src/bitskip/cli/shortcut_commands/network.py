@@ -12,8 +12,6 @@ from bitskip.sources import SOURCES_HELP
 if TYPE_CHECKING:
     from bitskip.sources.load import LoadedModel
 
-__all__ = ["ModelArgument", "PlanArgument", "batches_of", "load_network"]
-
 ModelArgument = Annotated[
     str,
     typer.Argument(help=SOURCES_HELP, show_default=False),

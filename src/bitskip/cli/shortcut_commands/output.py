@@ -11,8 +11,6 @@ from bitskip.cli.options import interactive, say
 if TYPE_CHECKING:
     from bitskip.pruning import Gain
 
-__all__ = ["print_gains", "progress_bar"]
-
 
 def print_gains(title: str, gains: list[Gain]) -> None:
     """Print what a network costs before and after."""

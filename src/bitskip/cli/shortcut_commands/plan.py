@@ -12,8 +12,6 @@ from bitskip.cli.options import ClassesOption, JsonOption, SizeOption
 from bitskip.cli.shortcut_commands.network import ModelArgument, load_network
 from bitskip.cli.shortcut_commands.output import print_gains
 
-__all__ = ["plan"]
-
 
 def plan(
     model: ModelArgument,

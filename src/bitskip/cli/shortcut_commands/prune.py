@@ -21,8 +21,6 @@ from bitskip.cli.options import (
 from bitskip.cli.shortcut_commands.network import ModelArgument, PlanArgument, batches_of, load_network
 from bitskip.cli.shortcut_commands.output import print_gains
 
-__all__ = ["prune"]
-
 
 def prune(
     model: ModelArgument,

@@ -22,9 +22,6 @@ from bitskip.cli.options import (
 from bitskip.cli.shortcut_commands.network import ModelArgument, batches_of, load_network
 from bitskip.cli.shortcut_commands.output import progress_bar
 
-__all__ = ["score"]
-
-
 _FEWEST_BATCHES = 10  # that scores are judged on, if there are as many pictures
 
 

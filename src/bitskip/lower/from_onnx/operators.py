@@ -40,8 +40,6 @@ from bitskip.lower.torch_activations import activate, prelu
 from bitskip.lower.torch_ops import FUNCTIONS, METHODS, batch_norm, convolve, linear
 from bitskip.program import Activation
 
-__all__ = ["OPERATORS"]
-
 Handler = Callable[..., Any]
 
 

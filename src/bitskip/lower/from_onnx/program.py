@@ -27,8 +27,6 @@ from bitskip.lower.recorded import RecordedTable, Recorder, Traced
 from bitskip.lower.shared_scales import share_residual_scales
 from bitskip.program import Program
 
-__all__ = ["import_onnx"]
-
 _NAMED = 12  # unsupported nodes that an error names
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from bitskip.errors import FileFormatError, LoweringError
 
-__all__ = ["OPSETS", "picture_inputs", "read_model"]
-
 OPSETS = range(11, 29)
 
 

@@ -16,18 +16,6 @@ from bitskip.lower.from_onnx.values import Attributes, Coded, Reader, Signs, pad
 from bitskip.lower.recorded import RecordedConv, Traced
 from bitskip.lower.torch_ops import convolve, shift
 
-__all__ = [
-    "READ_SIGNS",
-    "at_least",
-    "chosen",
-    "one_magnitude",
-    "padded",
-    "signs_conv",
-    "signs_of",
-    "signs_real",
-    "turned",
-]
-
 READ_SIGNS = ("Conv", "DequantizeLinear", "Identity", "Pad", "Where", "Xor")
 
 

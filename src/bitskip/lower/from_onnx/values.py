@@ -14,8 +14,6 @@ from bitskip.lower.forms import Quantization
 from bitskip.lower.graph import Pair
 from bitskip.lower.recorded import Recorder, Traced
 
-__all__ = ["Attributes", "Coded", "Reader", "Signs", "pads", "tensor"]
-
 Attributes = Mapping[str, Any]
 
 
