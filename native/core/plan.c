@@ -274,10 +274,12 @@ static bsk_status plan_op(bsk_block *b, const bsk_op *op, size_t arena_bytes, bs
             "a global pool takes f32 to f32 or i8 to i32");
       CHECK(op->in.dtype == BSK_F32 || (int64_t)op->in.h * op->in.w * 255 < ((int64_t)1 << 31), "a global pool's sum could exceed int32");
       return BSK_OK;
-    case BSK_OP_FC_I32:
+    case BSK_OP_FC_I32: {
       if ((status = plan_fc(b, op, shape, p))) return status;
-      if (bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) > scratch->one) scratch->one = bsk_round_up((size_t)shape->c * 4, BSK_ALIGN);
+      const size_t need = bsk_round_up((size_t)shape->c * 4, BSK_ALIGN) + bsk_round_up((size_t)op->in.c * 2, BSK_ALIGN); /* sums, inputs as int16 */
+      if (need > scratch->one) scratch->one = need;
       return plan_epilogue(b, op, shape, 1, p);
+    }
     default: {
       p->simple = bsk_find_simple(op->kind);
       CHECK(p->simple, "unknown operation");

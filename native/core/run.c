@@ -385,10 +385,16 @@ static void run_fc(const bsk_plan_op *p, const place *at, const bsk_tensor *out)
   const size_t n = (size_t)p->op.in.c;
   const int32_t *x = (const int32_t *)read_at(at, &p->op.in);
   float *acc = (float *)(void *)at->scratch;
+  int16_t *narrow = (int16_t *)(void *)(at->scratch + bsk_round_up((size_t)out->c * 4, BSK_ALIGN));
+  int fits = 1; /* sums of a pool do, up to 128 pixels */
+  for (size_t i = 0; i < n; ++i) narrow[i] = (int16_t)x[i], fits &= narrow[i] == x[i];
   for (int32_t o = 0; o < out->c; ++o) {
-    int64_t sum = 0;
     const int8_t *w = p->fc_weights + (size_t)o * n;
-    for (size_t i = 0; i < n; ++i) sum += (int64_t)x[i] * w[i];
+    int64_t sum = 0;
+    if (fits)
+      sum = p->plain->dot_i16_i8(narrow, w, n);
+    else
+      for (size_t i = 0; i < n; ++i) sum += (int64_t)x[i] * w[i];
     acc[o] = (float)sum; /* one rounding, as from the exact integer */
   }
   for (int32_t g = 0; g < bsk_groups(out->c); ++g) {

@@ -196,7 +196,21 @@ def integer(channels: int, weights: str, seed: int) -> Program:
     return b.finish(logits)
 
 
+def pooled(side: int, channels: int, seed: int) -> Program:
+    """Sums over a picture, of 255 at most a pixel, into the fc: beyond 128 pixels they may not fit int16."""
+    b = Builder((side, side, channels), seed)
+    x = b.tensor("i8", (side, side, channels), 0.0625, -128)
+    table = b.rng.integers(100, 128, (channels, 256)).astype(np.int8)
+    b.ops.append(QuantizeInput("input", 0, x, table=table))
+    sums = b.tensor("i32", (1, 1, channels))
+    b.ops.append(GlobalAvgPool("pool", x, sums))
+    logits = b.tensor("f32", (1, 1, 12))
+    b.conv(sums, "i8", (1, 1, 12), (logits,), FloatEpilogue(**b.affine(12)), 1)
+    return b.finish(logits)
+
+
 PROGRAMS = {
+    **{f"integer-pool-{side}-{c}": pooled(side, c, c) for side, c in ((7, 515), (20, 33))},
     **{f"signs-{c}-{pad}": residual_signs(c, pad, c) for c, pad in ((5, 0), (64, -1), (65, 1), (33, 0))},
     **{f"elementwise-{c}": elementwise(c, c) for c in (1, 3, 31, 64, 130)},
     **{f"integer-{w}-{c}": integer(c, w, c) for w in ("i8", "w1") for c in (3, 32, 63, 129)},

@@ -70,6 +70,18 @@ static void add_i8_i32(int32_t *restrict dst, const int8_t *restrict src, size_t
   for (size_t i = 0; i < n; ++i) dst[i] += src[i] - zero_point;
 }
 
+/* Sums of 256 products stay below 2^30. */
+static int64_t dot_i16_i8(const int16_t *restrict x, const int8_t *restrict w, size_t n) {
+  int64_t total = 0;
+  for (size_t first = 0; first < n; first += 256) {
+    const size_t last = n - first < 256 ? n : first + 256;
+    int32_t sum = 0;
+    for (size_t i = first; i < last; ++i) sum += x[i] * w[i];
+    total += sum;
+  }
+  return total;
+}
+
 const bsk_plain_kernels BSK_OF(bsk_plain_, BSK_PLAIN_ISA) = {
     .name = "plain_" BSK_TEXT(BSK_PLAIN_ISA),
     .isa = (bsk_isa)BSK_OF(bsk_level_, BSK_PLAIN_ISA),
@@ -83,4 +95,5 @@ const bsk_plain_kernels BSK_OF(bsk_plain_, BSK_PLAIN_ISA) = {
     .add_f32 = add_f32,
     .scale_f32 = scale_f32,
     .add_i8_i32 = add_i8_i32,
+    .dot_i16_i8 = dot_i16_i8,
 };
