@@ -127,9 +127,10 @@ void bsk_fill_base(const bsk_op *op, const bsk_weights_view *v, const bsk_conv_p
                 if (r < r0 || r >= r1 || s < s0 || s >= s1) value -= weight_sum(op, v, o, r, s);
           }
         } else if (o < v->o) {
-          const int32_t shift = c->kernel->rows == BSK_ROWS_U8 || c->kernel->rows == BSK_ROWS_TABLES ? 128 + op->in.zero_point
-                                : c->kernel->rows == BSK_ROWS_I8                                     ? op->in.zero_point
-                                                                                                     : 0;
+          const int32_t shift = c->kernel->rows == BSK_ROWS_U8 || c->kernel->rows == BSK_ROWS_MARKED || c->kernel->rows == BSK_ROWS_TABLES
+                                    ? 128 + op->in.zero_point
+                                : c->kernel->rows == BSK_ROWS_I8 ? op->in.zero_point
+                                                                 : 0;
           if (shift)
             for (int32_t r = 0; r < v->kh; ++r)
               for (int32_t s = 0; s < v->kw; ++s) value -= shift * weight_sum(op, v, o, r, s);
@@ -143,7 +144,7 @@ void bsk_fill_base(const bsk_op *op, const bsk_weights_view *v, const bsk_conv_p
 void bsk_fill_pad_pixel(const bsk_op *op, const bsk_conv_plan *c, uint8_t *pixel) {
   memset(pixel, 0, c->pixel_bytes);
   const int32_t n = op->in.c;
-  if (c->kernel->rows == BSK_ROWS_U8) memset(pixel, 128 + op->in.zero_point, (size_t)n);
+  if (c->kernel->rows == BSK_ROWS_U8 || c->kernel->rows == BSK_ROWS_MARKED) memset(pixel, 128 + op->in.zero_point, (size_t)n);
   if (c->kernel->rows == BSK_ROWS_TABLES) { /* every channel alike: popcount of the index times one value */
     const int low_bits = c->kernel->special->low_bits;
     for (int32_t i = 0; i < c->channels_padded; i += 4)
@@ -185,6 +186,18 @@ int64_t bsk_largest_here(const bsk_op *op, const bsk_weights_view *v) {
     if (down > most) most = down;
   }
   return most;
+}
+
+/* Two inputs u0, u1 >= 0 that sum to no more have |u0 w0 + u1 w1| <= 32767 for all of these int8 weights. */
+int32_t bsk_most_pair(const bsk_weights_view *v) {
+  const int8_t *w = (const int8_t *)v->data;
+  const size_t n = (size_t)v->o * (size_t)v->kh * (size_t)v->kw * (size_t)v->i;
+  int32_t largest = 64;
+  for (size_t i = 0; i < n; ++i) {
+    const int32_t one = w[i] < 0 ? -w[i] : w[i];
+    if (one > largest) largest = one;
+  }
+  return 32767 / largest;
 }
 
 /* Taps as int8: [group][step][tap][lane][2 inputs], from which U is made when it is needed. */

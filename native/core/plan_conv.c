@@ -118,8 +118,17 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
 
   bsk_conv_plan *c = &p->conv;
   const bsk_weights_view v = bsk_view_of(op, shape->c);
-  const bsk_conv_shape what = {
-      in->c, shape->c, shape->h, shape->w, op->kh, op->kw, op->sh, op->sw, op->gap_h > 0 || op->gap_w > 0, in->dtype == BSK_I8 ? bsk_largest_here(op, &v) : 0};
+  const bsk_conv_shape what = {in->c,
+                               shape->c,
+                               shape->h,
+                               shape->w,
+                               op->kh,
+                               op->kw,
+                               op->sh,
+                               op->sw,
+                               op->gap_h > 0 || op->gap_w > 0,
+                               in->dtype == BSK_I8 ? bsk_largest_here(op, &v) : 0,
+                               in->zero_point};
   c->kernel = bsk_find_conv(types, isa, &what);
   if (!c->kernel) return bsk_fail(BSK_ERR_ISA, "no kernel for this instruction set");
   p->name = c->kernel->name;
@@ -141,13 +150,15 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
   const size_t in_rows = c->band < shape->h ? (size_t)(c->band - 1) * (size_t)op->sh + (size_t)reach_h : (size_t)in->h + 2 * (size_t)op->ph;
   c->rows_bytes = c->row_bytes * in_rows;
   c->sums_bytes = c->kernel->rows == BSK_ROWS_TABLES ? (in_rows * bsk_sums_width(op) + (size_t)c->band * (size_t)shape->w) * sizeof(int32_t) : 0;
+  c->marks_bytes = c->kernel->rows == BSK_ROWS_MARKED ? c->rows_bytes / BSK_MARKED : 0;
+  if (c->marks_bytes) c->most_pair = bsk_most_pair(&v);
   c->run = op->kw * steps;
   c->steps = (size_t)op->kh * (size_t)c->run;
   c->group_bytes = c->steps * packs[c->kernel->pack].packed;
   c->direct = op->ph == 0 && op->pw == 0 && op->gap_w == 0 &&
               ((c->kernel->rows == BSK_ROWS_F32) || (c->kernel->rows == BSK_ROWS_BITS && steps % 2 == 0) ||
                (c->kernel->rows == BSK_ROWS_I8 && in->c == c->channels_padded));
-  size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->sums_bytes, BSK_ALIGN);
+  size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->sums_bytes, BSK_ALIGN) + bsk_round_up(c->marks_bytes, BSK_ALIGN);
   if (special && shape->w % special->line != 0) {
     c->line_bytes = (size_t)op->kh * (size_t)c->run * (size_t)per_step * row_element[c->kernel->rows];
     need += bsk_round_up(((size_t)shape->h * (size_t)shape->w + (size_t)c->kernel->pixels) * c->line_bytes, BSK_ALIGN);

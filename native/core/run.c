@@ -33,7 +33,7 @@ static void run_elementwise(const bsk_plan_op *p, const place *at, int32_t y0, i
 /* ---- Convolution -------------------------------------------------------------------------------------------------- */
 
 /* Returns the largest sum of 32 channels, where the kernel wants sums. */
-static int32_t copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const char *src, size_t n) {
+static int32_t copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, uint8_t *marks, const char *src, size_t n) {
   const bsk_conv_plan *c = &p->conv;
   const int32_t channels = p->op.in.c;
   switch (c->kernel->rows) {
@@ -57,6 +57,9 @@ static int32_t copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, const
       break;
     case BSK_ROWS_TABLES:
       return c->kernel->special->rows_tables((uint8_t *)dst, sums, (const int8_t *)src, n, channels, c->channels_padded);
+    case BSK_ROWS_MARKED:
+      c->kernel->special->rows_marked((uint8_t *)dst, marks, (const int8_t *)src, n, channels, c->channels_padded, c->most_pair);
+      break;
     case BSK_ROWS_U8:
       p->plain->rows_u8((uint8_t *)dst, (const int8_t *)src, n, channels, c->channels_padded);
       break;
@@ -104,15 +107,17 @@ BSK_INLINE int32_t larger(int32_t a, int32_t b) { return a > b ? a : b; }
 
 /* Padded rows [first, last) of the picture, in the kernel's form, and the sums of their pixels where the kernel wants them.
  * What no tap reads is left out: rows between kernels that are lower than their stride, and likewise pixels. */
-static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32_t *sums, int32_t first, int32_t last) {
+static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32_t *sums, uint8_t *marks, int32_t first, int32_t last) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_op *op = &p->op;
   const size_t in_pixel = op->in.dtype == BSK_BITS ? 8 * bsk_words64(op->in.c) : (size_t)op->in.c * (op->in.dtype == BSK_F32 ? 4 : 1);
   const size_t width = (size_t)op->in.w, left = (size_t)op->pw, whole = width + 2 * left;
+  const size_t each = c->marks_bytes ? c->pixel_bytes / BSK_MARKED : 0, across = c->marks_bytes ? c->row_bytes / BSK_MARKED : 0; /* marks */
   const int32_t reach = bsk_reach(op->kh, op->gap_h);
-  for (int32_t r = first; r < last; ++r, rows += c->row_bytes, sums = sums ? sums + bsk_sums_width(op) : NULL) {
+  for (int32_t r = first; r < last; ++r, rows += c->row_bytes, marks += across, sums = sums ? sums + bsk_sums_width(op) : NULL) {
     const int32_t y = r - op->ph;
     if (r % op->sh >= reach) continue;
+    if (across) memset(marks, 0, across);
     if (y < 0 || y >= op->in.h) {
       fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
       if (sums) sums[whole] = fill_sums(p, sums, whole);
@@ -123,7 +128,8 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
       fill_padding(p, rows, NULL, c->row_bytes / c->pixel_bytes);
       int32_t peak = sums ? fill_sums(p, sums, whole) : 0;
       for (size_t x = 0; x < width; ++x)
-        peak = larger(peak, copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1));
+        peak = larger(peak, copy_pixels(p, rows + place_of(op, left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, marks + place_of(op, left + x) * each,
+                                        from + x * in_pixel, 1));
       if (sums) sums[whole] = peak;
       continue;
     }
@@ -131,9 +137,10 @@ static void prepare_rows(const bsk_plan_op *p, const char *in, char *rows, int32
     if (op->kw < op->sw) {
       for (size_t x = 0; x < width; ++x)
         if ((x + left) % (size_t)op->sw < (size_t)op->kw)
-          peak = larger(peak, copy_pixels(p, rows + (left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, from + x * in_pixel, 1));
+          peak = larger(peak,
+                        copy_pixels(p, rows + (left + x) * c->pixel_bytes, sums ? sums + left + x : NULL, marks + (left + x) * each, from + x * in_pixel, 1));
     } else {
-      peak = larger(peak, copy_pixels(p, rows + left * c->pixel_bytes, sums ? sums + left : NULL, from, width));
+      peak = larger(peak, copy_pixels(p, rows + left * c->pixel_bytes, sums ? sums + left : NULL, marks + left * each, from, width));
     }
     fill_padding(p, rows + (left + width) * c->pixel_bytes, sums ? sums + left + width : NULL, left);
     if (sums) sums[whole] = peak;
@@ -188,7 +195,8 @@ static void unpack_groups(const bsk_conv_plan *c, int32_t first, int32_t count, 
 }
 
 /* Output rows [y0, y1), whose input rows in the kernel's form start at `rows`. */
-static void run_band(const bsk_plan_op *p, const place *at, const char *rows, int32_t *sums, char *scratch, int32_t y0, int32_t y1, const bsk_tensor *out) {
+static void run_band(const bsk_plan_op *p, const place *at, const char *rows, int32_t *sums, const uint8_t *marks, char *scratch, int32_t y0, int32_t y1,
+                     const bsk_tensor *out) {
   const bsk_conv_plan *c = &p->conv;
   const bsk_op *op = &p->op;
   const int integer_acc = op->in.dtype != BSK_F32;
@@ -197,7 +205,13 @@ static void run_band(const bsk_plan_op *p, const place *at, const char *rows, in
   const int pixels = c->kernel->pixels;
   const size_t begin = (size_t)y0 * (size_t)out->w, end = (size_t)y1 * (size_t)out->w;
   _Alignas(BSK_ALIGN) int32_t acc[BSK_MAX_PIXELS * BSK_GROUP];
-  bsk_tile tile = {.row_bytes = ((size_t)op->gap_h + 1) * c->row_bytes, .group_bytes = c->group_bytes, .kh = op->kh, .run = c->run, .groups = 1};
+  bsk_tile tile = {.row_bytes = ((size_t)op->gap_h + 1) * c->row_bytes,
+                   .group_bytes = c->group_bytes,
+                   .kh = op->kh,
+                   .run = c->run,
+                   .groups = 1,
+                   .rows = rows,
+                   .marks = marks};
   char *lines = NULL;
   if (c->line_bytes) {
     lines = scratch;
@@ -280,23 +294,28 @@ static void run_conv(const bsk_plan_op *p, const place *at, int32_t y0, int32_t 
   const bsk_special *special = c->kernel->special;
   if (special && special->begin) special->begin();
   if (c->direct) {
-    run_band(p, at, in + (size_t)(y0 * op->sh) * c->row_bytes, NULL, at->scratch, y0, y1, out);
+    run_band(p, at, in + (size_t)(y0 * op->sh) * c->row_bytes, NULL, NULL, at->scratch, y0, y1, out);
   } else {
     char *rows = at->scratch, *scratch = rows + bsk_round_up(c->rows_bytes, BSK_ALIGN);
     int32_t *sums = c->sums_bytes ? (int32_t *)(void *)scratch : NULL;
     const size_t width = bsk_sums_width(op);
     scratch += bsk_round_up(c->sums_bytes, BSK_ALIGN);
+    uint8_t *marks = (uint8_t *)scratch; /* none, where the kernel wants none */
+    scratch += bsk_round_up(c->marks_bytes, BSK_ALIGN);
+    const size_t marks_row = c->marks_bytes ? c->row_bytes / BSK_MARKED : 0;
     const int32_t reach = bsk_reach(op->kh, op->gap_h);
     int32_t ready = 0; /* input rows of the band that the one before has left in place */
     for (int32_t y = y0; y < y1; y += c->band) {
       const int32_t end = y1 - y < c->band ? y1 : y + c->band;
       const int32_t first = y * op->sh, last = (end - 1) * op->sh + reach;
-      prepare_rows(p, in, rows + (size_t)ready * c->row_bytes, sums ? sums + (size_t)ready * width : NULL, first + ready, last);
-      run_band(p, at, rows, sums, scratch, y, end, out);
+      prepare_rows(p, in, rows + (size_t)ready * c->row_bytes, sums ? sums + (size_t)ready * width : NULL, marks + (size_t)ready * marks_row, first + ready,
+                   last);
+      run_band(p, at, rows, sums, marks, scratch, y, end, out);
       ready = reach > op->sh ? reach - op->sh : 0;
       if (end < y1 && ready > 0) {
         const size_t from = (size_t)(end * op->sh - first);
         memmove(rows, rows + from * c->row_bytes, (size_t)ready * c->row_bytes);
+        if (marks_row) memmove(marks, marks + from * marks_row, (size_t)ready * marks_row);
         if (sums) memmove(sums, sums + from * width, (size_t)ready * width * sizeof *sums);
       }
     }

@@ -48,8 +48,9 @@ static void fill(const bsk_tensor *t, char *arena) {
     for (size_t i = 0; i < bytes_of(t) / 4; ++i) ((float *)(void *)at)[i] = real();
     return;
   }
-  const int bits = t->dtype == BSK_I8 ? below(4) : 0; /* kernels may count on small values where they see them */
-  for (size_t i = 0; i < bytes_of(t); ++i) at[i] = (char)((below(256) >> bits) - (bits ? 128 : 0));
+  const int kind = t->dtype == BSK_I8 ? below(5) : 0, bits = kind < 4 ? kind : 2; /* kernels may count on small values where they see them */
+  for (size_t i = 0; i < bytes_of(t); ++i)
+    at[i] = (char)((below(256) >> (kind == 4 && below(40) == 0 ? 0 : bits)) - (bits ? 128 : 0)); /* or on few large ones */
   if (t->dtype == BSK_BITS && t->c % 64) {
     uint64_t *words = (uint64_t *)(void *)at;
     const size_t n = ((size_t)t->c + 63) / 64;
@@ -86,7 +87,7 @@ static void random_op(bsk_op *op, size_t *arena, char *weights, size_t weight_ro
     *arena = 0;
     const bsk_tensor none = {BSK_NO_DTYPE, 0, 0, 0, 0, BSK_AT_NONE};
     op->residual = op->more[0] = op->more[1] = op->out_f32 = op->out_bits = op->out_i8 = none;
-    place(&op->in, (bsk_dtype)in, h, w, ci, in == BSK_I8 ? below(256) - 128 : 0, arena);
+    place(&op->in, (bsk_dtype)in, h, w, ci, in == BSK_I8 ? below(below(2) ? 256 : 64) - 128 : 0, arena); /* half of them as behind a relu */
     op->pad_value = below(3) - 1;
     op->weights = weights;
     if (op->weight_dtype == BSK_F32)

@@ -102,6 +102,8 @@ def build(case: Case) -> tuple[SingleOp, dict[str, Any], bool]:
     w_shape = (case.outputs, *case.kernel, case.inputs)
     shape = (height, width, case.inputs)
     zero_point = int(rng.integers(-128, 128)) if given == "i8" else 0
+    if rng.random() < 0.5 and given == "i8":  # as behind a relu
+        zero_point = -128 + (zero_point + 128) // 8
     d: dict[str, Any] = {
         "kind": 0,
         "weight_dtype": {"f32": F32, "i8": I8, "w1": BITS}[weights],
@@ -295,6 +297,36 @@ def test_largest_integer_sums_are_exact(preferred: str, inputs: int, value: int)
     op.give("in", I8, x, inputs, zero_point)
     op.take("out_f32", F32, (6 // stride, 6 // stride, 33))
     expected = conv_sum(x.astype(np.float64) - zero_point, w, (stride, stride), (1, 1), 0)
+    np.testing.assert_array_equal(op.run("best")["out_f32"], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("every", [1, 7, 50])
+@pytest.mark.parametrize("largest", [64, 127, 128])
+@pytest.mark.parametrize(
+    "preferred", [k for k in _native.conv_kernels() if types_of(k) == "i8_i8"], indirect=True
+)
+def test_pairs_at_the_bound_of_16_bits(preferred: str, largest: int, every: int) -> None:
+    """Two neighbours of which all, some or few are as large as int16 holds with these weights, or larger."""
+    rng = np.random.default_rng(largest + every)
+    u = rng.integers(0, 30, (7 * 9 * 96 // 2, 2))
+    most = 32767 // largest
+    pairs = ((most - 255, 255), (most - 254, 255), (most // 2 + 1, most - most // 2), (255, 255), (255, 0))
+    for i in range(0, len(u), every):
+        u[i] = np.clip(pairs[int(rng.integers(len(pairs)))], 0, 255)
+    x = (u.reshape(7, 9, 96) - 128).astype(np.int8)
+    stride = 2 if "winograd22" in preferred else 1
+    w = np.full((40, 3, 3, 96), -largest, np.int8)
+    w[1::3] = min(largest, 127)
+    w[2::3] = rng.integers(-largest, min(largest, 127) + 1, w[2::3].shape)
+    op = SingleOp(
+        {
+            "kind": 0, "weight_dtype": I8, "epilogue": 1, "weights": w,
+            "kh": 3, "kw": 3, "sh": stride, "sw": stride, "ph": 1, "pw": 1,
+        }
+    )  # fmt: skip
+    op.give("in", I8, x, 96, -100)
+    expected = conv_sum(x.astype(np.float64) + 100, w, (stride, stride), (1, 1), 0)
+    op.take("out_f32", F32, expected.shape)
     np.testing.assert_array_equal(op.run("best")["out_f32"], expected.astype(np.float32))
 
 
