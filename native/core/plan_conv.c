@@ -150,7 +150,7 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
   const size_t in_rows = c->band < shape->h ? (size_t)(c->band - 1) * (size_t)op->sh + (size_t)reach_h : (size_t)in->h + 2 * (size_t)op->ph;
   c->rows_bytes = c->row_bytes * in_rows;
   c->sums_bytes = c->kernel->rows == BSK_ROWS_TABLES ? (in_rows * bsk_sums_width(op) + (size_t)c->band * (size_t)shape->w) * sizeof(int32_t) : 0;
-  c->marks_bytes = c->kernel->rows == BSK_ROWS_MARKED ? c->rows_bytes / BSK_MARKED : 0;
+  c->marks_bytes = c->kernel->rows == BSK_ROWS_MARKED ? c->rows_bytes / BSK_MARKED + 8 : 0; /* they are read by eights */
   if (c->marks_bytes) c->most_pair = bsk_most_pair(&v);
   c->run = op->kw * steps;
   c->steps = (size_t)op->kh * (size_t)c->run;

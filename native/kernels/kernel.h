@@ -90,7 +90,7 @@ typedef struct {
   int32_t total[BSK_MAX_PIXELS]; /* BSK_ROWS_TABLES: the sum of all q + 128 that a pixel reads */
   int32_t peak;                  /* BSK_ROWS_TABLES: no 4 steps of a row, from a multiple of 4 on, sum to more */
   const void *rows;              /* BSK_ROWS_MARKED: where rows begin, and the marks of what lies there */
-  const uint8_t *marks;
+  const uint8_t *marks; /* or NULL: there are none */
 } bsk_tile;
 typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
 

@@ -78,14 +78,11 @@ static void mend(int32_t *acc, const char *x, const char *w) {
   }
 }
 
-/* The marks of 64 steps, or of those that are left, from a multiple of 8 on. */
+/* The marks of 64 steps, or of those that are left, from a multiple of 8 on; 8 bytes can be read anywhere. */
 BSK_INLINE uint64_t marks(const uint8_t *from, size_t bytes) {
-  uint64_t found = 0;
-  if (bytes >= 8)
-    memcpy(&found, from, 8);
-  else
-    for (size_t i = 0; i < bytes; ++i) found |= (uint64_t)from[i] << (8 * i);
-  return found;
+  uint64_t found;
+  memcpy(&found, from, 8);
+  return bytes >= 8 ? found : found & ((UINT64_C(1) << (8 * bytes)) - 1);
 }
 
 BSK_INLINE const uint8_t *marks_of(const bsk_tile *tile, int p, int r) {
@@ -93,6 +90,7 @@ BSK_INLINE const uint8_t *marks_of(const bsk_tile *tile, int p, int r) {
 }
 
 static int mended(const bsk_tile *tile, int32_t *acc) {
+  if (!tile->marks) return 1;
   const size_t bytes = (size_t)tile->run / 8;
   int64_t count = 0;
   for (int p = 0; p < tile->n; ++p)
