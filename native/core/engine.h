@@ -14,6 +14,7 @@ typedef struct {
   size_t ready_bytes;                        /* of a group's weights as the tile reads them */
   size_t pixel_bytes, row_bytes, rows_bytes; /* of the padded rows in scratch */
   int32_t col_classes, groups, run, channels_padded;
+  int32_t flat;        /* the taps of a kernel's row follow each other without padding; a step may hold inputs of two */
   size_t line_bytes;   /* all taps of a pixel side by side, or 0 where tiles read rows */
   size_t sums_bytes;   /* of channel sums: of the rows in scratch, then of the windows of a band (BSK_ROWS_TABLES), or 0 */
   size_t marks_bytes;  /* of the rows in scratch (BSK_ROWS_MARKED), or 0 */

@@ -65,10 +65,30 @@ static void pack_step(bsk_pack pack, const bsk_weights_view *v, char *step, int3
   }
 }
 
+/* All steps of all groups where a kernel's row is one run of inputs: int8 or int16. */
+static void pack_flat(const bsk_weights_view *v, const bsk_conv_plan *c, char *to) {
+  const int n = packs[c->kernel->pack].inputs, wide = c->kernel->pack == BSK_PACK_I16;
+  for (int32_t o = 0; o < c->groups * BSK_GROUP; ++o)
+    for (int32_t r = 0; r < v->kh && o < v->o; ++r)
+      for (int32_t at = 0; at < v->kw * v->i; ++at) {
+        const size_t step = ((size_t)(o / BSK_GROUP) * (size_t)v->kh + (size_t)r) * (size_t)c->run + (size_t)(at / n);
+        const size_t place = (step * BSK_GROUP + (size_t)(o % BSK_GROUP)) * (size_t)n + (size_t)(at % n);
+        const int8_t value = ((const int8_t *)v->data)[bsk_weight_at(v, o, r, at / v->i, at % v->i)];
+        if (wide)
+          ((int16_t *)(void *)to)[place] = value;
+        else
+          ((int8_t *)to)[place] = value;
+      }
+}
+
 /* All steps of all groups, `steps` a tap. */
 void bsk_pack_weights(const bsk_weights_view *v, const bsk_conv_plan *c, int32_t steps, char *to) {
   const bsk_pack pack = c->kernel->pack;
   memset(to, 0, (size_t)c->groups * c->group_bytes);
+  if (c->flat) {
+    pack_flat(v, c, to);
+    return;
+  }
   for (int32_t g = 0; g < c->groups; ++g)
     for (int32_t r = 0; r < v->kh; ++r)
       for (int32_t s = 0; s < v->kw; ++s)

@@ -137,10 +137,12 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
   const bsk_special *special = c->kernel->special;
   const int32_t steps = (int32_t)bsk_round_up((size_t)((in->c + per_step - 1) / per_step), special ? (size_t)special->step_align : 1); /* a pixel */
   c->groups = bsk_groups(shape->c);
-  c->channels_padded = c->kernel->rows == BSK_ROWS_BITS || c->kernel->rows == BSK_ROWS_NIBBLES ? steps : steps * per_step;
+  const int32_t run = (op->kw * in->c + per_step - 1) / per_step;
+  c->flat = !special && !c->kernel->unpack && op->weight_dtype == BSK_I8 && op->gap_w == 0 && run < op->kw * steps;
+  c->channels_padded = c->flat ? in->c : c->kernel->rows == BSK_ROWS_BITS || c->kernel->rows == BSK_ROWS_NIBBLES ? steps : steps * per_step;
   c->pixel_bytes = (size_t)c->channels_padded * row_element[c->kernel->rows];
   const size_t across = (size_t)op->gap_w + 1;
-  c->row_bytes = c->pixel_bytes * (((size_t)in->w + 2 * (size_t)op->pw + across - 1) / across * across);
+  c->row_bytes = c->pixel_bytes * (((size_t)in->w + 2 * (size_t)op->pw + across - 1) / across * across) + (c->flat ? 4 : 0);
   c->band = shape->h;
   if (c->kernel->rows == BSK_ROWS_TABLES) { /* 8 times the bytes of the input: a band of rows that stays in cache */
     const int64_t rows = TABLE_BYTES / (int64_t)c->row_bytes, most = (rows - reach_h) / op->sh + 1;
@@ -152,10 +154,10 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
   c->sums_bytes = c->kernel->rows == BSK_ROWS_TABLES ? (in_rows * bsk_sums_width(op) + (size_t)c->band * (size_t)shape->w) * sizeof(int32_t) : 0;
   c->marks_bytes = c->kernel->rows == BSK_ROWS_MARKED ? c->rows_bytes / BSK_MARKED + 8 : 0; /* they are read by eights */
   if (c->marks_bytes) c->most_pair = bsk_most_pair(&v);
-  c->run = op->kw * steps;
+  c->run = c->flat ? run : op->kw * steps;
   c->steps = (size_t)op->kh * (size_t)c->run;
   c->group_bytes = c->steps * packs[c->kernel->pack].packed;
-  c->direct = op->ph == 0 && op->pw == 0 && op->gap_w == 0 &&
+  c->direct = !c->flat && op->ph == 0 && op->pw == 0 && op->gap_w == 0 &&
               ((c->kernel->rows == BSK_ROWS_F32) || (c->kernel->rows == BSK_ROWS_BITS && steps % 2 == 0) ||
                (c->kernel->rows == BSK_ROWS_I8 && in->c == c->channels_padded));
   size_t need = c->direct ? 0 : bsk_round_up(c->rows_bytes, BSK_ALIGN) + bsk_round_up(c->sums_bytes, BSK_ALIGN) + bsk_round_up(c->marks_bytes, BSK_ALIGN);
