@@ -97,7 +97,8 @@ static void run_lookup(const bsk_plan_op *p, const place *at, int32_t y0, int32_
   const size_t row = (size_t)in->w * (size_t)in->c, end = (size_t)y1 * row;
   const uint8_t *src = (const uint8_t *)read_at(at, in);
   uint8_t *dst = (uint8_t *)write_at(at, &p->op.out_i8);
-  for (size_t i = (size_t)y0 * row; i < end; ++i) dst[i] = p->table[src[i] ^ 0x80u];
+  const size_t first = (size_t)y0 * row;
+  p->plain->table_u8(dst + first, src + first, end - first, p->table);
 }
 
 static const char *check_mul(const bsk_op *op, const bsk_tensor *out) {

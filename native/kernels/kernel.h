@@ -231,6 +231,7 @@ typedef struct {
   void (*add_f32)(float *dst, const float *src, size_t n);
   void (*scale_f32)(float *dst, size_t n, float scale);
   void (*add_i8_i32)(int32_t *dst, const int8_t *src, size_t n, int zero_point);
+  void (*table_u8)(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t *table); /* dst[i] = table[src[i] ^ 128]; dst may be src */
   int64_t (*dot_i16_i8)(const int16_t *x, const int8_t *w, size_t n);
 } bsk_plain_kernels;
 

@@ -245,6 +245,15 @@ def test_concat_resize_and_mul(dtype: str, isa: str) -> None:
     agree(finish(m, product), isa, exact=dtype == "i8")
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_tables_of_every_remainder_of_vectors(isa: str) -> None:
+    for width in (19, 16, 15, 1):  # with 17 channels 323 = 2 * 128 + 2 * 32 + 3 bytes, and so on
+        m, x = start((1, width, 17), "i8")
+        looked_up = m.tensor("i8", (1, width, 17), **I8)
+        m.ops.append(Lookup("lookup", x, looked_up, m.rng.permutation(256).astype(np.uint8).view(np.int8)))
+        agree(finish(m, looked_up), isa, exact=True)
+
+
 def test_resize_takes_the_pixel_whose_part_of_the_picture_it_is() -> None:
     m, x = start((2, 3, 1), "f32")
     y = m.tensor("f32", (4, 2, 1))

@@ -4,4 +4,5 @@
 #ifndef BSK_PLAIN_H
 #define BSK_PLAIN_H
 #include "../variants.h"
+void bsk_table_avx2(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t *table); /* also for AVX-512 */
 #endif

@@ -70,6 +70,13 @@ static void add_i8_i32(int32_t *restrict dst, const int8_t *restrict src, size_t
   for (size_t i = 0; i < n; ++i) dst[i] += src[i] - zero_point;
 }
 
+#ifndef BSK_PLAIN_TABLE
+#define BSK_PLAIN_TABLE table_u8
+static void table_u8(uint8_t *dst, const uint8_t *src, size_t n, const uint8_t *table) {
+  for (size_t i = 0; i < n; ++i) dst[i] = table[src[i] ^ 0x80u];
+}
+#endif
+
 /* Sums of 256 products stay below 2^30. */
 static int64_t dot_i16_i8(const int16_t *restrict x, const int8_t *restrict w, size_t n) {
   int64_t total = 0;
@@ -95,5 +102,6 @@ const bsk_plain_kernels BSK_OF(bsk_plain_, BSK_PLAIN_ISA) = {
     .add_f32 = add_f32,
     .scale_f32 = scale_f32,
     .add_i8_i32 = add_i8_i32,
+    .table_u8 = BSK_PLAIN_TABLE,
     .dot_i16_i8 = dot_i16_i8,
 };
