@@ -206,6 +206,20 @@ static int same(const bsk_op *op, const char *a, const char *b, size_t bytes) {
   return 1;
 }
 
+/* 1 where the kernel, `wanted` or the best of `isa`, can run this operation; a result unlike that of scalar is counted and printed. */
+static int compare(int round, const bsk_op *op, bsk_isa isa, const char *wanted, const char *arena, const char *expected, size_t bytes) {
+  char name[64];
+  char *got = run(op, isa, wanted, arena, bytes, 1 + round % 3, name, sizeof name);
+  if (!got) return 0;
+  if (!same(op, expected, got, bytes)) {
+    ++wrong;
+    printf("round %d: %s differs from scalar: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name, op->in.h, op->in.w,
+           op->in.c, op->out_f32.c | op->out_bits.c | op->out_i8.c, op->kh, op->kw, op->sh, op->sw, op->ph, op->pw, op->epi.kind);
+  }
+  give(got, bytes);
+  return 1;
+}
+
 int main(int argc, char **argv) {
   const int rounds = argc > 1 ? atoi(argv[1]) : 300;
   if (argc > 2) state ^= (uint64_t)strtoull(argv[2], NULL, 10) * 0x9e3779b97f4a7c15ull;
@@ -215,13 +229,13 @@ int main(int argc, char **argv) {
   for (int round = 0; round < rounds && weights; ++round) {
     bsk_op op;
     size_t bytes;
-    char name[2][64];
+    char name[64];
     random_op(&op, &bytes, weights, room);
     char *arena = (char *)calloc(bytes, 1);
     if (!arena) return 2;
     fill(&op.in, arena);
     fill(&op.residual, arena);
-    char *expected = run(&op, BSK_ISA_SCALAR, NULL, arena, bytes, 1, name[0], sizeof name[0]);
+    char *expected = run(&op, BSK_ISA_SCALAR, NULL, arena, bytes, 1, name, sizeof name);
     static const bsk_isa isas[] = {
 #define BSK_FAMILY(processor, name, NAME, base, bit, number) BSK_ISA_##NAME,
 #include "bitskip_isas.inc"
@@ -236,28 +250,13 @@ int main(int argc, char **argv) {
       const bsk_isa isa = isas[i / 2];
       bsk_cpu_limit(limits[i % 2]);
       if (bsk_engine_bytes(&op, 1, bytes, isa, &sizes) == BSK_ERR_ISA) continue;
-      char *got = run(&op, isa, NULL, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
-      ++compared;
-      if (!same(&op, expected, got, bytes)) {
-        ++wrong;
-        printf("round %d: %s differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0], op.in.h,
-               op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
-      }
-      give(got, bytes);
+      compared += compare(round, &op, isa, NULL, arena, expected, bytes);
     }
     bsk_cpu_limit(~0u);
     for (size_t i = 0; bsk_conv_variant(i); ++i) { /* and every variant by name, also where another is chosen */
       bsk_conv_prefer(bsk_conv_variant(i)->name);
-      char *got = run(&op, BSK_ISA_BEST, bsk_conv_variant(i)->name, arena, bytes, 1 + round % 3, name[1], sizeof name[1]);
-      if (!got) continue; /* it cannot run this shape */
-      ++by_name[i];
-      ++compared;
-      if (!same(&op, expected, got, bytes)) {
-        ++wrong;
-        printf("round %d: %s by name differs from %s: %dx%dx%d -> %d, kernel %dx%d stride %d,%d padding %d,%d, epilogue %d\n", round, name[1], name[0], op.in.h,
-               op.in.w, op.in.c, op.out_f32.c | op.out_bits.c | op.out_i8.c, op.kh, op.kw, op.sh, op.sw, op.ph, op.pw, op.epi.kind);
-      }
-      give(got, bytes);
+      const int could = compare(round, &op, BSK_ISA_BEST, bsk_conv_variant(i)->name, arena, expected, bytes);
+      by_name[i] += could, compared += could;
     }
     bsk_conv_prefer(NULL);
     give(expected, bytes);
