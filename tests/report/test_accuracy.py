@@ -20,24 +20,23 @@ from bitskip.report.accuracy import (
     MISSED,
     NOT_YET,
     TRAINED,
-    Ours,
     accuracy_markdown,
     judge,
-    ours_of_card,
-    ours_of_file,
     write_accuracy,
 )
+from bitskip.report.ours import Ours, ours_of_card, ours_of_file
 from bitskip.results.study import Results
 from bitskip.runtime.accuracy import wilson_interval
 from bitskip.spec import named_spec
 from bitskip.study.paper import TABLES
 from bitskip.study.references import BARS, REFERENCES, Bar
-from bitskip.zoo import card_of, zoo_names
+from bitskip.zoo import Card, card_of, zoo_names
 
 
-def _card(model: str = "resnet14-hybrid-all", **changes: Any) -> dict[str, Any]:
+def _card(model: str = "resnet14-hybrid-all") -> Card:
     cost = cost_of(named_spec(model))
-    return {
+    assert cost.effective_parameters is not None
+    values: dict[str, Any] = {
         "name": f"{model}-int8",
         "model": model,
         "recipe": "modern",
@@ -47,13 +46,16 @@ def _card(model: str = "resnet14-hybrid-all", **changes: Any) -> dict[str, Any]:
         "test_images": 10_000,
         "test_accuracy": 0.9217,
         "trained_accuracy": 0.9221,
-        "interval": [0.9163, 0.9268],
+        "interval": (0.9163, 0.9268),
         "effective_parameters": cost.effective_parameters,
         "binary_parameters": cost.binary_parameters,
         "activations": "int8",
         "file_bytes": 2_345_678,
         "tta": {"kind": "flip", "accuracy": 0.9299, "interval_95": [0.9247, 0.9347], "hits": 9299},
-    } | changes
+        "epochs_before": 0,
+        **dict.fromkeys(("changes", "teacher", "warm_start", "remark"), ""),
+    }
+    return dataclasses.replace(card_of("resnet14-hybrid-all-int8"), **values)
 
 
 def _ours(model: str = "resnet14-hybrid-all", **changes: Any) -> Ours:

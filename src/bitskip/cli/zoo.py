@@ -264,18 +264,14 @@ def page(
     - `bitskip zoo page --out docs/accuracy.md`
     - `bitskip zoo page --out accuracy.md --results runs/wide/result.json --results results/full/results.json`
     """
-    from bitskip.files import read_json
-    from bitskip.report.accuracy import judge, ours_of_card, ours_of_file, write_accuracy
+    from bitskip.report.accuracy import judge, write_accuracy
+    from bitskip.report.ours import ours_of_card, ours_of_file
     from bitskip.study.references import BARS
-    from bitskip.zoo import Card, card_of, zoo_names
+    from bitskip.zoo import card_of, zoo_names
 
-    ours = [ours_of_card(card_of(name).to_dict()) for name in zoo_names()]
+    ours = [ours_of_card(card_of(name)) for name in zoo_names()]
     for path in results or []:
-        values = read_json(Path(path))
-        if isinstance(values, dict) and "bitskip_card" in values:
-            ours.append(ours_of_card(Card.from_dict(values, path).to_dict()))
-        else:
-            ours += ours_of_file(Path(path))
+        ours += ours_of_file(Path(path))
     picture = write_accuracy(ours, Path(out))
     verdicts = [judge(bar, ours) for bar in BARS]
     if as_json:

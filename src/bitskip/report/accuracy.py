@@ -10,154 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
 
 from bitskip.cost import cost_of
-from bitskip.errors import FileFormatError, RunError, SpecError
-from bitskip.files import read_json, write_text
+from bitskip.errors import RunError
+from bitskip.files import write_text
 from bitskip.report.accuracy_chart import Point, draw_sizes
 from bitskip.report.markdown import markdown_table
+from bitskip.report.ours import Ours
 from bitskip.report.style import svg_text
 from bitskip.report.tables import Column, TextTable
 from bitskip.report.wording import UNKNOWN, count, epochs, per_cent, points, relative
-from bitskip.results.study import Results
-from bitskip.runtime.accuracy import wilson_interval
-from bitskip.spec import SHORTCUT_POLICIES, NetworkSpec, named_spec
+from bitskip.spec import SHORTCUT_POLICIES, named_spec
 from bitskip.study.paper import TABLE3_NOTE, TABLES
 from bitskip.study.references import BARS, REFERENCES, SIZES_NOTE, Bar
 
-_WHOLE_TEST_SET = ("CIFAR-10", 10_000)
 MET, MISSED, NOT_YET, TRAINED = "met", "missed", "not yet run", "trained"
-
-
-@dataclass(frozen=True)
-class Ours:
-    """One of our networks: a model of the zoo or a finished run. Accuracies are shares, 0 to 1."""
-
-    name: str
-    model: str  # the network's name, with its width
-    recipe: str
-    epochs: int
-    seed: int
-    data: str
-    test_images: int
-    accuracy: float  # of the packed file, else of the trained network
-    trained_accuracy: float  # of the trained network after the last epoch
-    interval: tuple[float, float]  # 95 % interval of `accuracy`
-    effective_parameters: float
-    bits: str  # fp32, w1 or w1a1: the fewest that a layer has
-    activations: str = "fp32"  # what the file computes in
-    file_bytes: int | None = None  # None: not packed
-    tta_accuracy: float | None = None
-    tta_interval: tuple[float, float] | None = None
-    treatment: str = ""  # how its training differs from the recipe alone: teacher, start, keys set otherwise
-    epochs_before: int = 0  # epochs that the weights it started from had been trained for
-    remark: str = ""  # what a reader of its accuracy should know
-
-
-def ours_of_card(card: Mapping[str, Any]) -> Ours:
-    """Return what the card of a zoo model (`Card.to_dict()`) says."""
-    tta = card.get("tta")
-    return Ours(
-        name=card["name"],
-        model=card["model"],
-        recipe=card["recipe"],
-        epochs=card["epochs"],
-        seed=card["seed"],
-        data=card["data"],
-        test_images=card["test_images"],
-        accuracy=card["test_accuracy"],
-        trained_accuracy=card["trained_accuracy"],
-        interval=(card["interval"][0], card["interval"][1]),
-        effective_parameters=card["effective_parameters"],
-        bits=_bits_of_card(card),
-        activations=card["activations"],
-        file_bytes=card["file_bytes"],
-        tta_accuracy=None if tta is None else tta["accuracy"],
-        tta_interval=None if tta is None else (tta["interval_95"][0], tta["interval_95"][1]),
-        treatment=_treatment(card),
-        epochs_before=card.get("epochs_before", 0),
-        remark=card.get("remark", ""),
-    )
-
-
-def _treatment(values: Mapping[str, Any]) -> str:
-    """Say how a run (its card or `result.json`) differs from its recipe alone."""
-    parts = [f"{key}={value}" for key, value in (values.get("changes") or {}).items()]
-    if values.get("warm_start"):
-        parts.insert(0, f"from {values['warm_start']}")
-    if values.get("teacher"):
-        parts.insert(0, f"teacher {values['teacher']}")
-    return ", ".join(parts)
-
-
-def _bits_of_card(card: Mapping[str, Any]) -> str:
-    try:
-        return _bits(named_spec(card["model"]))
-    except SpecError:  # trained from a spec file, whose name says nothing
-        return "w1" if card["binary_parameters"] else "fp32"
-
-
-def _bits(spec: NetworkSpec) -> str:
-    found = {layer.precision for layer in spec.iter_layers()}
-    return next((bits for bits in ("w1a1", "w1") if bits in found), "fp32")
-
-
-def ours_of_file(path: Path) -> list[Ours]:
-    """Return the runs in a study's results file, or the one of a run's `result.json`.
-
-    Raises:
-        FileFormatError: if it is neither, or a run's folder lacks its `spec.json`.
-    """
-    values = read_json(path)
-    if isinstance(values, dict) and "bitskip_results" in values:
-        return _of_study(Results.from_dict(values, str(path)))
-    try:
-        spec = NetworkSpec.from_dict(read_json(path.parent / "spec.json"), str(path.parent / "spec.json"))
-        own = {key: values[key] for key in ("recipe", "epochs", "seed", "data", "test_images")}
-        own |= {"treatment": _treatment(values), "epochs_before": int(values.get("epochs_before", 0))}
-        return [_trained(spec, spec.name, float(values["test_accuracy"]), **own)]
-    except (KeyError, TypeError, ValueError):
-        raise FileFormatError(
-            f"{path} is neither a study's results file nor a run's result.json; name one of the two"
-        ) from None
-
-
-def _of_study(results: Results) -> list[Ours]:
-    data = results.study.data
-    found = []
-    for row in results.rows:
-        spec = named_spec(row.model).scaled(row.width)
-        name = spec.name
-        if row.estimator != "ste_sign" or row.l2 is not None:
-            name += f" ({row.estimator}" + ("" if row.l2 is None else f", L2 {row.l2:g}") + ")"
-        found.append(
-            _trained(
-                spec,
-                name,
-                row.test_accuracy,
-                recipe=row.recipe,
-                epochs=row.epochs,
-                seed=row.seed,
-                data=data.name,
-                test_images=data.test_images,
-            )
-        )
-    return found
-
-
-def _trained(spec: NetworkSpec, name: str, accuracy: float, **own: Any) -> Ours:
-    cost = cost_of(spec)
-    return Ours(
-        name=name,
-        model=name,
-        accuracy=accuracy,
-        trained_accuracy=accuracy,
-        interval=wilson_interval(round(accuracy * own["test_images"]), own["test_images"]),
-        effective_parameters=cost.effective_parameters or 0,
-        bits=_bits(spec),
-        **own,
-    )
 
 
 # -- the bars ----------------------------------------------------------------------------------------
@@ -190,7 +57,7 @@ def judge(bar: Bar, ours: Iterable[Ours]) -> Verdict:
     groups: dict[tuple[str, str, str, int, int], dict[int, float]] = {}
     remarks: dict[tuple[str, str, str, int, int], str] = {}
     for one in ours:
-        if (one.data, one.test_images) != _WHOLE_TEST_SET:
+        if not one.on_whole_test_set:
             continue
         if bar.model is not None and one.model != bar.model:
             continue
@@ -455,7 +322,7 @@ def _chart_points(ours: Sequence[Ours]) -> list[Point]:
             one.file_bytes,
         )
         for one in ours
-        if (one.data, one.test_images) == _WHOLE_TEST_SET
+        if one.on_whole_test_set
     ]
     for table in TABLES:
         for row in table.rows:
@@ -489,7 +356,7 @@ def accuracy_markdown(ours: Sequence[Ours], picture: str) -> str:
     """Return the page; `picture` is the plot's file name beside it."""
     verdicts = [judge(bar, ours) for bar in BARS]
     met = [verdict.state for verdict in verdicts if verdict.bar.accuracy is not None]
-    left_out = [one.name for one in ours if (one.data, one.test_images) != _WHOLE_TEST_SET]
+    left_out = [one.name for one in ours if not one.on_whole_test_set]
     parts = [
         "# Accuracy against size\n",
         "Generated by `bitskip zoo page`; figures of ours come from the zoo's cards and from results files "
