@@ -23,7 +23,7 @@ from bitskip.lower.run import calibration_pictures, lower_run
 from bitskip.machine import machine
 from bitskip.runtime import Model
 from bitskip.training import load_run
-from bitskip.training.run import versions
+from bitskip.training.hardware import versions
 
 FORMS = (("int8", "fp32"), ("int8", "int8"))  # activations, dense layers
 CALIBRATION = 512

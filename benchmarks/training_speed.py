@@ -31,8 +31,8 @@ from bitskip.nn import build
 from bitskip.spec import resolve_spec
 from bitskip.training import Hardware, load_recipe, train
 from bitskip.training.captured import tensor_rates
+from bitskip.training.hardware import versions
 from bitskip.training.optim import make_optimizers
-from bitskip.training.run import versions
 
 
 def measure(

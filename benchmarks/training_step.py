@@ -22,8 +22,8 @@ from bitskip.machine import machine
 from bitskip.nn import RPReLU, SignQuantizer, build
 from bitskip.spec import named_spec
 from bitskip.training import load_recipe
+from bitskip.training.hardware import versions
 from bitskip.training.optim import make_optimizers
-from bitskip.training.run import versions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools" / "winograd"))
 import convolution

@@ -310,7 +310,7 @@ def test_a_teacher_is_asked_once_about_the_original_pictures(
     assert {int(i) // len(shown) for i in nearest.indices} == {0, 1}
 
     seen.clear()
-    monkeypatch.setattr("bitskip.training.run._load_teacher", lambda *asked: _Unasked())
+    monkeypatch.setattr("bitskip.training.run.load_teacher", lambda *asked: _Unasked())
     again = _train(tmp_path / "again", mini, recipe, teacher=folder)
     assert again.history[0]["train_loss"] == first.history[0]["train_loss"]
     monkeypatch.undo()

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from bitskip.training.folder import RunResult, load_run
     from bitskip.training.hardware import Hardware, is_first_process
     from bitskip.training.recipes import Recipe, load_recipe, recipe_names
-    from bitskip.training.run import train, what_is_kept
+    from bitskip.training.run import train
+    from bitskip.training.start import what_is_kept
 
 __all__ = [
     "Hardware",
@@ -36,6 +37,8 @@ _PLACES = {
     "Recipe": "recipes",
     "load_recipe": "recipes",
     "recipe_names": "recipes",
+    "train": "run",
+    "what_is_kept": "start",
 }
 
 
@@ -44,4 +47,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bitskip.training' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(f"bitskip.training.{_PLACES.get(name, 'run')}"), name)
+    return getattr(import_module(f"bitskip.training.{_PLACES[name]}"), name)

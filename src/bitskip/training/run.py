@@ -13,17 +13,15 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 from torch import nn
-from torch.nn import functional as F
 
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation, held_out_count, split_validation
-from bitskip.data.image_set import are_numbers, some_names
 from bitskip.errors import DataError, FileFormatError, InterruptedRunError, RunError
 from bitskip.files import file_digest, read_json, require_writable, write_bytes, write_json, write_text
 from bitskip.nn import binary_layers, build
@@ -36,18 +34,14 @@ from bitskip.training.accuracy import evaluate
 from bitskip.training.folder import (
     EARLIER_RULE,
     RunResult,
-    class_names_of,
-    load_run,
-    load_weights,
     weights_file,
 )
-from bitskip.training.hardware import Hardware, is_first_process, merged, versions
-from bitskip.training.initial import match_classes, prepare
+from bitskip.training.hardware import Hardware, merged, versions
+from bitskip.training.initial import prepare
 from bitskip.training.module import Classifier, Splits, plain_batches
 from bitskip.training.recipes import Recipe, recipe_changes
+from bitskip.training.start import epochs_of, file_of, load_teacher, name_of, weights_of
 from bitskip.training.teacher import outputs_of
-from bitskip.training.unpack import is_packed, unpack_weights
-from bitskip.zoo import packed_path
 
 ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
@@ -56,8 +50,6 @@ from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 _CHECKPOINT_SECONDS = 10.0  # between checkpoints, where an epoch takes less
 
 _TEST_BATCH = {"cpu": 64}  # pictures whose activations caches hold; 512 elsewhere
-
-__all__ = ["Hardware", "is_first_process", "train", "what_is_kept"]
 
 
 def train(
@@ -107,19 +99,7 @@ def train(
         )
     hardware = hardware or Hardware()
     require_writable(out)
-    kind = "spec" if isinstance(spec, NetworkSpec) else "baseline"
-    asked = {
-        kind: spec.to_dict(),
-        "recipe": recipe.model_dump(mode="json"),
-        "seed": seed,
-        "data": images.name,
-        "train_images": len(images.train_images),
-        "test_rule": images.test_rule,
-        "teacher": None if teacher is None else teacher.name,
-        "warm_start": None if warm_start is None else _name_of(warm_start),
-        "teacher_weights": None if teacher is None else file_digest(weights_file(teacher)),
-        "warm_start_weights": None if warm_start is None else file_digest(_start_file(warm_start)),
-    }
+    asked = _asked(spec, recipe, images, seed, teacher, warm_start)
     checkpoint = out / "checkpoints" / "last.ckpt"
     _check_folder(out, asked, resume, checkpoint)
     if (out / "result.json").is_file():
@@ -130,22 +110,12 @@ def train(
     model = build(spec, recipe.dropout) if isinstance(spec, NetworkSpec) else spec.build()
     model = model.to(memory_format=torch.channels_last)
     head = ("head.",) if isinstance(spec, NetworkSpec) else spec.head
-    start = None if warm_start is None else _start_weights(warm_start, splits, recipe, images, head)
+    start = None if warm_start is None else weights_of(warm_start, splits, recipe, images, head)
     prepare(model, recipe, splits, warm_start=start)
-    network = None if teacher is None else _load_teacher(teacher, spec, images)
+    network = None if teacher is None else load_teacher(teacher, spec, images)
     precision = hardware.lightning_precision(model)
     trainer = _trainer(out, recipe, hardware, precision, progress_bar)
-    teaching: nn.Module | torch.Tensor | None = network
-    if network is not None and recipe.distillation.views == "original":
-        with onednn_where_safe(network):
-            teaching = outputs_of(
-                network,
-                Batches(*splits.train, splits.normalisation, 256, device=trainer.strategy.root_device),
-                weights=str(asked["teacher_weights"]),
-                mirrored=recipe.augmentation.flip != "none",
-                arithmetic=trainer.precision_plugin.forward_context,
-                progress_bar=progress_bar,
-            )
+    teaching = _teaching(network, trainer, recipe, splits, str(asked["teacher_weights"]), progress_bar)
     module = Classifier(
         model,
         recipe,
@@ -163,25 +133,15 @@ def train(
             write_text(out / "spec.json", spec.to_json() + "\n")
         write_text(out / "recipe.yaml", recipe.to_yaml())
     module.checkpoint = checkpoint
-    start_network = copy.deepcopy(module.delivered) if keep_better_start and start is not None else None
+    as_started = copy.deepcopy(module.delivered) if keep_better_start and start is not None else None
     with onednn_where_safe(model):
         _fit(trainer, module, checkpoint if checkpoint.is_file() else None, out)
 
     device = trainer.strategy.root_device
-    delivered = _binarised(module.delivered).to(device)
-    if recipe.reestimate_batches > module.estimated_from:  # else the last validation's are these
-        plain = plain_batches(splits, recipe, seed, device)
-        reestimate_batch_norm(delivered, plain, recipe.reestimate_batches)
+    delivered, start_kept = _delivered(module, as_started, splits, recipe, seed, device)
     size = _TEST_BATCH.get(device.type, 512)
-    start_kept = False
-    if start_network is not None and len(splits.validation[0]):
-        held_out = Batches(*splits.validation, splits.normalisation, size, device=device)
-        _binarised(start_network).to(device)
-        start_kept = _goodness(start_network, held_out) > _goodness(delivered, held_out)
-        delivered = start_network if start_kept else delivered
     test = Batches(images.test_images, images.test_labels, splits.normalisation, size, device=device)
     accuracy, loss = evaluate(delivered, test)
-    delivered.to("cpu")
     sessions = merged([*module.earlier_sessions, module.session()])
     result = RunResult(
         model=spec.name,
@@ -199,26 +159,112 @@ def train(
         history=module.history,
         precision=sessions.pop("precision"),
         versions=sessions,
-        teacher=asked["teacher"],  # type: ignore[arg-type]
-        warm_start=asked["warm_start"],  # type: ignore[arg-type]
-        epochs_before=0 if warm_start is None else _epochs_of(warm_start),
+        teacher=asked["teacher"],
+        warm_start=asked["warm_start"],
+        epochs_before=0 if warm_start is None else epochs_of(warm_start),
         start_kept=start_kept,
         changes=recipe_changes(recipe, spec),
     )
     if trainer.is_global_zero:
-        state = {name: value.contiguous() for name, value in delivered.state_dict().items()}
-        metadata = {
-            kind: spec.to_json(),
-            **splits.normalisation.to_metadata(),
-            "class_names": "\n".join(images.class_names),
-            "standardise": str(recipe.latent.standardise).lower(),
-        }
-        write_bytes(out / "weights.safetensors", save(state, metadata))
-        write_json(out / "result.json", dataclasses.asdict(result))
+        _leave(out, spec, recipe, images, splits, delivered.to("cpu"), result)
     return result
 
 
 # -- the pieces ---------------------------------------------------------------------------------------
+
+
+def _kind_of(spec: NetworkSpec | Baseline) -> str:
+    """Return the word under which a run's files hold what was trained."""
+    return "spec" if isinstance(spec, NetworkSpec) else "baseline"
+
+
+def _asked(
+    spec: NetworkSpec | Baseline,
+    recipe: Recipe,
+    images: ImageSet,
+    seed: int,
+    teacher: Path | None,
+    warm_start: Path | str | None,
+) -> dict[str, Any]:
+    """Return what makes a run this one: what must be the same when it is resumed."""
+    return {
+        _kind_of(spec): spec.to_dict(),
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": seed,
+        "data": images.name,
+        "train_images": len(images.train_images),
+        "test_rule": images.test_rule,
+        "teacher": None if teacher is None else teacher.name,
+        "warm_start": None if warm_start is None else name_of(warm_start),
+        "teacher_weights": None if teacher is None else file_digest(weights_file(teacher)),
+        "warm_start_weights": None if warm_start is None else file_digest(file_of(warm_start)),
+    }
+
+
+def _teaching(
+    network: nn.Module | None,
+    trainer: Any,
+    recipe: Recipe,
+    splits: Splits,
+    weights: str,
+    progress_bar: bool,
+) -> nn.Module | torch.Tensor | None:
+    """Return what the module learns from: the teacher, or what it says of each original picture."""
+    if network is None or recipe.distillation.views != "original":
+        return network
+    with onednn_where_safe(network):
+        return outputs_of(
+            network,
+            Batches(*splits.train, splits.normalisation, 256, device=trainer.strategy.root_device),
+            weights=weights,
+            mirrored=recipe.augmentation.flip != "none",
+            arithmetic=trainer.precision_plugin.forward_context,
+            progress_bar=progress_bar,
+        )
+
+
+def _delivered(
+    module: Classifier,
+    as_started: nn.Module | None,
+    splits: Splits,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> tuple[nn.Module, bool]:
+    """Return the network that a run delivers, on `device`, and whether it is the one it started as."""
+    trained = _binarised(module.delivered).to(device)
+    if recipe.reestimate_batches > module.estimated_from:  # else the last validation's are these
+        plain = plain_batches(splits, recipe, seed, device)
+        reestimate_batch_norm(trained, plain, recipe.reestimate_batches)
+    if as_started is None or not len(splits.validation[0]):
+        return trained, False
+    size = _TEST_BATCH.get(device.type, 512)
+    held_out = Batches(*splits.validation, splits.normalisation, size, device=device)
+    _binarised(as_started).to(device)
+    if _goodness(as_started, held_out) > _goodness(trained, held_out):
+        return as_started, True
+    return trained, False
+
+
+def _leave(
+    out: Path,
+    spec: NetworkSpec | Baseline,
+    recipe: Recipe,
+    images: ImageSet,
+    splits: Splits,
+    delivered: nn.Module,
+    result: RunResult,
+) -> None:
+    """Write the weights with what they need beside them, then the result, which says that all is there."""
+    state = {name: value.contiguous() for name, value in delivered.state_dict().items()}
+    metadata = {
+        _kind_of(spec): spec.to_json(),
+        **splits.normalisation.to_metadata(),
+        "class_names": "\n".join(images.class_names),
+        "standardise": str(recipe.latent.standardise).lower(),
+    }
+    write_bytes(out / "weights.safetensors", save(state, metadata))
+    write_json(out / "result.json", dataclasses.asdict(result))
 
 
 def _binarised(network: nn.Module) -> nn.Module:
@@ -368,88 +414,3 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}") from None
     if trainer.interrupted:
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}")
-
-
-# -- what a run starts from -----------------------------------------------------------------------------
-
-
-def _name_of(start: Path | str) -> str:
-    return str(start) if is_packed(start) and isinstance(start, str) else Path(start).name
-
-
-def _start_file(start: Path | str) -> Path:
-    """Return the file with the weights to start from: a run's, or a packed one."""
-    file = packed_path(start) if is_packed(start) else weights_file(Path(start))
-    if not file.is_file():
-        raise RunError(
-            f"there is no file {file} to start from; name a finished run, zoo:NAME or a .bitskip file"
-        )
-    return file
-
-
-def _start_weights(
-    start: Path | str, splits: Splits, recipe: Recipe, images: ImageSet, head: tuple[str, ...]
-) -> dict[str, torch.Tensor]:
-    if not is_packed(start):
-        known = class_names_of(Path(start))
-        return match_classes(load_weights(Path(start)), known, images.class_names, head)
-    from bitskip.program import Program
-
-    program = Program.load(packed_path(start))
-    height, width, channels = program.input_shape
-    own = splits.train[0].shape[3]
-    if own != channels:
-        raise RunError(f"{start} takes pictures of {channels} channels, but these have {own}")
-    pictures, _ = next(iter(Batches(*splits.train, splits.normalisation, 256)))
-    if pictures.shape[2:] != (height, width):  # the network is measured at its own size
-        pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
-    weights = unpack_weights(program, pictures, recipe.latent.standardise)
-    return match_classes(weights, program.class_names, images.class_names, head)
-
-
-def what_is_kept(start: Path | str, images: ImageSet) -> Literal["body", "all"]:
-    """Return what of the weights to start from a network for `images` keeps: `all` if it knows their classes.
-
-    Raises:
-        RunError: if there is no such file; SpecError for a name that the zoo does not have.
-    """
-    if is_packed(start):
-        from bitskip.program import Program
-
-        known = tuple(Program.load(_start_file(start)).class_names)
-    else:
-        known = class_names_of(Path(start))
-    wanted = images.class_names
-    by_name = not are_numbers(known) and not are_numbers(wanted) and set(wanted) <= set(known)
-    return "all" if by_name or known == wanted else "body"
-
-
-def _epochs_of(start: Path | str) -> int:
-    """Return for how many epochs the weights of a run were trained, those of its own start included."""
-    if is_packed(start):
-        card = packed_path(start).with_suffix(".json")
-        known = read_json(card) if card.is_file() else {}
-        return int(known.get("epochs", 0)) + int(known.get("epochs_before", 0))
-    file = weights_file(Path(start)).with_name("result.json")
-    if not file.is_file():  # weights that somebody moved; nothing says how long they were trained
-        return 0
-    result = RunResult.load(file.parent)
-    return result.epochs + result.epochs_before
-
-
-def _load_teacher(folder: Path, spec: NetworkSpec | Baseline, images: ImageSet) -> nn.Module:
-    teaching, model = load_run(folder)
-    if teaching.classes != spec.classes:
-        raise RunError(
-            f"teacher {folder} has {teaching.classes} classes, but '{spec.name}' has {spec.classes}; "
-            "choose a teacher trained on the same classes"
-        )
-    known = class_names_of(folder)
-    named = known and not are_numbers(known) and not are_numbers(images.class_names)
-    if named and known != images.class_names:
-        other = "them in another order" if set(known) == set(images.class_names) else some_names(known)
-        raise RunError(
-            f"{images.name} has the classes {some_names(images.class_names)}, but teacher {folder} was "
-            f"trained on {other}; choose a teacher trained on the same classes in the same order"
-        )
-    return model.requires_grad_(False).to(memory_format=torch.channels_last)

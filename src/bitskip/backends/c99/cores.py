@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from bitskip.backends.c99.kernels import Core
+from dataclasses import dataclass
 
 DEFAULT_CORE = "cortex-m4"
+
+
+@dataclass(frozen=True)
+class Core:
+    """What the chosen kernels assume of a processor."""
+
+    name: str
+    dsp: bool  # SMLAD and SXTB16
+    long_multiply: bool  # 32 x 32 to 64 bits in one instruction
+    saturates: bool = False  # clamps to int8 in one instruction
+    paired: bool = False  # stores two registers in one instruction
+    multiple: bool = False  # low and high registers, moved by LDM and STM
+    tile: int = 8  # pixels that share one load of 1-bit weights
+    compiler: str = "arm-none-eabi-gcc"
+    flags: str = ""
+
 
 CORES = {
     core.name: core

@@ -5,37 +5,26 @@ What is written here is data and calls; the kernels themselves are in templates/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from bitskip.backends.c99.arrays import Constants, float_literal
-from bitskip.backends.c99.bounds import (
-    digits_fit,
-    digits_of,
-    integer_logits,
-    reach,
-    room_above,
-    shared_bias,
-)
+from bitskip.backends.c99.arrays import float_literal
+from bitskip.backends.c99.bounds import integer_logits
+from bitskip.backends.c99.cores import Core
+from bitskip.backends.c99.epilogues import EpilogueWriter, Written
 from bitskip.backends.c99.placement import Placement, window_of
 from bitskip.backends.c99.weights import bit_stream, half_words, int8_words, nibbles, up4
 from bitskip.bits import unpack_signs
 from bitskip.program import (
-    Activation,
     Add,
     Affine,
-    Array,
     AvgPool,
     Bilinear,
     Binarize,
     Concat,
     Conv2d,
     Dequantize,
-    Epilogue,
     FloatEpilogue,
     GlobalAvgPool,
-    IntegerEpilogue,
     Lookup,
     MaxPool,
     Mul,
@@ -45,40 +34,10 @@ from bitskip.program import (
     QuantizeInput,
     Resize,
     Tensor,
-    ThresholdEpilogue,
     conv_precision,
-    inverse_scale,
     op_outputs,
-    op_residual,
 )
 from bitskip.program.bounds import accumulator_bound
-
-ACTIVATIONS = {"none": 0, "relu": 1, "prelu": 2, "rprelu": 3, "relu6": 4}
-ACTIVATIONS |= {"sigmoid": 5, "hard_sigmoid": 6, "hard_swish": 7, "silu": 8}
-
-
-@dataclass(frozen=True)
-class Core:
-    """What the chosen kernels assume of a processor."""
-
-    name: str
-    dsp: bool  # SMLAD and SXTB16
-    long_multiply: bool  # 32 x 32 to 64 bits in one instruction
-    saturates: bool = False  # clamps to int8 in one instruction
-    paired: bool = False  # stores two registers in one instruction
-    multiple: bool = False  # low and high registers, moved by LDM and STM
-    tile: int = 8  # pixels that share one load of 1-bit weights
-    compiler: str = "arm-none-eabi-gcc"
-    flags: str = ""
-
-
-@dataclass
-class Written:
-    """An op in C: structs before it, and the statements of one step."""
-
-    comment: str
-    declarations: list[str] = field(default_factory=list)
-    statements: list[str] = field(default_factory=list)
 
 
 def scratch_bytes(op: Op, program: Program, core: Core) -> int:
@@ -103,18 +62,12 @@ def scratch_bytes(op: Op, program: Program, core: Core) -> int:
     return 0
 
 
-class Writer:
+class Writer(EpilogueWriter):
     """Writes the ops of one program."""
 
     def __init__(self, program: Program, placement: Placement, core: Core, wide_bias: bool) -> None:
-        self.program, self.placement, self.core, self.wide_bias = program, placement, core, wide_bias
-        self.digits = not core.long_multiply and digits_fit(program)
-        integers = [op for op in program.ops if isinstance(getattr(op, "epilogue", None), IntegerEpilogue)]
-        self.low = any(self.lowest(op) > -128 for op in integers)
-        self.constants = Constants()
-        self.uses: set[str] = set()
+        super().__init__(program, placement, core, wide_bias)
         self.grouped_taps = 0  # the most taps of a grouped convolution
-        self.shifts: set[bool] = set()  # whether shifts of epilogues are 32 or more
         self.groups = {8}  # how many nibbles of a word of 1-bit weights a loop adds
         self.pads: dict[int, int] = {}  # zero point to the channels that a padded pixel needs
         for op in program.ops:
@@ -163,26 +116,6 @@ class Writer:
             case Bilinear():
                 raise AssertionError("refused by `target.unsupported`")
 
-    # -- rows ---------------------------------------------------------------------------------------------
-
-    def tensor(self, number: int) -> Tensor:
-        return self.program.tensors[number]
-
-    def row(self, number: int, y: str = "y", const: bool = False) -> str:
-        """Return the C expression of row `y` of a tensor, as a pointer to its elements."""
-        dtype = self.tensor(number).dtype
-        c_type = {"u8": "uint8_t", "i8": "int8_t", "f32": "float", "i32": "int32_t", "bits": "uint32_t"}[
-            dtype
-        ]
-        qualifier = "const " if const else ""
-        if dtype == "u8":
-            before = sum(tensor.size for tensor in self.program.tensors[:number])
-            _, width, channels = self.tensor(number).shape
-            return f"run->in + {f'{before}u + ' if before else ''}(uint32_t){y} * {width * channels}u"
-        if number == self.program.output:
-            return "run->out"
-        return f"({qualifier}{c_type} *)(void *)bsk_row(run->arena, &tensor_{number}, {y})"
-
     def geometry(self, op: Conv2d | MaxPool | AvgPool) -> list[str]:
         """Return the statements that find the rows that a step reads."""
         window = window_of(op)
@@ -197,61 +130,13 @@ class Writer:
     def conv(self, at: int, op: Conv2d) -> Written:
         source, target = self.tensor(op.input), self.tensor(op_outputs(op)[0])
         kernel, channels = self.kernel(op), source.shape[2]
-        taps = op.kernel[0] * op.kernel[1]
-        macs = taps * (channels // op.groups) * int(np.prod(target.shape))
+        macs = op.kernel[0] * op.kernel[1] * (channels // op.groups) * int(np.prod(target.shape))
         done = Written(
             f"{op.name}: {op.kernel[0]}x{op.kernel[1]}, stride {op.stride[0]}, "
             f"{_shape(source)} -> {_shape(target)}, {_words(op, self.program)}, {macs:,} MACs"
         )
-        inputs = up4(taps * channels)
-        sums = "NULL"
-        what = f"{op.name}: {_words(op, self.program).split(' x ')[0]} weights"
         self.uses.add("conv")
-        if kernel == "w1":
-            signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
-            ones = np.ones((1, signs.shape[1]), signs.dtype)
-            weights = self.constants.add(f"weights_{at}", nibbles(np.concatenate([signs, ones])), what)
-            offsets = np.append(-(128 + source.zero_point) * signs.sum(axis=1), 0).astype(np.int32)
-            sums = self.constants.add(
-                f"offsets_{at}", offsets, f"{op.name}: -(128 + zero point) * sum of the signs; 0 for U"
-            )
-            self.uses |= {"w1", "integer_acc"} | ({"w1_gather"} if channels % 4 else set())
-            self.uses |= {"w1_deep"} if inputs > 256 else set()
-            self.groups.add(8 if inputs < 32 else inputs // 4 % 8 or 8)
-        elif kernel == "i8":
-            weights = self.constants.add(
-                f"weights_{at}", int8_words(op.weight, self.core.dsp and channels % 4 != 0), what
-            )
-            self.uses |= {"i8", "integer_acc"} | (set() if channels % 4 else {"i8_words"})
-        elif kernel in ("grouped", "depthwise"):
-            inputs = taps * channels // op.groups
-            by_tap = np.ascontiguousarray(op.weight.reshape(len(op.weight), -1).T)
-            weights = self.constants.add(f"weights_{at}", by_tap, f"{what}, an input of all channels in turn")
-            self.uses |= {kernel, "integer_acc"}
-            self.grouped_taps = max(self.grouped_taps, taps)
-        elif kernel == "w1a1":
-            inputs = taps * -(-channels // 32)
-            weights = self.constants.add(f"weights_{at}", half_words(op.weight, channels), what)
-            self.uses |= {"w1a1", "integer_acc"}
-            if op.pad_value == 0 and any(op.padding):
-                self.uses.add("w1a1_masked")
-        elif kernel == "f32":
-            self.uses |= {"conv_f32"}
-            if op.weight_dtype == "w1":
-                signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
-                weights = self.constants.add(f"weights_{at}", bit_stream(signs < 0), what)
-            else:
-                weights = self.constants.add(f"weights_{at}", op.weight.astype(np.float32), what)
-        else:
-            inputs = channels
-            weights = self.constants.add(f"weights_{at}", op.weight, what)
-            self.uses.add("logits" if kernel == "logits" else "head_i32")
-        if (
-            not weights.startswith("(")
-            and kernel in ("f32", "head", "logits", "grouped", "depthwise")
-            and op.weight.dtype != np.uint64
-        ):
-            weights = f"(const uint32_t *)(const void *){weights}"
+        weights, sums, inputs = self.weights(at, op, kernel)
         done.declarations.append(
             f"static const bsk_conv conv_{at} = {{\n"
             f"    {weights}, {sums},\n"
@@ -260,21 +145,7 @@ class Writer:
             f"    {source.zero_point if source.dtype == 'i8' else 0}, {op.pad_value},\n}};"
         )
         if kernel == "logits":
-            assert isinstance(op.epilogue, FloatEpilogue)
-            scale, bias = op.epilogue.scale, op.epilogue.bias
-            assert scale is not None
-            scales = self.constants.add(
-                f"logit_scale_{at}", scale.view(np.uint32), "bits of float32: logit scales"
-            )
-            shifts = "NULL"
-            if bias is not None:
-                shifts = self.constants.add(
-                    f"logit_bias_{at}", bias.view(np.uint32), "bits of float32: biases"
-                )
-            if accumulator_bound(op, self.program.tensors) >= 2**31:
-                self.uses.add("logits_wide")
-            read = self.row(op.input, "0", const=True)
-            done.statements = ["(void)y;", f"bsk_logits(&conv_{at}, {read}, {scales}, {shifts}, run->out);"]
+            done.statements = self.logits(at, op)
             return done
         done.statements = [] if kernel == "head" else self.geometry(op)
         done.statements += self.finish(at, op, op.epilogue, done)
@@ -292,9 +163,69 @@ class Writer:
         done.statements.append(calls[kernel])
         return done
 
-    def words(self, at: int) -> str:
-        """Return an op's working memory as int32."""
-        return f"(int32_t *)(void *)(run->arena + {self.placement.scratch.get(at, 0)}u)"
+    def weights(self, at: int, op: Conv2d, kernel: str) -> tuple[str, str, int]:
+        """Return the C of a convolution's weights and of what goes with their sums, and its `inputs`."""
+        source = self.tensor(op.input)
+        channels, taps = source.shape[2], op.kernel[0] * op.kernel[1]
+        inputs, sums = up4(taps * channels), "NULL"
+        what = f"{op.name}: {_words(op, self.program).split(' x ')[0]} weights"
+        name = f"weights_{at}"
+        match kernel:
+            case "w1":
+                signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
+                ones = np.ones((1, signs.shape[1]), signs.dtype)
+                weights = self.constants.add(name, nibbles(np.concatenate([signs, ones])), what)
+                offsets = np.append(-(128 + source.zero_point) * signs.sum(axis=1), 0).astype(np.int32)
+                sums = self.constants.add(
+                    f"offsets_{at}", offsets, f"{op.name}: -(128 + zero point) * sum of the signs; 0 for U"
+                )
+                self.uses |= {"w1", "integer_acc"} | ({"w1_gather"} if channels % 4 else set())
+                self.uses |= {"w1_deep"} if inputs > 256 else set()
+                self.groups.add(8 if inputs < 32 else inputs // 4 % 8 or 8)
+                return weights, sums, inputs
+            case "i8":
+                packed = int8_words(op.weight, self.core.dsp and channels % 4 != 0)
+                self.uses |= {"i8", "integer_acc"} | (set() if channels % 4 else {"i8_words"})
+                return self.constants.add(name, packed, what), sums, inputs
+            case "w1a1":
+                self.uses |= {"w1a1", "integer_acc"}
+                if op.pad_value == 0 and any(op.padding):
+                    self.uses.add("w1a1_masked")
+                packed = half_words(op.weight, channels)
+                return self.constants.add(name, packed, what), sums, taps * -(-channels // 32)
+            case "f32":
+                self.uses.add("conv_f32")
+                if op.weight_dtype == "w1":
+                    signs = unpack_signs(op.weight, channels).reshape(len(op.weight), -1)
+                    return self.constants.add(name, bit_stream(signs < 0), what), sums, inputs
+                weights = self.constants.add(name, op.weight.astype(np.float32), what)
+            case "grouped" | "depthwise":
+                inputs = taps * channels // op.groups
+                by_tap = np.ascontiguousarray(op.weight.reshape(len(op.weight), -1).T)
+                weights = self.constants.add(name, by_tap, f"{what}, an input of all channels in turn")
+                self.uses |= {kernel, "integer_acc"}
+                self.grouped_taps = max(self.grouped_taps, taps)
+            case _:  # head, logits
+                inputs = channels
+                weights = self.constants.add(name, op.weight, what)
+                self.uses.add("logits" if kernel == "logits" else "head_i32")
+        return f"(const uint32_t *)(const void *){weights}", sums, inputs
+
+    def logits(self, at: int, op: Conv2d) -> list[str]:
+        """Return the statements of a last layer whose logits are computed in integers."""
+        assert isinstance(op.epilogue, FloatEpilogue)
+        scale, bias = op.epilogue.scale, op.epilogue.bias
+        assert scale is not None
+        scales = self.constants.add(
+            f"logit_scale_{at}", scale.view(np.uint32), "bits of float32: logit scales"
+        )
+        shifts = "NULL"
+        if bias is not None:
+            shifts = self.constants.add(f"logit_bias_{at}", bias.view(np.uint32), "bits of float32: biases")
+        if accumulator_bound(op, self.program.tensors) >= 2**31:
+            self.uses.add("logits_wide")
+        read = self.row(op.input, "0", const=True)
+        return ["(void)y;", f"bsk_logits(&conv_{at}, {read}, {scales}, {shifts}, run->out);"]
 
     def pad(self, source: Tensor) -> str:
         """Return a pixel of zero points."""
@@ -306,130 +237,6 @@ class Writer:
             name, pixel, f"a pixel outside the picture: {source.zero_point} in each byte"
         )
         return f"(const uint8_t *)(const void *){name}"
-
-    # -- epilogues ------------------------------------------------------------------------------------------
-
-    def finish(
-        self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: Epilogue, done: Written
-    ) -> list[str]:
-        """Declare an epilogue's constants; return the statement that says where its row goes."""
-        self.uses.add("epilogue")
-        parts: list[str] = []
-        if isinstance(epilogue, IntegerEpilogue):
-            done.declarations.append(self.integer(at, op, epilogue))
-            parts.append(f".integer = &integer_{at}")
-            self.uses.add("integer")
-        elif isinstance(epilogue, ThresholdEpilogue):
-            done.declarations.append(self.threshold(at, op.name, epilogue.threshold, epilogue.flip))
-            parts.append(f".threshold = &threshold_{at}")
-            self.uses.add("threshold")
-        else:
-            done.declarations.append(self.real(at, op, epilogue))
-            parts.append(f".real = &real_{at}")
-            self.uses.add("float")
-        for number in op_outputs(op):
-            dtype = self.tensor(number).dtype
-            parts.append(f".{dtype} = {self.row(number)}")
-            if dtype == "bits" and not isinstance(epilogue, ThresholdEpilogue):
-                self.uses.add("bits_out")
-        residual = op_residual(op)
-        if residual is not None:
-            parts.append(f".residual = bsk_row(run->arena, &tensor_{residual}, y)")
-            if self.tensor(residual).dtype == "i8":
-                self.uses.add("residual_i8")
-        joined = ",\n        ".join(parts)
-        return [f"const bsk_finish finish = {{\n        {joined},\n    }};"]
-
-    def integer(self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue) -> str:
-        """Declare an integer epilogue, with zero points and what rounds folded into one number."""
-        residual = epilogue.residual
-        target = self.tensor(op_outputs(op)[0])
-        offset = 0 if self.core.saturates else 128
-        zero = target.zero_point + offset
-        after = (1 << (epilogue.shift - 1)) + (zero << epilogue.shift)
-        if residual is not None:
-            after -= self.tensor(residual).zero_point * epilogue.residual_multiplier
-        more = f", {int(epilogue.pre_relu and residual is not None)}"
-        if self.low:
-            more += f", {self.lowest(op) + offset}"
-            self.uses.add("low")
-        if self.digits:
-            return self.integer_digits(at, op, epilogue, after, more)
-        by = room_above(epilogue)
-        m = self.constants.add(
-            f"multiplier_{at}", (epilogue.multiplier << by).astype(np.int32), f"{op.name}: multipliers"
-        )
-        bias: Array = epilogue.bias.astype(np.int64) << by
-        unit = ""
-        if not self.wide_bias:
-            shared = shared_bias(bias)
-            assert shared is not None
-            bias, unit = shared[0], f", {shared[1]}"
-        b = self.constants.add(f"bias_{at}", bias, f"{op.name}: biases")
-        if (reach(op, epilogue, self.program) >> epilogue.shift) + 256 >= 2**31 - 1000:
-            self.uses.add("wide")
-        self.shifts.add(epilogue.shift + by >= 32)
-        return (
-            f"static const bsk_integer integer_{at} = {{ {m}, {b}{unit}, {after << by}LL, "
-            f"{epilogue.shift + by}, {epilogue.residual_multiplier << by}{more} }};"
-        )
-
-    def lowest(self, op: Op) -> int:
-        """Return the smallest value that an integer epilogue can give: more than -128 after some ReLUs."""
-        epilogue = getattr(op, "epilogue", None)
-        assert isinstance(epilogue, IntegerEpilogue)
-        if epilogue.post_relu or (epilogue.pre_relu and epilogue.residual is None):
-            return max(-128, self.tensor(op_outputs(op)[0]).zero_point)  # t >= 0 gives q >= zero_point
-        return -128
-
-    def integer_digits(
-        self, at: int, op: Conv2d | Add | Affine | Mul, epilogue: IntegerEpilogue, after: int, more: str
-    ) -> str:
-        """Return an integer epilogue for a core without a long multiplication."""
-        bias = epilogue.bias.astype(np.int64) + (after if epilogue.residual is None else 0)
-        m, b = digits_of(epilogue.multiplier), digits_of(bias)
-        rows = np.stack([b[2], m[2], b[1], b[0], m[1], m[0]], axis=1)
-        digits = self.constants.add_rows(
-            f"digits_{at}", "bsk_digits", rows, 16, f"{op.name}: biases and multipliers"
-        )
-
-        def braces(value: int) -> str:
-            return f"{{ {', '.join(str(int(digit)) for digit in digits_of(np.array([value]))[:, 0])} }}"
-
-        return (
-            f"static const bsk_integer integer_{at} = {{ {digits}, {epilogue.shift - 22}, "
-            f"{braces(after)}, {braces(epilogue.residual_multiplier)}{more} }};"
-        )
-
-    def threshold(self, at: int, name: str, threshold: Array, flip: Array) -> str:
-        t = self.constants.add(f"threshold_values_{at}", threshold.astype(np.int32), f"{name}: thresholds")
-        f = self.constants.add(
-            f"threshold_flips_{at}", bit_stream(flip[None, :]), f"{name}: which comparisons turn over"
-        )
-        return f"static const bsk_threshold threshold_{at} = {{ {t}, {f} }};"
-
-    def real(self, at: int, op: Op, epilogue: FloatEpilogue) -> str:
-        def floats(what: str, values: Array | None) -> str:
-            if values is None:
-                return "NULL"
-            return self.constants.add(f"{what}_{at}", values.astype(np.float32), f"{op.name}: {what}")
-
-        def activation(place: str, a: Activation) -> str:
-            if a.kind in ("sigmoid", "silu"):
-                self.uses.add("exp")
-            if a.kind in ("relu6", "hard_sigmoid", "hard_swish"):
-                self.uses.add("relu6")
-            rest = (("slope", a.slope), ("shift_in", a.shift_in), ("shift_out", a.shift_out))
-            return f"{{ {ACTIVATIONS[a.kind]}, {', '.join(floats(f'{place}_{n}', v) for n, v in rest)} }}"
-
-        i8 = next((self.tensor(n) for n in op_outputs(op) if self.tensor(n).dtype == "i8"), None)
-        inverse = "0.0f" if i8 is None else float_literal(float(inverse_scale(i8.scale)))
-        return (
-            f"static const bsk_float real_{at} = {{\n    {floats('scale', epilogue.scale)}, "
-            f"{floats('bias', epilogue.bias)},\n    {activation('pre', epilogue.pre)},\n    "
-            f"{activation('post', epilogue.post)},\n    {floats('threshold', epilogue.threshold)}, "
-            f"{inverse}, {0 if i8 is None else i8.zero_point},\n}};"
-        )
 
     # -- the rest -------------------------------------------------------------------------------------------
 
@@ -518,10 +325,6 @@ class Writer:
             f"bsk_nearest({source.shape[1]}, {target.shape[1]}, {pixel}u, {read}, {self.bytes(op.output)});"
         )
         return Written(f"{op.name}: {op.kind}, {_shape(source)} -> {_shape(target)}", [], [call])
-
-    def bytes(self, number: int, y: str = "y") -> str:
-        """Return the C expression of row `y` of a tensor, as bytes."""
-        return f"bsk_row(run->arena, &tensor_{number}, {y})"
 
     def convert(self, at: int, op: Binarize | Quantize) -> Written:
         source, target = self.tensor(op.input), self.tensor(op.output)

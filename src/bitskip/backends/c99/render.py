@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bitskip.backends.c99.bounds import room_above, shared_bias
+from bitskip.backends.c99.cores import Core
 from bitskip.backends.c99.counts import predict
-from bitskip.backends.c99.kernels import Core, Writer, Written, scratch_bytes
+from bitskip.backends.c99.epilogues import Written
+from bitskip.backends.c99.kernels import Writer, scratch_bytes
 from bitskip.backends.c99.placement import Placed, Placement, steps_of, window_of
 from bitskip.backends.reference import run_reference
 from bitskip.errors import LoweringError

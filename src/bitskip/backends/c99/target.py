@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bitskip.backends import Exported
-from bitskip.backends.c99.cores import CORES, DEFAULT_CORE
-from bitskip.backends.c99.kernels import ACTIVATIONS, Core, scratch_bytes
+from bitskip.backends.c99.cores import CORES, DEFAULT_CORE, Core
+from bitskip.backends.c99.epilogues import ACTIVATIONS
+from bitskip.backends.c99.kernels import scratch_bytes
 from bitskip.backends.c99.placement import Placement, place_tensors
 from bitskip.backends.c99.render import render
 from bitskip.errors import LoweringError, RunError, nearest
