@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -77,3 +78,32 @@ def test_malformed_json(tmp_path: Path, content: bytes) -> None:
 def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"cannot read .*none\.json: No such file"):
         read_json(tmp_path / "none.json")
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    named, link = tmp_path / "folder" / "named.bin", tmp_path / "link.bin"
+    link.symlink_to(named)
+    for content in (b"first", b"second"):  # the link names nothing yet, then a file
+        write_bytes(link, content)
+        assert link.is_symlink()
+        assert named.read_bytes() == content
+    assert sorted(tmp_path.rglob("*")) == [named.parent, named, link]
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_bytes(pipe, b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no such device")
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    link = tmp_path / "full"
+    link.symlink_to("/dev/full")  # a rename would put a file in the link's place
+    with pytest.raises(RunError, match="cannot write .*full: No space left on device"):
+        write_bytes(link, b"content")
+    assert link.is_symlink()
+    assert Path("/dev/full").is_char_device()

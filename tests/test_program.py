@@ -494,3 +494,10 @@ def test_programs_made_in_python_are_validated_too() -> None:
     logits = next(op for op in PROGRAM.ops if op.name == "logits")
     none = ThresholdEpilogue(np.zeros(4, np.int32), np.zeros(4, np.bool_))
     refuse_op(logits, epilogue=none, match="has a threshold epilogue, which does not take f32")
+
+
+def test_a_program_shows_itself_in_a_line() -> None:
+    shown = repr(every_op())
+    assert shown.startswith("<Program ")
+    assert len(shown.splitlines()) == 1
+    assert len(shown) < 200

@@ -20,8 +20,9 @@ from bitskip import _native, load
 from bitskip.backends import export_target
 from bitskip.backends.native import NativeProgram, available_isas
 from bitskip.backends.reference import Reference, run_reference
-from bitskip.errors import DataError, FileFormatError, LoweringError, RunError
+from bitskip.errors import DataError, FileFormatError, LoweringError, RunError, SpecError
 from bitskip.lower import lower
+from bitskip.nn.count import count_module
 from bitskip.program import Program, Tensor
 from bitskip.program.file import signed
 from bitskip.runtime.model import Model
@@ -337,3 +338,34 @@ def test_inputs_that_cannot_be(
 ) -> None:
     ran = bitskip(*stereo, *words)
     assert (ran.code, said in ran.err, Path(stereo[-1]).exists()) == (2, True, False), ran
+
+
+# -- counts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [("left", "right"), ("right", "left")])
+def test_counts_of_several_inputs(order: tuple[str, str]) -> None:
+    model = network("cat")
+    cost = count_module(model, {name: SHAPES[name] for name in order})
+    stems = 8 * (3 + 1) * 3 * 3
+    assert cost.macs == stems * 8 * 6 + 16 * 4
+    assert cost.parameters == stems + 2 * 2 * 8 + 16 * 4 + 4
+    assert cost.peak_activation_bytes["naive"] == 2 * 16 * 8 * 6 * 4  # both stems' maps and what joins them
+    assert cost.to_dict()["input_shape"] == {name: list(SHAPES[name]) for name in order}
+    with pytest.raises(SpecError, match=r"does not run on an input of left 3x8x6: .* 'right'"):
+        count_module(model, {"left": SHAPES["left"]})
+
+
+def test_counts_of_several_inputs_by_the_command(bitskip: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(1, 8, 3)\n"
+        "    def forward(self, left, right):\n        return torch.cat([self.a(left), self.b(right)], 1)\n"
+    )
+    words = ("count", f"{tmp_path}/net.py:Net", "--input", "left=3,8,8", "--input", "right=1,8,8")
+    cost = json.loads(bitskip(*words, "--json").out)
+    assert cost["macs"] == 8 * (3 + 1) * 3 * 3 * 6 * 6
+    assert "input left 3x8x8, right 1x8x8" in bitskip(*words).out
+    said = bitskip("count", "resnet14-full-all", "--input", "left=3,8,8")
+    assert (said.code, "knows what it takes; leave --input out" in said.err) == (2, True)

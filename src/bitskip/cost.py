@@ -87,7 +87,8 @@ class Cost:
     """What a network costs, for one input."""
 
     name: str
-    input_shape: tuple[int, ...]  # without the batch: (channels, height, width)
+    # without the batch: (channels, height, width); of several inputs each one's, by name
+    input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]
     layers: tuple[LayerCost, ...]  # in the order they run
     peak_activation_bytes: Mapping[str, int | None]  # by executor: `naive` and `in_place`
     notes: tuple[str, ...] = ()  # what is unknown, and why
@@ -172,7 +173,7 @@ class Cost:
         by_bits = self.parameters_by_bits
         return {
             "name": self.name,
-            "input_shape": list(self.input_shape),
+            "input_shape": _shape_value(self.input_shape),
             "parameters": self.parameters,
             "binary_parameters": self.binary_parameters,
             "parameters_by_bits": None if by_bits is None else _by_bits(by_bits),
@@ -224,6 +225,12 @@ def _layer_cost(layer: LayerSpec) -> LayerCost:
 
 def _by_bits(by_bits: Mapping[int, int]) -> dict[str, int]:
     return {str(bits): number for bits, number in by_bits.items()}
+
+
+def _shape_value(shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]) -> list[int] | dict[str, list[int]]:
+    if isinstance(shape, Mapping):
+        return {name: list(own) for name, own in shape.items()}
+    return list(shape)
 
 
 def _total(values: Iterable[int | None]) -> int | None:

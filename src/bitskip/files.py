@@ -15,9 +15,18 @@ from bitskip.errors import FileFormatError, RunError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` at once, creating its folder; raises RunError if that is not possible."""
+    """Replace `path` by `content` at once, creating its folder; raises RunError if that is not possible.
+
+    Of a symbolic link the file that it names is replaced. A device or a pipe stays one, and is written to.
+    """
     temporary: str | None = None
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as stream:
+                stream.write(content)
+            return
+        if path.is_symlink():
+            path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as stream:

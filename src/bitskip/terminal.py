@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 UNKNOWN = "?"
 
@@ -25,6 +25,13 @@ def byte_size(value: int | None) -> str:
     if value < 1024:
         return f"{value} B"
     return f"{value / 1024:,.1f} KiB" if value < 1024**2 else f"{value / 1024**2:,.2f} MiB"
+
+
+def shape_text(shape: Sequence[int] | Mapping[str, Sequence[int]]) -> str:
+    """Return the shape of an input as text, e.g. 3x32x32; of several inputs each one's behind its name."""
+    if isinstance(shape, Mapping):
+        return ", ".join(f"{name} {shape_text(own)}" for name, own in shape.items())
+    return "x".join(str(size) for size in shape)
 
 
 def print_table(

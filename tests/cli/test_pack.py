@@ -172,7 +172,16 @@ def test_names_of_other_formats_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert advice in call("pack", run_folder, "-o", name, fails=RunError)
+    assert advice in call("import", "net.onnx", "-o", name, fails=RunError)  # before net.onnx is looked for
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("form", "other"), [("onnx", "m.onnx"), ("c99", "m"), ("npz", "m.npz")])
+def test_an_export_never_has_the_name_of_a_packed_file(packed: Path, form: str, other: str) -> None:
+    before = packed.read_bytes()
+    error = call("export", packed, "--to", form, "-o", packed, fails=RunError)
+    assert error.endswith(f"such as {packed.with_name(other).with_stem(packed.stem)}")
+    assert packed.read_bytes() == before
 
 
 def test_inspect(packed: Path) -> None:

@@ -451,3 +451,20 @@ def test_commands(bitskip: Any, tmp_path: Path) -> None:
     wrong = bitskip("export", name, "--to", "onnx", *strange, "-o", str(tmp_path / "w.onnx"))
     assert wrong.code == 2
     assert not (tmp_path / "w.onnx").exists()
+
+
+def test_a_size_that_the_file_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    fixed = helper.make_graph(
+        [helper.make_node("Conv", ["picture", "w"], ["y"], name="conv")],
+        "net",
+        [helper.make_tensor_value_info("picture", 1, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", 1, [1, 2, 8, 8])],
+        [helper.make_tensor("w", 1, [2, 3, 1, 1], range(6))],
+    )
+    onnx.save(helper.make_model(fixed, opset_imports=[helper.make_opsetid("", 17)]), path)
+    assert import_onnx(path, input_size=8)[0].input_shape == (8, 8, 3)
+    with pytest.raises(
+        LoweringError, match="takes pictures of 8x8 pixels, so --input-size 32 does not apply"
+    ):
+        import_onnx(path, input_size=32)

@@ -173,6 +173,20 @@ def test_int8_sums_that_could_overflow() -> None:
         lower(model, input_shape=(3, 150, 150), activations="int8", dense="int8", calibration=calibration)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.5,) * 3, (0.2, 0.0, 0.2)),
+        ((0.5,) * 3, (-1.0,) * 3),
+        ((float("nan"),) * 3, (1.0,) * 3),
+        ((), (1e999,) * 3),
+    ],
+)
+def test_normalisations_that_no_picture_has(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(LoweringError, match="expected finite numbers, and deviations above 0"):
+        lower(nn.Sequential(nn.Conv2d(3, 4, 3)), mean, std, input_shape=(3, 12, 12))
+
+
 def test_input_shapes() -> None:
     with pytest.raises(LoweringError, match=r"give input_shape=\(channels, height, width\)"):
         lower(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -340,6 +341,28 @@ def test_unwritable_output_is_one_sentence(tmp_path: Path, mini: ImageSet) -> No
     blocked.write_text("")
     with pytest.raises(RunError, match="cannot write to .*; choose another folder with --out"):
         _train(blocked / "run", mini)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce] PytorchStreamWriter failed writing"),
+    ],
+)
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, mini: ImageSet, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Loggers and checkpoints meet it in the midst of a training, without the name of a file."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(training_run.L.Trainer, "fit", fail)
+    with pytest.raises(
+        RunError, match=f"cannot write to {tmp_path}: No space left on device; make room there"
+    ):
+        _train(tmp_path, mini)
 
 
 def test_teacher_of_another_class_count_is_refused(tmp_path: Path, mini: ImageSet) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bitskip.cli.input_shapes import InputsOption, read_input_shapes
 from bitskip.cli.options import ClassesOption, JsonOption, SizeOption, WideOption
 from bitskip.errors import SpecError
 from bitskip.sources import SOURCES_HELP
@@ -31,6 +32,7 @@ def count(
         float | None, typer.Option(help="Multiply every width by this factor, e.g. 0.5.", show_default=False)
     ] = None,
     input_size: SizeOption = None,
+    inputs: InputsOption = None,
     classes: ClassesOption = None,
 ) -> None:
     """Count parameters, MACs, bytes and peak activation memory, without training anything.
@@ -43,6 +45,7 @@ def count(
     - `bitskip count torchvision:mobilenet_v2`
     - `bitskip count timm:resnet18d --classes 3 --input-size 64`
     - `bitskip count my_net.py:Net --input-size 32`
+    - `bitskip count stereo.py:Net --input left=3,32,32 --input right=1,32,32`
     - `bitskip count --compare resnet14-full-all resnet14-hybrid-none torchvision:resnet18`
 
     A MAC is one multiply-accumulate; a 1-bit MAC has a 1-bit weight and a 1-bit input. Effective parameters
@@ -50,7 +53,8 @@ def count(
     """
     if len(models) > 1 and not compare:
         raise SpecError(f"got {len(models)} models; add --compare to put them side by side")
-    costs = [_cost(model, input_size, classes, width) for model in models]
+    shapes = read_input_shapes(inputs or (), input_size)
+    costs = [_cost(model, input_size, classes, width, shapes) for model in models]
     if as_json:
         values = [cost.to_dict() for cost in costs]
         typer.echo(json.dumps(values if compare else values[0], indent=2))
@@ -60,18 +64,24 @@ def count(
         _print_layers(costs[0], wide)
 
 
-def _cost(model: str, input_size: int | None, classes: int | None, width: float | None) -> Cost:
+def _cost(
+    model: str,
+    input_size: int | None,
+    classes: int | None,
+    width: float | None,
+    inputs: dict[str, tuple[int, int, int]],
+) -> Cost:
     from bitskip.sources import Kind, parse
     from bitskip.sources.cost import cost_of_source
 
-    if parse(model).kind in (Kind.TORCHVISION, Kind.PYTHON) and width is None:
+    if parse(model).kind in (Kind.TORCHVISION, Kind.PYTHON) and width is None and not inputs:
         from bitskip.detection.cost import count_detector
         from bitskip.sources.load import load_model
 
         loaded = load_model(model, input_size=input_size, classes=classes, on_meta=True)
         if loaded.task == "detection":
             return count_detector(loaded.model, loaded.input_shape, loaded.name)
-    return cost_of_source(model, input_size=input_size, classes=classes, width=width)
+    return cost_of_source(model, input_size=input_size, classes=classes, width=width, inputs=inputs)
 
 
 def _print_parts(cost: Cost) -> None:
@@ -92,7 +102,7 @@ def _print_parts(cost: Cost) -> None:
 
 
 def _print_layers(cost: Cost, wide: bool) -> None:
-    from bitskip.terminal import byte_size, number, print_table
+    from bitskip.terminal import byte_size, number, print_table, shape_text
 
     widths = sorted({1, 32} | set(cost.parameters_by_bits or ()))
     kinds = ["w1a1", *sorted(_mac_precisions(cost) - {"w1a1", "fp32"}), "fp32"]
@@ -117,7 +127,7 @@ def _print_layers(cost: Cost, wide: bool) -> None:
     total = cost.parameters_by_bits
     macs = cost.macs_by_precision
     print_table(
-        f"{cost.name}, input {'x'.join(str(size) for size in cost.input_shape)}",
+        f"{cost.name}, input {shape_text(cost.input_shape)}",
         [
             "layer",
             "precision",
@@ -170,7 +180,7 @@ def _print_comparison(costs: list[Cost], wide: bool) -> None:
 
 
 def _totals(costs: list[Cost]) -> list[tuple[str, list[str]]]:
-    from bitskip.terminal import byte_size, number
+    from bitskip.terminal import byte_size, number, shape_text
 
     def share(part: int | None, whole: int | None) -> str:
         return "?" if part is None or whole is None else f"{part / whole:.1%}" if whole else "-"
@@ -179,7 +189,7 @@ def _totals(costs: list[Cost]) -> list[tuple[str, list[str]]]:
         return "?" if factor is None else f"{factor:.2f}x"
 
     return [
-        ("input", ["x".join(str(size) for size in c.input_shape) for c in costs]),
+        ("input", [shape_text(c.input_shape) for c in costs]),
         ("parameters", [number(c.parameters) for c in costs]),
         ("1-bit parameters", [number(c.binary_parameters) for c in costs]),
         ("effective parameters", [number(c.effective_parameters) for c in costs]),

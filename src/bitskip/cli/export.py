@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitskip.cli.options import JsonOption, MeanOption, SizeOption, StdOption, WeightsOption
+from bitskip.cli.outputs import refuse_name_of_exported
 
 if TYPE_CHECKING:
     from bitskip.program import Program
@@ -106,6 +107,7 @@ def export(
     if strange:
         known = ", ".join(sorted(target.options)) or "no options"
         raise RunError(f"--to {to} does not take --{strange[0]}; it takes {known}")
+    refuse_name_of_exported(out, to)
     library = {"weights": weights, "input_size": input_size, "mean": mean, "std": std}
     program = _read(file, {key: value for key, value in library.items() if value is not None})
     reasons = target.supports(program)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bitskip.cli.options import JsonOption, MeanOption, SharedScalesOption, StdOption, read_normalisation, say
+from bitskip.cli.outputs import refuse_name_of_packed
 
 
 def import_onnx(
@@ -35,6 +36,7 @@ def import_onnx(
     from bitskip.runtime.summary import summarise
     from bitskip.terminal import byte_size
 
+    refuse_name_of_packed(out)
     known = read_normalisation(mean, std)
     program, notes = read(
         file,

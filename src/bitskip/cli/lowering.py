@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitskip.cli.input_shapes import read_input_shapes
 from bitskip.cli.options import interactive, path_or_none, read_images, read_normalisation, say
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def lower_loaded(
 
     if calibration < 1:
         raise LoweringError(f"--calibration is {calibration}, expected at least 1 picture")
-    shapes = _input_shapes(inputs, input_size)
+    shapes = read_input_shapes(inputs, input_size)
     loaded = load_trained(
         source,
         input_size=next(iter(shapes.values()))[1] if shapes else input_size,
@@ -130,27 +131,6 @@ def lower_loaded(
         return lower(loaded.model, known.mean, known.std, **asked)
 
     return Lowered(again(**options), images, trained_on, again)
-
-
-def _input_shapes(inputs: Sequence[str], input_size: int | None) -> dict[str, tuple[int, int, int]]:
-    """Read `NAME=C,H,W` words to shapes (C, H, W) by name."""
-    from bitskip.errors import LoweringError
-
-    if inputs and input_size is not None:
-        raise LoweringError("--input says the size of each input; leave --input-size out")
-    shapes: dict[str, tuple[int, int, int]] = {}
-    for word in inputs:
-        name, _, sizes = word.partition("=")
-        numbers = tuple(int(n) if n.strip().isdecimal() else 0 for n in sizes.split(","))
-        if not name.isidentifier() or len(numbers) != 3 or min(numbers) < 1:
-            raise LoweringError(
-                f"--input is '{word}', expected NAME=CHANNELS,HEIGHT,WIDTH, such as left=3,32,32"
-            )
-        if name in shapes:
-            raise LoweringError(f"--input names '{name}' twice, expected each input once")
-        channels, height, width = numbers
-        shapes[name] = (channels, height, width)
-    return shapes
 
 
 def _calibration_by_name(path: Path, count: int) -> dict[str, npt.NDArray[np.uint8]]:

@@ -20,6 +20,7 @@ from bitskip.cli.options import (
     WeightsOption,
     say,
 )
+from bitskip.cli.outputs import refuse_name_of_packed
 
 if TYPE_CHECKING:
     from bitskip.cli.lowering import Lowered
@@ -105,7 +106,7 @@ def pack(
     from bitskip.cli.lowering import lower_loaded
     from bitskip.runtime.summary import summarise
 
-    _refuse_other_formats(out)
+    refuse_name_of_packed(out)
     lowered = lower_loaded(
         run,
         activations=activations,
@@ -147,31 +148,6 @@ def pack(
             f"{checked['accuracy']:.2%} with int8, {checked['accuracy_fp32']:.2%} with fp32; "
             f"{checked['difference'] * 100:+.2f} points (95% interval {low:+.2f} to {high:+.2f})"
         )
-
-
-# Endings of other formats, and how to come by them.
-_OTHER_FORMATS = {
-    ".onnx": "export it with `bitskip export {packed} --to onnx -o {out}`",
-    ".c": "export it with `bitskip export {packed} --to c99 -o {folder}`",
-    ".h": "export it with `bitskip export {packed} --to c99 -o {folder}`",
-    ".tflite": "bitskip writes no TFLite: converters read `bitskip export {packed} --to onnx -o {onnx}`",
-    ".pt": "a run's weights.safetensors holds its weights for torch",
-    ".pth": "a run's weights.safetensors holds its weights for torch",
-    ".safetensors": "a run's weights.safetensors holds its weights for torch",
-}
-
-
-def _refuse_other_formats(out: str | None) -> None:
-    """Raise RunError if the name of the file to write is one of another format."""
-    from bitskip.errors import RunError
-
-    path = Path(out or "")
-    if path.suffix.lower() in _OTHER_FORMATS:
-        packed = path.with_suffix(".bitskip")
-        advice = _OTHER_FORMATS[path.suffix.lower()].format(
-            packed=packed, out=path, folder=path.with_suffix(""), onnx=path.with_suffix(".onnx")
-        )
-        raise RunError(f"'{out}' is not a name of a packed file; pack to {packed}, then {advice}")
 
 
 _CHECKED, _CHECK_SECONDS = 1000, 10.0  # test pictures at most, and seconds for each of two networks

@@ -7,7 +7,7 @@ functional call, an attention layer or somebody's own module is seen as well as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from bitskip.errors import SpecError
 from bitskip.graph.operators import Kind, operator_of
 from bitskip.graph.working import undisturbed, unwrap, working_copy
+from bitskip.terminal import shape_text
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Trace:
     modules: dict[str, nn.Module] = field(default_factory=dict)  # of the copy that ran, by name
 
 
-def record_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+def record_module(model: nn.Module, input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]]) -> Trace:
     """Run a copy of `model` in eval mode on one input of `input_shape`, without the batch.
 
     The model is left as it was. Where the forward needs values (it branches on them, say), the copy is run on
@@ -87,19 +88,32 @@ def record_module(model: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     cause: Exception
     try:
         with undisturbed(), working_copy(model, on_meta=True) as twin:
-            return record(twin, torch.empty(1, *input_shape, dtype=dtype, device="meta"))
+            return _record_on(twin, input_shape, dtype, torch.device("meta"))
     except Exception as error:  # whatever a stranger's forward raises
         cause = error
     if not any(tensor.is_meta for tensor in tensors):
         device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         try:
             with undisturbed(), working_copy(model) as twin:
-                return record(twin, torch.zeros(1, *input_shape, dtype=dtype, device=device))
+                return _record_on(twin, input_shape, dtype, device)
         except Exception as error:
             cause = error
-    shape = "x".join(str(size) for size in input_shape)
     reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    raise SpecError(f"{type(model).__name__} does not run on an input of {shape}: {reason}") from cause
+    raise SpecError(
+        f"{type(model).__name__} does not run on an input of {shape_text(input_shape)}: {reason}"
+    ) from cause
+
+
+def _record_on(
+    model: nn.Module,
+    input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Trace:
+    if not isinstance(input_shape, Mapping):
+        return record(model, torch.zeros(1, *input_shape, dtype=dtype, device=device))
+    named = {name: torch.zeros(1, *shape, dtype=dtype, device=device) for name, shape in input_shape.items()}
+    return record(model, *named.values(), run=lambda _: model(**named))
 
 
 def record(
@@ -123,6 +137,8 @@ def record(
     with ExitStack() as stack:
         stack.enter_context(_without_fused_attention())
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; what it does belongs to the module around it
             before = module.register_forward_pre_hook(recorder.entering(name), prepend=True)
             after = module.register_forward_hook(recorder.leaving(name))
             stack.callback(before.remove)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bitskip.errors import PruningError
+from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.inplace import AUGMENTED, follow_inplace
 from bitskip.graph.record import Recorder, Trace, record
 from bitskip.graph.working import as_it_was
@@ -95,6 +96,8 @@ class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self._opened is not None:
             return module_qualified_name not in self._opened
+        if foreign_form(m) is not None:
+            return True
         if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.modules.conv._ConvNd | nn.Linear):
             return True
         if hasattr(type(m), "input_form"):  # a 1-bit layer
@@ -107,9 +110,13 @@ class _Tracer(Tracer):
 
 def optional_arguments(module: nn.Module, positional: int, keywords: Collection[str]) -> tuple[str, ...]:
     """Return which arguments with a default a call with so many positional ones and these keywords gives."""
+    try:
+        parameters = inspect.signature(module.forward).parameters
+    except ValueError:  # TorchScript
+        return ()
     return tuple(
         name
-        for at, (name, parameter) in enumerate(inspect.signature(module.forward).parameters.items())
+        for at, (name, parameter) in enumerate(parameters.items())
         if parameter.default is not inspect.Parameter.empty and (at < positional or name in keywords)
     )
 

@@ -69,6 +69,10 @@ def lower(
     mean, std = mean or (0.0,) * channels, std or (1.0,) * channels
     if len(mean) != channels or len(std) != channels:
         raise LoweringError(f"got {len(mean)} means and {len(std)} stds for pictures of {channels} channels")
+    if not np.isfinite(mean).all() or not (np.isfinite(std) & (np.asarray(std) > 0)).all():
+        raise LoweringError(
+            f"mean is {tuple(mean)} and std is {tuple(std)}, expected finite numbers, and deviations above 0"
+        )
     labels: dict[str, Any] = {
         "name": graph.name,
         "spec": None if graph.spec is None else graph.spec.to_dict(),

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from bitskip.errors import LoweringError, nearest
+from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.trace import Tracer, owner_of, trace_with
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
@@ -84,6 +85,12 @@ class _Layers(Tracer):
 
 def _trace(model: nn.Module) -> fx.GraphModule:
     for path, module in model.named_modules():
+        form = foreign_form(module)
+        if form is not None:
+            raise LoweringError(
+                f"{repr(path) if path else 'the network'} is {form}, in which layers cannot be read; "
+                "give the module that it was made of, or export that to ONNX and use bitskip import"
+            )
         if module._forward_hooks or module._forward_pre_hooks:
             raise LoweringError(
                 f"'{path}' ({type(module).__name__}) has forward hooks, which a packed model cannot run; "

@@ -6,6 +6,8 @@ what is counted and how.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -27,7 +29,9 @@ _WEIGHT_BITS = {"w1": 1, "w1a1": 1, "int8": 8}  # of declared layers; others cou
 _PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
 
-def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "") -> Cost:
+def count_module(
+    model: nn.Module, input_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]], name: str = ""
+) -> Cost:
     """Return the cost of `model` for one input.
 
     A row is a module that holds parameters itself or multiplies and accumulates, in the order they run. A
@@ -35,10 +39,11 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     and 8 bits.
 
     Args:
-        model: any module that takes one tensor; on any device, the meta device included. A copy of it is run
+        model: any module that takes tensors; on any device, the meta device included. A copy of it is run
             in eval mode under `torch.no_grad`, so it is left as it was. `DataParallel` and compiled modules
             are opened.
-        input_shape: shape of the input without the batch, e.g. (3, 32, 32).
+        input_shape: shape of the input without the batch, e.g. (3, 32, 32); of several inputs each one's, by
+            the name that the module's `forward` gives it, e.g. {"left": (3, 32, 32), "right": (1, 32, 32)}.
         name: what to call the model; by default the name of its class.
 
     Raises:
@@ -58,7 +63,7 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
         trace.layers.setdefault("", LayerTrace()).not_counted.append("what made the output")
     for path in order:
         module, layer = modules[path], trace.layers.get(path)
-        by_bits = _parameters_by_bits(module, seen)
+        by_bits = _parameters_by_bits(module, seen, layer is not None and layer.macs > 0)
         if by_bits is None:
             notes.append(f"parameters of '{path or title}' are packed by {type(module).__name__}: unknown")
         traced = layer or LayerTrace()
@@ -77,13 +82,22 @@ def count_module(model: nn.Module, input_shape: tuple[int, ...], name: str = "")
     peaks: dict[str, int | None] = {"naive": None, "in_place": None}
     if trace.results:
         peaks.update(trace_peaks(trace))
-    return Cost(title, tuple(input_shape), tuple(rows), peaks, tuple(notes))
+    shape = dict(input_shape) if isinstance(input_shape, Mapping) else tuple(input_shape)
+    return Cost(title, shape, tuple(rows), peaks, tuple(notes))
 
 
-def _parameters_by_bits(module: nn.Module, seen: set[int]) -> dict[int, int] | None:
-    """Count the parameters that `module` holds itself and that are not in `seen`; None if they are packed."""
+def _parameters_by_bits(module: nn.Module, seen: set[int], runs: bool) -> dict[int, int] | None:
+    """Count the parameters that `module` holds itself and that are not in `seen`; None if they are packed.
+
+    Args:
+        module: one of the model's.
+        seen: ids of the parameters that are counted; gets those of `module`.
+        runs: whether it multiplies and accumulates.
+    """
     if type(module).__module__.startswith("torch.ao.nn") and hasattr(module, "_packed_params"):
         return None
+    if isinstance(module, torch.jit.ScriptModule) and runs and next(module.parameters(), None) is None:
+        return None  # torch.jit.freeze made them constants of its code
     by_bits: dict[int, int] = {}
     declared = _WEIGHT_BITS.get(getattr(module, "precision", ""))
     for name, parameter in module.named_parameters(recurse=False):

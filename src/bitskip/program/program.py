@@ -45,6 +45,15 @@ class Program:
     def __post_init__(self) -> None:
         check_program(self)
 
+    def __repr__(self) -> str:
+        """Say what it is in a line; its weights alone would fill screens."""
+        inputs = ", ".join(f"{given.name} {'x'.join(map(str, given.shape))}" for given in self.inputs)
+        outputs = ", ".join(output.name for output in self.outputs)
+        return (
+            f"<Program {self.name!r}: {inputs} -> {outputs}, {len(self.ops)} ops, "
+            f"activations {self.activations}, dense {self.dense}>"
+        )
+
     @property
     def inputs(self) -> tuple[Input, ...]:
         """What it takes, named; most programs take one `picture`."""

@@ -9,13 +9,14 @@ of feature pyramids, whose main path upsamples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from bitskip.errors import PruningError
+from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.trace import (
     TensorInfo,
     additions_by_owner,
@@ -26,7 +27,7 @@ from bitskip.graph.trace import (
     record_graph,
     trace_deep,
 )
-from bitskip.graph.working import undisturbed, working_copy
+from bitskip.graph.working import undisturbed, unwrap, working_copy
 from bitskip.nn import BinaryConv2d, BinaryLayer
 from bitskip.pruning.memory import ActivationGraph
 from bitskip.pruning.node_kinds import (
@@ -49,7 +50,8 @@ def find_shortcuts(model: nn.Module, example_input: Any) -> tuple[Shortcut, ...]
         example_input: a tensor whose first dimension is the batch, or a tuple of the forward's arguments.
 
     Raises:
-        PruningError: if torch.fx can trace neither the model nor any module in it.
+        PruningError: if torch.fx can trace neither the model nor any module in it, or the model is
+            TorchScript or a program of torch.export, whose layers cannot be rewired.
     """
     return analyse(model, example_input).shortcuts
 
@@ -60,18 +62,26 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
     A model that torch.fx cannot trace as a whole is analysed module by module; peak memory and traffic of
     the whole are then unknown.
     """
+    form = foreign_form(unwrap(model))
+    if form is not None:
+        raise PruningError(
+            f"the model is {form}, in which shortcuts cannot be read; give the module that it was made of"
+        )
+    closed = _closed_modules(model)
     with undisturbed(), working_copy(model) as twin:
         inputs = example_input if isinstance(example_input, tuple) else (example_input,)
         inputs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs)
         try:
             found, graph = _analyse_module(twin, inputs, "")
         except Exception as error:
-            return _module_by_module(twin, inputs, error)
+            analysis = _module_by_module(twin, inputs, error)
+            return replace(analysis, notes=(*analysis.notes, *closed))
         try:
             recording = record_graph(graph, *inputs)
         except Exception as error:  # whatever a stranger's operator raises when torch shows it
             reason = " ".join(str(error).split())[:160]
-            return Analysis(_describe(found), None, (f"peak memory and traffic are unknown ({reason})",))
+            unknown = f"peak memory and traffic are unknown ({reason})"
+            return Analysis(_describe(found), None, (unknown, *closed))
         joins = dict(zip(_ids(found), found, strict=True))
         activations = ActivationGraph(
             recording,
@@ -79,7 +89,19 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
             {name: item.skip_operand for name, item in joins.items()},
             {name: [(u.conv, u.add_after) for u in item.units] for name, item in joins.items()},
         )
-        return Analysis(_describe(found, activations), activations)
+        return Analysis(_describe(found, activations), activations, closed)
+
+
+def _closed_modules(model: nn.Module) -> tuple[str, ...]:
+    """Say which modules no shortcut is seen in: what the user made them of is gone."""
+    notes = []
+    closed: list[str] = []
+    for path, module in model.named_modules():
+        form = foreign_form(module)
+        if form is not None and not any(path.startswith(above + ".") for above in closed):
+            closed.append(path)
+            notes.append(f"'{path}' is {form}: shortcuts in it are not seen")
+    return tuple(notes)
 
 
 # -- one graph ----------------------------------------------------------------------------------------
@@ -376,7 +398,8 @@ def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exceptio
     calls: dict[str, tuple[Any, ...]] = {}
     hooks = []
     for name, module in model.named_modules():
-        if name and next(module.children(), None) is not None:
+        closed = foreign_form(module) is not None
+        if name and not closed and next(module.children(), None) is not None:
 
             def note(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
                 calls.setdefault(name, args)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -47,6 +49,7 @@ ensure_torchvision_ops()
 import lightning as L  # noqa: E402  (Lightning imports torchvision)
 from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _CHECKPOINT_SECONDS = 10.0  # between checkpoints, where an epoch takes less
 
 _TEST_BATCH = {"cpu": 64}  # pictures whose activations caches hold; 512 elsewhere
@@ -412,5 +415,21 @@ def _fit(trainer: Any, module: Classifier, checkpoint: Path | None, out: Path) -
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}") from None
+    except (OSError, RuntimeError) as error:
+        reason = _full_disk(error)
+        if reason is None:
+            raise
+        raise RunError(
+            f"cannot write to {out}: {reason}; make room there and continue with --resume --out {out}"
+        ) from None
     if trainer.interrupted:
         raise InterruptedRunError(f"interrupted; continue with --resume --out {out}")
+
+
+def _full_disk(error: OSError | RuntimeError) -> str | None:
+    """Return why a logger or a checkpoint could not be written, or None if `error` is of something else."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in _DISK_ERRORS else None
+    # torch's writer of checkpoints says no more than which bytes it could not place.
+    wrote = "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
+    return os.strerror(errno.ENOSPC) if wrote else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from bitskip import __version__
 from bitskip.backends.c99.bounds import room_above, shared_bias
 from bitskip.backends.c99.cores import Core
 from bitskip.backends.c99.counts import predict
@@ -161,7 +161,7 @@ def render(
     )
     values: dict[str, Any] = {
         "title": program.name.replace("*/", "").replace("\n", " "),
-        "version": version("bitskip"),
+        "version": __version__,
         "name": name,
         "NAME": name.upper(),
         "guard": name.upper(),

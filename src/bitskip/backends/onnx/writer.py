@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bitskip import __version__
 from bitskip.errors import RunError
 
 Array = npt.NDArray[Any]
@@ -110,7 +110,7 @@ class Writer:
             opset_imports=opsets,
             ir_version=ir_version,
             producer_name="bitskip",
-            producer_version=version("bitskip"),
+            producer_version=__version__,
         )
         helper.set_model_props(
             model,

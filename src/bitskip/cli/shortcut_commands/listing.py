@@ -53,6 +53,8 @@ def list_(
 
     if not analysis.shortcuts:
         typer.echo(f"{loaded.name} has no shortcuts.")
+        for note in analysis.notes:
+            typer.echo(f"note: {note}")
         return
     print_table(
         f"Shortcuts of {loaded.name}, input {'x'.join(map(str, loaded.input_shape))}",

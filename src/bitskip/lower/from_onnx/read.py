@@ -65,7 +65,7 @@ def picture_inputs(model: Any, path: Path, size: int | None) -> dict[str, tuple[
 
     Raises:
         FileFormatError: if the graph does not take batches of pictures.
-        LoweringError: if it takes pixels.
+        LoweringError: if it takes pixels, or pictures of another size than `size`.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -87,6 +87,11 @@ def _picture_shape(value: Any, path: Path, size: int | None) -> tuple[int, int, 
     if kind == "uint8":
         raise LoweringError(f"{path} takes uint8 pictures; export it with --input normalised")
     channels, height, width = dims[1:]
+    if size is not None and any(side not in (None, size) for side in (height, width)):
+        raise LoweringError(
+            f"{path} takes pictures of {height or size}x{width or size} pixels, so --input-size {size} does "
+            "not apply; leave it out, or export the network for another size"
+        )
     height, width = height or size, width or size
     if channels is None or height is None or width is None:
         raise FileFormatError(
