@@ -11,11 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from bitskip import _native
+
 ROOT = Path(__file__).parents[2]
-pytestmark = [
-    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the example is for x86-64"),
-    pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
-]
+
+
+def test_the_table_has_every_folder_and_no_bit_or_number_twice() -> None:
+    names, numbers, bits = zip(*_native.instruction_sets(), strict=True)
+    folders = [folder for folder in (ROOT / "native" / "isa").iterdir() if any(folder.glob("*.c"))]
+    assert sorted(names) == sorted(folder.name for folder in folders)
+    assert all((folder / "isa.cmake").exists() and (folder / "kernels.inc").exists() for folder in folders)
+    families = [number for number in numbers if number != -1]
+    assert len(set(families)) == len(families)
+    assert not {0, 99} & set(families)  # scalar and best
+    assert len(set(bits)) == len(bits)
+    assert all(bit.bit_count() == 1 and bit < 1 << 24 for bit in bits)  # above are methods
 
 
 def run(*words: str | Path) -> str:
@@ -56,6 +66,8 @@ def sources(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the example is for x86-64")
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_a_folder_and_a_line_add_an_instruction_set(sources: Path, cmake: str) -> None:
     build = sources / "build"
     run(
