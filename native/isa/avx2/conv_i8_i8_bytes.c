@@ -11,15 +11,7 @@
 #include "conv_i8_i8/conv_i8_i8.h"
 #include <immintrin.h>
 
-#define LOAD(at) _mm256_loadu_si256((const __m256i *)(const void *)(at))
-#define UNROLL _Pragma("GCC unroll 8")
 #define STEP_BYTES ((size_t)4 * BSK_GROUP)
-
-BSK_INLINE __m256i quad(const char *x) {
-  int32_t four;
-  memcpy(&four, x, 4);
-  return _mm256_set1_epi32(four);
-}
 
 /* Pairs of u * w, of weights in memory: held in registers they would push accumulators out. */
 BSK_INLINE __m256i pairs_of(__m256i u, const char *w) {
@@ -28,27 +20,8 @@ BSK_INLINE __m256i pairs_of(__m256i u, const char *w) {
   return pairs;
 }
 
-/* `n` pixels x 8 * `vectors` channels from `first` on; both are constants where this is inlined. */
-BSK_INLINE void block(const bsk_tile *tile, int32_t *acc, int first, const int n, const int vectors) {
-  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
-  const __m256i ones = _mm256_set1_epi16(1);
-  __m256i sum[6][4];
-  const char *x[6];
-  UNROLL for (int p = 0; p < n; ++p) {
-    x[p] = (const char *)tile->px[p];
-    UNROLL for (int v = 0; v < vectors; ++v) sum[p][v] = LOAD(tile->base[p] + first + 8 * v);
-  }
-  const char *w = (const char *)tile->weights + 4 * first;
-  for (int r = tile->kh; r > 0; --r) {
-    for (size_t i = 0; i < run; ++i, w += STEP_BYTES) UNROLL for (int p = 0; p < n; ++p) {
-        const __m256i u = quad(x[p] + 4 * i);
-        UNROLL for (int v = 0; v < vectors; ++v) sum[p][v] = _mm256_add_epi32(sum[p][v], _mm256_madd_epi16(pairs_of(u, w + 32 * v), ones));
-      }
-    UNROLL for (int p = 0; p < n; ++p) x[p] += row_bytes;
-  }
-  UNROLL for (int p = 0; p < n; ++p) UNROLL for (int v = 0; v < vectors; ++v)
-      _mm256_storeu_si256((__m256i *)(void *)(acc + p * BSK_GROUP + first + 8 * v), sum[p][v]);
-}
+#define PRODUCTS(four, w) _mm256_madd_epi16(pairs_of(four, w), _mm256_set1_epi16(1))
+#include "six_pixels.inl"
 
 /* u and w of even places, then of odd ones, as int16 */
 BSK_INLINE __m256i exact(__m256i u, __m256i w) {
@@ -111,25 +84,7 @@ static int mended(const bsk_tile *tile, int32_t *acc) {
 
 void bsk_conv_i8_i8_avx2_bytes(const bsk_tile *tile, void *acc) {
   int32_t *out = (int32_t *)acc;
-  switch (tile->n) {
-    case 1:
-      block(tile, out, 0, 1, 4);
-      break;
-    case 2:
-      block(tile, out, 0, 2, 4);
-      break;
-    case 3:
-      block(tile, out, 0, 3, 4);
-      break;
-    case 4:
-      block(tile, out, 0, 4, 2), block(tile, out, 16, 4, 2);
-      break;
-    case 5:
-      block(tile, out, 0, 5, 2), block(tile, out, 16, 5, 2);
-      break;
-    default:
-      block(tile, out, 0, 6, 2), block(tile, out, 16, 6, 2);
-  }
+  six_pixels(tile, out);
   if (!mended(tile, out))
     for (int p = 0; p < tile->n; ++p) block_exact(tile, out, p);
 }
