@@ -14,18 +14,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bitskip.lower.folding import Folded, array, conv_node
-from bitskip.lower.graph import AddNode, AffineNode, ConcatNode, Floats, MulNode, Node, PoolNode, TableNode
+from bitskip.lower.graph import AddNode, AffineNode, Floats, Node, node_inputs
 from bitskip.lower.recorded import (
     RecordedActivation,
-    RecordedAdd,
     RecordedAffine,
-    RecordedConcat,
     RecordedConv,
-    RecordedMul,
     RecordedOp,
-    RecordedPool,
-    RecordedTable,
     Recorder,
+    WholeNode,
 )
 from bitskip.program import Activation
 
@@ -39,15 +35,9 @@ def fuse(record: Recorder, outputs: Collection[int]) -> list[Node]:
 
 
 def _inputs(op: RecordedOp) -> tuple[int, ...]:
-    match op:
-        case RecordedAdd():
-            return op.input, op.other
-        case RecordedMul():
-            return op.input, op.factor
-        case RecordedConcat():
-            return op.input, *op.others
-        case _:
-            return (op.input,)
+    if isinstance(op, RecordedConv | RecordedAffine | RecordedActivation):
+        return (op.input,)
+    return node_inputs(op)
 
 
 def _alive(ops: list[RecordedOp], outputs: Collection[int]) -> list[RecordedOp]:
@@ -88,7 +78,7 @@ def _with_thresholds(
 class _Open:
     """A node that may still take what follows."""
 
-    op: RecordedConv | RecordedAffine | RecordedAdd | RecordedActivation
+    op: RecordedConv | RecordedAffine | AddNode | RecordedActivation
     output: int
     folded: Folded = field(default_factory=Folded)
     pre: Activation = _NONE
@@ -98,7 +88,7 @@ class _Open:
 
     @property
     def takes_affine(self) -> bool:
-        return not isinstance(self.op, RecordedAdd) and self.pre is _NONE and self.residual is None
+        return not isinstance(self.op, AddNode) and self.pre is _NONE and self.residual is None
 
     @property
     def takes_addition(self) -> bool:
@@ -119,16 +109,13 @@ class _Fuser:
             if isinstance(op, RecordedConv):
                 self.need(op.input)
                 self.open[op.output] = _Open(op, op.output)
-            elif isinstance(op, RecordedPool):
-                self.pool(op)
-            elif isinstance(op, RecordedTable):
-                self.need(op.input)
-                self.nodes.append(TableNode(op.name, op.input, op.output, op.table))
-            elif isinstance(op, RecordedAdd):
+            elif isinstance(op, WholeNode):
+                for value in _inputs(op):
+                    self.need(value)
+                self.nodes.append(op)
+            elif isinstance(op, AddNode):
                 self.add(op)
-            elif isinstance(op, RecordedMul | RecordedConcat):
-                self.several(op)
-            elif isinstance(op, RecordedAffine | RecordedActivation):
+            else:
                 self.pointwise(op)
         for value in self.outputs:
             self.need(value)
@@ -147,7 +134,7 @@ class _Fuser:
             del self.open[op.input]
         if isinstance(op, RecordedAffine):
             node.folded = node.folded.then(op.scale, op.bias)
-        elif node.residual is None and not isinstance(node.op, RecordedAdd):
+        elif node.residual is None and not isinstance(node.op, AddNode):
             node.pre = op.activation
         else:
             node.post = op.activation
@@ -155,8 +142,8 @@ class _Fuser:
         node.output = op.output
         self.open[op.output] = node
 
-    def add(self, op: RecordedAdd) -> None:
-        for value, other in ((op.input, op.other), (op.other, op.input)):
+    def add(self, op: AddNode) -> None:
+        for value, other in ((op.input, op.residual), (op.residual, op.input)):
             node = self.last(value)
             if node is not None and node.takes_addition and value != other:
                 self.need(other)
@@ -165,34 +152,10 @@ class _Fuser:
                 break
         else:
             self.need(op.input)
-            self.need(op.other)
+            self.need(op.residual)
             node = _Open(op, op.output)
         node.output = op.output
         self.open[op.output] = node
-
-    def pool(self, op: RecordedPool) -> None:
-        self.need(op.input)
-        self.nodes.append(
-            PoolNode(
-                op.name,
-                op.kind,
-                op.input,
-                op.output,
-                op.kernel,
-                op.stride,
-                op.padding,
-                op.count_padding,
-            )
-        )
-
-    def several(self, op: RecordedMul | RecordedConcat) -> None:
-        values = _inputs(op)
-        for value in values:
-            self.need(value)
-        if isinstance(op, RecordedMul):
-            self.nodes.append(MulNode(op.name, op.input, op.factor, op.output))
-        else:
-            self.nodes.append(ConcatNode(op.name, values, op.output))
 
     def need(self, value: int) -> None:
         """Write down the node that makes `value`, if that has not been done."""
@@ -218,8 +181,8 @@ class _Fuser:
                 groups=op.groups,
                 dilation=op.dilation,
             )
-        elif isinstance(op, RecordedAdd):
-            made = AddNode(op.name, op.input, op.other, node.output, node.post)
+        elif isinstance(op, AddNode):
+            made = AddNode(op.name, op.input, op.residual, node.output, node.post)
         else:
             scale, bias = node.folded.scale_array, node.folded.bias_array
             made = AffineNode(op.name, op.input, node.output, scale, bias, node.pre)
@@ -229,6 +192,6 @@ class _Fuser:
 def _takes(node: _Open, op: RecordedAffine | RecordedActivation) -> bool:
     if isinstance(op, RecordedAffine):
         return node.takes_affine
-    if node.residual is not None or isinstance(node.op, RecordedAdd):
+    if node.residual is not None or isinstance(node.op, AddNode):
         return node.post is _NONE
     return node.pre is _NONE

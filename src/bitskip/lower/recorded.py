@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from bitskip.errors import LoweringError
-from bitskip.lower.graph import Pair, Shape
+from bitskip.lower.graph import AddNode, ConcatNode, MulNode, Pair, PoolNode, Shape, TableNode
 from bitskip.program import Activation
 from bitskip.program.schema import LIMITS
 
@@ -50,18 +50,12 @@ class Traced:
 
 
 @dataclass(eq=False)
-class RecordedOp:
-    """One operation."""
+class RecordedConv:
+    """A convolution alone: bias and scale are ops of their own."""
 
     name: str
     input: int
     output: int
-
-
-@dataclass(eq=False)
-class RecordedConv(RecordedOp):
-    """A convolution alone: bias and scale are ops of their own."""
-
     precision: str
     weight: Tensor  # (O, I / groups, KH, KW)
     stride: Pair = (1, 1)
@@ -72,59 +66,31 @@ class RecordedConv(RecordedOp):
 
 
 @dataclass(eq=False)
-class RecordedAffine(RecordedOp):
+class RecordedAffine:
     """x*scale + bias per channel, and what training computes for it."""
 
+    name: str
+    input: int
+    output: int
     scale: Tensor | None  # (C,)
     bias: Tensor | None
     function: Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
-class RecordedActivation(RecordedOp):
+class RecordedActivation:
     """An activation, and what training computes for it."""
 
+    name: str
+    input: int
+    output: int
     activation: Activation
     function: Callable[[Tensor], Tensor]
 
 
-@dataclass(eq=False)
-class RecordedAdd(RecordedOp):
-    """The sum of two values."""
-
-    other: int
-
-
-@dataclass(eq=False)
-class RecordedMul(RecordedOp):
-    """A value times one value a channel."""
-
-    factor: int
-
-
-@dataclass(eq=False)
-class RecordedConcat(RecordedOp):
-    """The channels of `input` and of `others`, in this order."""
-
-    others: tuple[int, ...]
-
-
-@dataclass(eq=False)
-class RecordedPool(RecordedOp):
-    """A pool; fields as in `PoolNode`."""
-
-    kind: str
-    kernel: Pair = (1, 1)
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    count_padding: bool = False
-
-
-@dataclass(eq=False)
-class RecordedTable(RecordedOp):
-    """One int8 code for each of the 256 codes that the input is held as."""
-
-    table: npt.NDArray[np.int8]
+# What nothing folds into is recorded as the node that it becomes.
+WholeNode = PoolNode | MulNode | ConcatNode | TableNode
+RecordedOp = RecordedConv | RecordedAffine | RecordedActivation | AddNode | WholeNode
 
 
 class Recorder:
@@ -212,19 +178,19 @@ class Recorder:
         if x.shape != other.shape or x.picture != other.picture:
             self.refuse(f"adds {x.shape[1:]} and {other.shape[1:]}, expected equal shapes")
         y = self.value(x.picture, x.shape)
-        self.ops.append(RecordedAdd(self.name, x.value, y.value, other.value))
+        self.ops.append(AddNode(self.name, x.value, other.value, y.value))
         return y
 
     def multiply(self, x: Traced, factor: Traced) -> Traced:
         """Record a product with one value a channel."""
         y = self.value(x.picture, x.shape)
-        self.ops.append(RecordedMul(self.name, x.value, y.value, factor.value))
+        self.ops.append(MulNode(self.name, x.value, factor.value, y.value))
         return y
 
     def look_up(self, x: Traced, table: npt.NDArray[np.int8]) -> Traced:
         """Record a table of codes, int8 (256,), for codes -128 to 127."""
         y = self.value(x.picture, x.shape)
-        self.ops.append(RecordedTable(self.name, x.value, y.value, table))
+        self.ops.append(TableNode(self.name, x.value, y.value, table))
         return y
 
     def concatenate(self, parts: list[Traced]) -> Traced:
@@ -235,8 +201,7 @@ class Recorder:
             channels = sum(part.picture[2] for part in some)
             shape = (BATCH, channels, *some[0].shape[2:])
             y = self.value((height, width, channels), shape)
-            first, *others = (part.value for part in some)
-            self.ops.append(RecordedConcat(self.name, first, y.value, tuple(others)))
+            self.ops.append(ConcatNode(self.name, tuple(part.value for part in some), y.value))
             parts = [y, *rest]
         return parts[0]
 
@@ -257,7 +222,5 @@ class Recorder:
         """Record a pool with the result's shape as the model sees it."""
         height, width = result[2:] if len(result) == 4 else (1, 1)
         y = self.value((height, width, x.picture[2]), result)
-        self.ops.append(
-            RecordedPool(self.name, x.value, y.value, kind, kernel, stride, padding, count_padding)
-        )
+        self.ops.append(PoolNode(self.name, kind, x.value, y.value, kernel, stride, padding, count_padding))
         return y

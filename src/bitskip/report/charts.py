@@ -143,6 +143,17 @@ def _points(results: Results) -> list[_Point]:
     return points
 
 
+def _dot(colour: str, face: str) -> dict[str, Any]:
+    return {
+        "marker": "o",
+        "linestyle": "",
+        "markersize": 7,
+        "color": colour,
+        "markeredgewidth": 1.5,
+        "markerfacecolor": face,
+    }
+
+
 def draw_accuracy(results: Results) -> Figure:
     """Return accuracy against effective parameters: ours at the trained scale, the paper's as printed."""
     from matplotlib.lines import Line2D
@@ -161,16 +172,8 @@ def draw_accuracy(results: Results) -> Figure:
                     linewidth=1,
                     capsize=2,
                 )
-            axes.plot(
-                point.effective,
-                point.accuracy,
-                "o",
-                markersize=7,
-                color=point.colour,
-                markeredgewidth=1.5,
-                markerfacecolor=point.colour if point.ours else SURFACE,
-                zorder=3,
-            )
+            face = point.colour if point.ours else SURFACE
+            axes.plot(point.effective, point.accuracy, zorder=3, **_dot(point.colour, face))
         axes.set_xscale("log")
         effective = [point.effective for point in points]
         axes.set_xlim(min(effective) / 1.8, max(effective) * 2.2)
@@ -181,33 +184,13 @@ def draw_accuracy(results: Results) -> Figure:
         axes.set_xlabel("effective 32-bit parameters (log scale)")
         axes.set_ylabel("test accuracy, %")
         width = results.study.width
-        handles = [
-            Line2D(
-                [],
-                [],
-                marker="o",
-                linestyle="",
-                markersize=7,
-                color=COLOURS[_PRECISION_COLOURS[key]][0],
-                label=name,
-            )
-            for key, name in PRECISION_NAMES.items()
-        ]
         epochs = f"{results.study.epochs} epoch" + ("s" if results.study.epochs != 1 else "")
-        for label, face in ((f"ours (width {width:g}, {epochs})", INK), ("paper (as printed)", SURFACE)):
-            handles.append(
-                Line2D(
-                    [],
-                    [],
-                    marker="o",
-                    linestyle="",
-                    markersize=7,
-                    color=INK,
-                    markerfacecolor=face,
-                    markeredgewidth=1.5,
-                    label=label,
-                )
-            )
+        colours = {key: COLOURS[name][0] for key, name in _PRECISION_COLOURS.items()}
+        kinds = {PRECISION_NAMES[key]: (colour, colour) for key, colour in colours.items()}
+        kinds |= {f"ours (width {width:g}, {epochs})": (INK, INK), "paper (as printed)": (INK, SURFACE)}
+        handles = [
+            Line2D([], [], label=label, **_dot(colour, face)) for label, (colour, face) in kinds.items()
+        ]
         figure.legend(handles=handles, loc="upper center", ncols=5, columnspacing=1.4, handletextpad=0.2)
         figure.tight_layout(rect=(0, 0, 1, 0.94))
         write_labels(

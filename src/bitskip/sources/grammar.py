@@ -157,7 +157,7 @@ def _own_spec(source: Source) -> NetworkSpec:
 
 def _spec_of_run(source: Source) -> NetworkSpec:
     """Read the spec that a run's weights carry, without torch; an unfinished run has it as a file."""
-    from safetensors import safe_open
+    from bitskip.training.folder import weights_metadata
 
     if source.path is None:
         raise AssertionError(source)
@@ -166,11 +166,7 @@ def _spec_of_run(source: Source) -> NetworkSpec:
         if (path.parent / "spec.json").is_file():
             return resolve_spec(str(path.parent / "spec.json"))
         raise RunError(f"{source.text} holds neither weights.safetensors nor spec.json; is it a run?")
-    try:
-        with safe_open(path, framework="numpy") as stream:
-            metadata = dict(stream.metadata() or {})
-    except Exception as error:  # safetensors raises an error type of its own for a damaged file
-        raise RunError(f"{path} cannot be read: {error}") from None
+    metadata = weights_metadata(path)
     if "spec" not in metadata:
         why = "has no spec"
         if "pruned_from" in metadata:

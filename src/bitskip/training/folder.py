@@ -5,7 +5,8 @@ Torch is loaded with the weights, not before: a result, and what a weights file 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,15 +87,21 @@ def weights_file(folder: Path) -> Path:
     return path
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # safetensors raises an error type of its own for a damaged file
+        raise FileFormatError(f"{path} cannot be read: {error}") from None
+
+
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Return the weights that a finished run left, by parameter name."""
     from safetensors.torch import load_file
 
     path = weights_file(folder)
-    try:
+    with _readable(path):
         weights: dict[str, torch.Tensor] = load_file(path)
-    except Exception as error:  # safetensors raises an error type of its own for a damaged file
-        raise FileFormatError(f"{path} cannot be read: {error}") from None
     return weights
 
 
@@ -103,11 +110,8 @@ def weights_metadata(folder: Path) -> dict[str, str]:
     from safetensors import safe_open
 
     path = weights_file(folder)
-    try:
-        with safe_open(path, framework="numpy") as stream:
-            return dict(stream.metadata() or {})
-    except Exception as error:  # safetensors raises an error type of its own for a damaged file
-        raise FileFormatError(f"{path} cannot be read: {error}") from None
+    with _readable(path), safe_open(path, framework="numpy") as stream:
+        return dict(stream.metadata() or {})
 
 
 def class_names(metadata: Mapping[str, str]) -> tuple[str, ...]:

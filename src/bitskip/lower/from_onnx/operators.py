@@ -26,14 +26,11 @@ from bitskip.lower.from_onnx.signs import (
     turned,
 )
 from bitskip.lower.from_onnx.values import Attributes, Coded, Reader, Signs, pads, tensor
+from bitskip.lower.graph import AddNode, ConcatNode, MulNode, PoolNode, node_inputs
 from bitskip.lower.recorded import (
     BATCH,
     RecordedActivation,
-    RecordedAdd,
     RecordedAffine,
-    RecordedConcat,
-    RecordedMul,
-    RecordedPool,
     Traced,
 )
 from bitskip.lower.torch_activations import activate, prelu
@@ -219,14 +216,10 @@ def _add(reader: Reader, a: Attributes, first: Any, second: Any) -> Any:
     if not isinstance(x, Traced) or isinstance(constant, Traced | Coded | Signs):
         return _binary(operator.add)(reader, a, first, second)
     curved = record.made_by(x)
-    before = next((s for s in record.ops if curved is not None and s.output == curved.input), None)
-    if (
-        not isinstance(curved, RecordedActivation)
-        or curved.activation.kind != "prelu"
-        or not isinstance(before, RecordedAffine)
-        or before.scale is not None
-        or before.bias is None
-    ):
+    if not isinstance(curved, RecordedActivation) or curved.activation.kind != "prelu":
+        return _binary(operator.add)(reader, a, first, second)
+    before = next((op for op in record.ops if op.output == curved.input), None)
+    if not isinstance(before, RecordedAffine) or before.scale is not None or before.bias is None:
         return _binary(operator.add)(reader, a, first, second)
     channels = x.picture[2]
     back = tensor(constant).reshape(-1).expand(channels)
@@ -340,12 +333,8 @@ def _never_negative(reader: Reader, value: int) -> bool:
     match next((op for op in reader.record.ops if op.output == value), None):
         case RecordedActivation(activation=activation):
             return activation.kind in ("relu", "relu6", "sigmoid", "hard_sigmoid")
-        case RecordedConcat(input=first, others=others):
-            return all(_never_negative(reader, part) for part in (first, *others))
-        case RecordedAdd(input=first, other=second) | RecordedMul(input=first, factor=second):
-            return _never_negative(reader, first) and _never_negative(reader, second)
-        case RecordedPool(input=source):
-            return _never_negative(reader, source)
+        case (ConcatNode() | AddNode() | MulNode() | PoolNode()) as node:
+            return all(_never_negative(reader, part) for part in node_inputs(node))
     return False
 
 

@@ -22,8 +22,8 @@ from bitskip.lower.from_onnx.read import picture_inputs, read_model
 from bitskip.lower.from_onnx.signs import READ_SIGNS
 from bitskip.lower.from_onnx.values import Coded, Reader, Signs
 from bitskip.lower.fuse import fuse
-from bitskip.lower.graph import Graph
-from bitskip.lower.recorded import RecordedTable, Recorder, Traced
+from bitskip.lower.graph import Graph, TableNode
+from bitskip.lower.recorded import Recorder, Traced
 from bitskip.lower.shared_scales import share_residual_scales
 from bitskip.program import Program
 
@@ -89,7 +89,7 @@ def import_onnx(
             scales = share_residual_scales(graph, precisions, scales)
         program, _ = assemble(graph, precisions, *terms, scales, activations="int8", dense="int8", **labels)
         return program, tuple(notes)
-    tables = [op.name for op in reader.record.ops if isinstance(op, RecordedTable)]
+    tables = [op.name for op in reader.record.ops if isinstance(op, TableNode)]
     if tables:
         raise LoweringError(
             f"'{tables[0]}' is a table of int8 codes, but {len(missing)} values that int8 layers read are "
