@@ -115,18 +115,19 @@ def assemble(
         writer.picture(number, np.asarray(mean[channels], np.float64), np.asarray(std[channels], np.float64))
         at = channels.stop
     for node in graph.nodes:
-        if isinstance(node, ConvNode):
-            writer.conv(node)
-        elif isinstance(node, PoolNode):
-            writer.pool(node)
-        elif isinstance(node, MulNode):
-            writer.multiply(node)
-        elif isinstance(node, ConcatNode):
-            writer.concatenate(node)
-        elif isinstance(node, TableNode):
-            writer.look_up(node)
-        else:
-            writer.pointwise(node)
+        match node:
+            case ConvNode():
+                writer.conv(node)
+            case PoolNode():
+                writer.pool(node)
+            case MulNode():
+                writer.multiply(node)
+            case ConcatNode():
+                writer.concatenate(node)
+            case TableNode():
+                writer.look_up(node)
+            case AffineNode() | AddNode():
+                writer.pointwise(node)
     outputs = tuple(Output(name, writer.done.held[value, F32]) for name, value in graph.outputs.items())
     numbers = [output.tensor for output in outputs]
     tensors, ops, arena = place_buffers(writer.done.tensors, writer.done.ops, numbers)
@@ -390,31 +391,28 @@ class _Writer:
     # -- pools and conversions --------------------------------------------------------------------------
 
     def pool(self, node: PoolNode) -> None:
+        """Write a pool or a resize; int8 where its output has the scale of its input."""
         forms = self.wanted[node.output]
-        window = (node.kernel, node.stride, node.padding)
-        if node.kind == "global":
-            form, source = (I32, I8) if forms == [I32] else (F32, F32)
-            read = self.held(node.input, source)
-            self.done.ops.append(GlobalAvgPool(node.name, read, self.tensor(node.output, form, node.name)))
+        read_form, form = F32, F32
+        if node.kind == "global" and forms == [I32]:
+            read_form, form = I8, I32
         elif node.kind in KEEPS_SCALE and forms == [I8]:
             self.quantizations[node.output] = self.quantizations[node.input]
-            read, made = self.held(node.input, I8), self.tensor(node.output, I8, node.name)
-            nearest = node.kind == "nearest"
-            self.done.ops.append(
-                Resize(node.name, read, made) if nearest else MaxPool(node.name, read, made, *window)
-            )
-            return
-        else:
-            read = self.held(node.input, F32)
-            made = self.tensor(node.output, F32, node.name)
-            if node.kind == "max":
-                self.done.ops.append(MaxPool(node.name, read, made, *window))
-            elif node.kind == "nearest":
-                self.done.ops.append(Resize(node.name, read, made))
-            elif node.kind == "bilinear":
-                self.done.ops.append(Bilinear(node.name, read, made))
-            else:
-                self.done.ops.append(AvgPool(node.name, read, made, *window, node.count_padding))
+            read_form, form = I8, I8
+        read, made = self.held(node.input, read_form), self.tensor(node.output, form, node.name)
+        window = (node.kernel, node.stride, node.padding)
+        match node.kind:
+            case "global":
+                op: Op = GlobalAvgPool(node.name, read, made)
+            case "max":
+                op = MaxPool(node.name, read, made, *window)
+            case "nearest":
+                op = Resize(node.name, read, made)
+            case "bilinear":
+                op = Bilinear(node.name, read, made)
+            case _:
+                op = AvgPool(node.name, read, made, *window, node.count_padding)
+        self.done.ops.append(op)
         self.convert(node.output, forms, node.name)
 
     def convert(self, value: int, forms: list[Form], name: str) -> None:

@@ -11,14 +11,10 @@ import numpy as np
 from bitskip.errors import FileFormatError
 from bitskip.program.ops import (
     Activation,
-    Add,
     Array,
     Binarize,
-    Concat,
-    Conv2d,
     FloatEpilogue,
     IntegerEpilogue,
-    Mul,
     Op,
     ThresholdEpilogue,
     op_inputs,
@@ -69,9 +65,9 @@ def flatten(op: Op) -> Flat:
     if isinstance(op, Binarize):
         kind = "float" if op.q_threshold is None and op.flip is None else "threshold"
         constants |= {"threshold": op.threshold if kind == "float" else op.q_threshold, "flip": op.flip}
-    elif isinstance(op, Conv2d | Add | Mul) or hasattr(op, "epilogue"):
-        kind = op.epilogue.kind
-        _flatten_epilogue(op.epilogue, values, constants)
+    elif (epilogue := getattr(op, "epilogue", None)) is not None:
+        kind = epilogue.kind
+        _flatten_epilogue(epilogue, values, constants)
     return Flat(kind, values, {name: array for name, array in constants.items() if array is not None})
 
 
@@ -161,11 +157,11 @@ def unflatten(kind: str, name: str, flat: Flat, where: str) -> Op:
     fields |= {key: values[key] for key in row.attributes if key in names and key in values}
     fields |= {key: constants.get(key) for key in row.attributes if key in names and key in CONSTANTS}
     rest = inputs[1:]
-    if row.cls is Concat:
+    if "inputs" in names:
         fields["inputs"], rest = inputs, ()
     else:
         fields["input"] = inputs[0]
-    if row.cls is Mul and rest:
+    if "factor" in names and rest:
         fields["factor"], rest = rest[0], rest[1:]
     residual = None
     if row.residual != "none" and rest:
