@@ -84,15 +84,20 @@ def test_full_table_shows_threads_and_what_is_missing() -> None:
     found["missing"] = ["lce binary: no Python 3.11"]
     found["batch"] = 8
     found["two_threads"] = {
-        "bitskip w1a1 avx2": {"one_thread": result(9.0), "two_threads": result(5.0), "ratio": 1.8}
-    }
+        "bitskip w1a1 avx2": {
+            "one_thread": result(9.0), "two_threads": result(5.0), "ratio": 1.8,
+            "apart": result(4.5), "ratio_apart": 2.0,
+        },
+        "bitskip int8 avx2": {"one_thread": result(8.0), "two_threads": result(5.0), "ratio": 1.6},
+    }  # fmt: skip
     text = runtime_tables.full(found)
     assert "A CPU, model 7 (avx2)" in text
     assert "load average 0.5; commit 0123456789, 2026-01-02" in text
     lines = text.splitlines()
     at = lines.index("| bitskip w1a1 avx2 | 1.000 | 1.000 .. 1.000 | 1.000 | 5 | 2.00 | 7,000 |")
     assert lines[at + 1].startswith("| onnxruntime int8 | 2.000 |")
-    assert "| bitskip w1a1 avx2 | 9.000 | 5.000 | 1.80 |" in lines
+    assert "| bitskip w1a1 avx2 | 9.000 | 5.000 | 1.80 | 4.500 | 2.00 |" in lines
+    assert "| bitskip int8 avx2 | 8.000 | 5.000 | 1.60 |  |  |" in lines
     assert "- not measured: lce binary: no Python 3.11" in lines
     without_peer = runtime_tables.full(report(bitskip_w1a1_avx2=result(1.0)))
     assert "No int8 peer was measured." in without_peer
@@ -153,6 +158,7 @@ def test_a_machine_without_peers_measures_the_rest(tmp_path: Path, monkeypatch: 
         scaling = made["two_threads"][ours]
         medians = scaling["one_thread"]["median_ms"], scaling["two_threads"]["median_ms"]
         assert scaling["ratio"] == pytest.approx(medians[0] / medians[1])
+        assert scaling["ratio_apart"] == pytest.approx(medians[0] / scaling["apart"]["median_ms"])
     assert set(made["layers"]) == {
         f"w1a1-none {name}" for name in runtime.available_isas() if name != "scalar"
     }
