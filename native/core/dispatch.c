@@ -91,8 +91,8 @@ static int can_run(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
 
 static int64_t tiles_of(const bsk_conv_shape *s, int m) { return (int64_t)((s->height + m - 1) / m) * ((s->width + m - 1) / m); }
 
-/* Whether it pays where it can run. */
-static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
+/* Whether it pays where it can run; `other` is the best before it. */
+static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s, const bsk_conv_kernel *other) {
   const bsk_special *special = kernel->special;
   if (kernel->by_name_only) return 0;
   if (!special) return 1;
@@ -100,7 +100,8 @@ static int pays(const bsk_conv_kernel *kernel, const bsk_conv_shape *s) {
     if (s->inputs < 32 || s->outputs < 32) return 0;
     if (special->winograd->is_float) return tiles_of(s, special->winograd->m) >= (special->winograd->m == 4 ? 12 : 4);
     /* In products a pair of channels; making U takes as long as about 30 for each 16 points. */
-    const int64_t two = 16 * tiles_of(s, 2) + 30, four = 36 * tiles_of(s, 4) + 60, all = 9 * (int64_t)s->height * s->width;
+    const int64_t two = 16 * tiles_of(s, 2) + 30, four = 36 * tiles_of(s, 4) + 60,
+                  all = 9 * (int64_t)s->height * s->width * (other && other->rows == BSK_ROWS_MARKED ? 5 : 8) / 8; /* bytes take 5 operations for 8 */
     if (special->winograd->stride == 2) return 25 * tiles_of(s, 2) + 30 < all;
     return special->winograd->m == 2 ? two < all : four < two && four < all;
   }
@@ -115,7 +116,7 @@ const bsk_conv_kernel *bsk_find_conv(bsk_conv_types types, bsk_isa isa, const bs
     const bsk_conv_kernel *kernel = &convs[i].kernel;
     if (convs[i].types != types || !runs_here(kernel->isa, kernel->needs, isa) || !can_run(kernel, shape)) continue;
     if (kernel->name == preferred) return kernel;
-    if (pays(kernel, shape)) best = kernel;
+    if (pays(kernel, shape, best)) best = kernel;
   }
   return best;
 }

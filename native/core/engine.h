@@ -18,7 +18,7 @@ typedef struct {
   size_t line_bytes;   /* all taps of a pixel side by side, or 0 where tiles read rows */
   size_t sums_bytes;   /* of channel sums: of the rows in scratch, then of the windows of a band (BSK_ROWS_TABLES), or 0 */
   size_t marks_bytes;  /* of the rows in scratch (BSK_ROWS_MARKED), or 0 */
-  int32_t most_pair;   /* BSK_ROWS_MARKED: pairs of inputs that sum to more are marked */
+  int32_t most_sum;    /* BSK_ROWS_MARKED: four inputs that sum to more are marked */
   int32_t band;        /* output rows whose input rows are in scratch at once; Winograd: tiles */
   int32_t batch_band;  /* Winograd: tiles of several pictures at once */
   int32_t by_groups;   /* Winograd: threads share the groups of output channels, not the rows */

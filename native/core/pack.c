@@ -208,8 +208,8 @@ int64_t bsk_largest_here(const bsk_op *op, const bsk_weights_view *v) {
   return most;
 }
 
-/* Two inputs u0, u1 >= 0 that sum to no more have |u0 w0 + u1 w1| <= 32767 for all of these int8 weights. */
-int32_t bsk_most_pair(const bsk_weights_view *v) {
+/* Inputs u >= 0 that sum to no more have |sum of u w| <= 32767 for all of these int8 weights. */
+int32_t bsk_most_sum(const bsk_weights_view *v) {
   const int8_t *w = (const int8_t *)v->data;
   const size_t n = (size_t)v->o * (size_t)v->kh * (size_t)v->kw * (size_t)v->i;
   int32_t largest = 64;

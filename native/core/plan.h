@@ -32,7 +32,7 @@ size_t bsk_weight_at(const bsk_weights_view *v, int32_t o, int32_t r, int32_t s,
 int64_t bsk_largest_sum(const bsk_op *op);
 int64_t bsk_largest_here(const bsk_op *op, const bsk_weights_view *v);
 int32_t bsk_classify(uint16_t *classes, int32_t n, int32_t stride, int32_t pad, int32_t gap, int32_t kernel, int32_t side, int by_padding);
-int32_t bsk_most_pair(const bsk_weights_view *v);
+int32_t bsk_most_sum(const bsk_weights_view *v);
 void bsk_pack_weights(const bsk_weights_view *v, const bsk_conv_plan *c, int32_t steps, char *to);
 void bsk_pack_taps(const bsk_op *op, const bsk_weights_view *v, int8_t *to);
 void bsk_pack_points(const bsk_weights_view *v, int m, float *to);

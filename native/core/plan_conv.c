@@ -153,7 +153,7 @@ bsk_status bsk_plan_conv(bsk_block *b, const bsk_op *op, bsk_isa isa, const bsk_
   c->rows_bytes = c->row_bytes * in_rows;
   c->sums_bytes = c->kernel->rows == BSK_ROWS_TABLES ? (in_rows * bsk_sums_width(op) + (size_t)c->band * (size_t)shape->w) * sizeof(int32_t) : 0;
   c->marks_bytes = c->kernel->rows == BSK_ROWS_MARKED ? c->rows_bytes / BSK_MARKED + 8 : 0; /* they are read by eights */
-  if (c->marks_bytes) c->most_pair = bsk_most_pair(&v);
+  if (c->marks_bytes) c->most_sum = bsk_most_sum(&v);
   c->run = c->flat ? run : op->kw * steps;
   c->steps = (size_t)op->kh * (size_t)c->run;
   c->group_bytes = c->steps * packs[c->kernel->pack].packed;

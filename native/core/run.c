@@ -58,7 +58,7 @@ static int32_t copy_pixels(const bsk_plan_op *p, char *dst, int32_t *sums, uint8
     case BSK_ROWS_TABLES:
       return c->kernel->special->rows_tables((uint8_t *)dst, sums, (const int8_t *)src, n, channels, c->channels_padded);
     case BSK_ROWS_MARKED:
-      c->kernel->special->rows_marked((uint8_t *)dst, marks, (const int8_t *)src, n, channels, c->channels_padded, c->most_pair);
+      c->kernel->special->rows_marked((uint8_t *)dst, marks, (const int8_t *)src, n, channels, c->channels_padded, c->most_sum);
       break;
     case BSK_ROWS_U8:
       p->plain->rows_u8((uint8_t *)dst, (const int8_t *)src, n, channels, c->channels_padded);

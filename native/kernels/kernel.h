@@ -58,7 +58,7 @@ typedef enum {
   BSK_ROWS_F32 = 4,     /* as is */
   BSK_ROWS_SIGNS = 6,   /* bits as bytes of +1 and -1, channels padded to a multiple of 64 with 0 */
   BSK_ROWS_NIBBLES = 5, /* bytes of 16 * (4 bits), ceil(C / 4) a pixel */
-  BSK_ROWS_MARKED = 8,  /* q + 128, channels padded to 32 with 0, and apart from them a bit for every 4: see isa/avx2/conv_i8_i8_bytes.c */
+  BSK_ROWS_MARKED = 8,  /* q + 128, channels padded to 32 with 0, and apart from them two bits for every 8: see isa/avx2/conv_i8_i8_bytes.c */
   BSK_ROWS_TABLES = 7   /* for 8 channels of q + 128 (padded with 0) 64 bytes: subset sums of the first 4, then the last 4, first
                            their low bits (16 bytes and 16 bytes), then what stands above; see conv_i8_w1/lookup.h */
 } bsk_rows;
@@ -90,7 +90,7 @@ typedef struct {
   int32_t total[BSK_MAX_PIXELS]; /* BSK_ROWS_TABLES: the sum of all q + 128 that a pixel reads */
   int32_t peak;                  /* BSK_ROWS_TABLES: no 4 steps of a row, from a multiple of 4 on, sum to more */
   const void *rows;              /* BSK_ROWS_MARKED: where rows begin, and the marks of what lies there */
-  const uint8_t *marks; /* or NULL: there are none */
+  const uint8_t *marks;          /* or NULL: there are none */
 } bsk_tile;
 typedef void (*bsk_tile_fn)(const bsk_tile *tile, void *acc);
 
@@ -119,7 +119,8 @@ typedef struct {
   /* for BSK_ROWS_TABLES; sums: of the channels of each pixel. Returns the largest sum of 32 channels of a pixel, from a multiple of 32 on. */
   int32_t (*rows_tables)(uint8_t *dst, int32_t *sums, const int8_t *src, size_t n, int c, int cp);
   int low_bits; /* of a table's first plane */
-  /* for BSK_ROWS_MARKED: marks every 4 channels of which 2 neighbours, from an even one on, sum to more than `largest` */
+  /* for BSK_ROWS_MARKED: marks, in the lower 4 bits of a byte, every 8 channels of which 0, 1, 4 and 5 or the others sum to more than
+   * `largest`; in the upper 4 bits, those of which a pair does */
   void (*rows_marked)(uint8_t *dst, uint8_t *marks, const int8_t *src, size_t n, int c, int cp, int largest);
 } bsk_special;
 

@@ -305,14 +305,16 @@ def test_largest_integer_sums_are_exact(preferred: str, inputs: int, value: int)
 @pytest.mark.parametrize(
     "preferred", [k for k in _native.conv_kernels() if types_of(k) == "i8_i8"], indirect=True
 )
-def test_pairs_at_the_bound_of_16_bits(preferred: str, largest: int, every: int) -> None:
-    """Two neighbours of which all, some or few are as large as int16 holds with these weights, or larger."""
+def test_sums_at_the_bound_of_16_bits(preferred: str, largest: int, every: int) -> None:
+    """Four inputs of an int16: all, some or few are as large as it holds with these weights, or larger."""
     rng = np.random.default_rng(largest + every)
-    u = rng.integers(0, 30, (7 * 9 * 96 // 2, 2))
+    u = rng.integers(0, 15, (7 * 9 * 96 // 8, 2, 2, 2))  # 8 inputs; those of u[i, :, 0] share an int16
     most = 32767 // largest
-    pairs = ((most - 255, 255), (most - 254, 255), (most // 2 + 1, most - most // 2), (255, 255), (255, 0))
+    quarter, full = most // 4, (255, 255, 255, 255)
+    even = (quarter, most - 3 * quarter, quarter, quarter)
+    fours = ((most - 255, 255, 0, 0), (most - 255, 254, 1, 1), even, full, (0, 0, 255, 0))
     for i in range(0, len(u), every):
-        u[i] = np.clip(pairs[int(rng.integers(len(pairs)))], 0, 255)
+        u[i, :, int(rng.integers(2))] = np.clip(fours[int(rng.integers(len(fours)))], 0, 255).reshape(2, 2)
     x = (u.reshape(7, 9, 96) - 128).astype(np.int8)
     stride = 2 if "winograd22" in preferred else 1
     w = np.full((40, 3, 3, 96), -largest, np.int8)

@@ -1,12 +1,14 @@
-/* conv_i8_i8 with AVX2 on bytes: 6 pixels x 32 channels in two passes, 4 inputs a step; 3 pixels or fewer in one pass.
+/* conv_i8_i8 with AVX2 on bytes: 5 pixels x 32 channels in two passes, 8 inputs at a time; 2 pixels or fewer in one pass.
  *
- * vpmaddubsw multiplies u = q + 128 with int8 weights and sums pairs in int16, vpmaddwd by ones sums those in int32: 3 operations for 32 MACs,
- * where int16 take 4. A pair is exact where |u0 w0 + u1 w1| <= 32767:
- * 1. |u0 w0 + u1 w1| <= (u0 + u1) * W, where W is the layer's largest |w| (found when constants are packed).
- * 2. So it is exact where u0 + u1 <= 32767 / W: 258 for W = 127, 511 (always) for 7-bit weights.
- * 3. Steps with a larger pair are marked when rows are copied. Behind a relu they are few: what the tile computed of such a step is taken
- *    away, and its exact products, as int16 by vpmaddwd, are added.
- * 4. Where more than one step in 8 of a tile is marked, all its products are int16.
+ * vpmaddubsw multiplies u = q + 128 with int8 weights and sums pairs in int16, vpaddw sums two of those (`fours`), vpmaddwd by ones sums pairs in
+ * int32: 5 operations for 64 MACs, or 6 without vpaddw (`pairs`), where int16 take 8. An int16 holds s = u0 w0 + u1 w1 + u4 w4 + u5 w5, or its
+ * first half (and likewise 2, 3, 6, 7):
+ * 1. |s| <= (u0 + u1 + u4 + u5) * W, where W is the layer's largest |w| (found when constants are packed).
+ * 2. So it is exact where these inputs sum to 32767 / W at most: 258 for W = 127.
+ * 3. Eights of which four, or two, sum to more are marked when rows are copied. Behind a relu they are few: what the tile computed of one is
+ *    taken away, and its exact products, as int16 by vpmaddwd, are added.
+ * 4. A tile takes fours where that mends at most one eight in 32, else pairs, and where half of those are marked too, products as int16.
+ * At most 10 accumulators, 2 inputs, 2 sums and the ones; weights stay in memory.
  */
 #include "conv_i8_i8/conv_i8_i8.h"
 #include <immintrin.h>
@@ -22,6 +24,50 @@ BSK_INLINE __m256i pairs_of(__m256i u, const char *w) {
 
 #define PRODUCTS(four, w) _mm256_madd_epi16(pairs_of(four, w), _mm256_set1_epi16(1))
 #include "six_pixels.inl"
+
+/* Fours of `n` pixels x 8 * `vectors` channels from `first` on; both are constants where this is inlined. */
+BSK_INLINE void block_of_fours(const bsk_tile *tile, int32_t *acc, int first, const int n, const int vectors) {
+  const size_t run = (size_t)tile->run, row_bytes = tile->row_bytes;
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i sum[5][4];
+  const char *x[5];
+  UNROLL for (int p = 0; p < n; ++p) {
+    x[p] = (const char *)tile->px[p];
+    UNROLL for (int v = 0; v < vectors; ++v) sum[p][v] = LOAD(tile->base[p] + first + 8 * v);
+  }
+  const char *w = (const char *)tile->weights + 4 * first;
+  for (int r = tile->kh; r > 0; --r) {
+    for (size_t i = 0; i < run; i += 2, w += 2 * STEP_BYTES) UNROLL for (int p = 0; p < n; ++p) {
+        const __m256i u = quad(x[p] + 4 * i), next = quad(x[p] + 4 * i + 4);
+        __m256i fours[4];
+        UNROLL for (int v = 0; v < vectors; ++v) fours[v] = pairs_of(u, w + 32 * v);
+        UNROLL for (int v = 0; v < vectors; ++v) fours[v] = _mm256_add_epi16(fours[v], pairs_of(next, w + STEP_BYTES + 32 * v));
+        UNROLL for (int v = 0; v < vectors; ++v) sum[p][v] = _mm256_add_epi32(sum[p][v], _mm256_madd_epi16(fours[v], ones));
+      }
+    UNROLL for (int p = 0; p < n; ++p) x[p] += row_bytes;
+  }
+  UNROLL for (int p = 0; p < n; ++p) UNROLL for (int v = 0; v < vectors; ++v)
+      _mm256_storeu_si256((__m256i *)(void *)(acc + p * BSK_GROUP + first + 8 * v), sum[p][v]);
+}
+
+static void five_pixels(const bsk_tile *tile, int32_t *acc) {
+  switch (tile->n) {
+    case 1:
+      block_of_fours(tile, acc, 0, 1, 4);
+      break;
+    case 2:
+      block_of_fours(tile, acc, 0, 2, 4);
+      break;
+    case 3:
+      block_of_fours(tile, acc, 0, 3, 2), block_of_fours(tile, acc, 16, 3, 2);
+      break;
+    case 4:
+      block_of_fours(tile, acc, 0, 4, 2), block_of_fours(tile, acc, 16, 4, 2);
+      break;
+    default:
+      block_of_fours(tile, acc, 0, 5, 2), block_of_fours(tile, acc, 16, 5, 2);
+  }
+}
 
 /* u and w of even places, then of odd ones, as int16 */
 BSK_INLINE __m256i exact(__m256i u, __m256i w) {
@@ -42,12 +88,14 @@ static void block_exact(const bsk_tile *tile, int32_t *acc, int p) {
   UNROLL for (int v = 0; v < 4; ++v) _mm256_storeu_si256((__m256i *)(void *)(acc + p * BSK_GROUP + 8 * v), sum[v]);
 }
 
-/* Step `i` of a pixel anew. */
-static void mend(int32_t *acc, const char *x, const char *w) {
-  const __m256i u = quad(x), ones = _mm256_set1_epi16(1);
+/* Eight inputs of a pixel anew. */
+static void mend(int32_t *acc, const char *x, const char *w, int fours) {
+  const __m256i u = quad(x), next = quad(x + 4), ones = _mm256_set1_epi16(1);
   for (int v = 0; v < 4; ++v, acc += 8, w += 32) {
-    const __m256i weights = LOAD(w), wrong = _mm256_madd_epi16(_mm256_maddubs_epi16(u, weights), ones);
-    _mm256_storeu_si256((__m256i *)(void *)acc, _mm256_add_epi32(LOAD(acc), _mm256_sub_epi32(exact(u, weights), wrong)));
+    const __m256i p = pairs_of(u, w), q = pairs_of(next, w + STEP_BYTES);
+    const __m256i wrong = fours ? _mm256_madd_epi16(_mm256_add_epi16(p, q), ones) : _mm256_add_epi32(_mm256_madd_epi16(p, ones), _mm256_madd_epi16(q, ones));
+    const __m256i right = _mm256_add_epi32(exact(u, LOAD(w)), exact(next, LOAD(w + STEP_BYTES)));
+    _mm256_storeu_si256((__m256i *)(void *)acc, _mm256_add_epi32(LOAD(acc), _mm256_sub_epi32(right, wrong)));
   }
 }
 
@@ -62,39 +110,53 @@ BSK_INLINE const uint8_t *marks_of(const bsk_tile *tile, int p, int r) {
   return tile->marks + ((size_t)((const char *)tile->px[p] - (const char *)tile->rows) + (size_t)r * tile->row_bytes) / BSK_MARKED;
 }
 
-static int mended(const bsk_tile *tile, int32_t *acc) {
-  if (!tile->marks) return 1;
+#define FOURS UINT64_C(0x0f0f0f0f0f0f0f0f) /* the marks of sums of four; those of pairs are above them */
+
+static void mend_marked(const bsk_tile *tile, int32_t *acc, int fours) {
   const size_t bytes = (size_t)tile->run / 8;
-  int64_t count = 0;
   for (int p = 0; p < tile->n; ++p)
     for (int r = 0; r < tile->kh; ++r)
-      for (size_t i = 0; i < bytes; i += 8) count += _mm_popcnt_u64(marks(marks_of(tile, p, r) + i, bytes - i));
-  if (!count) return 1;
-  if (8 * count > (int64_t)tile->n * tile->kh * tile->run) return 0;
-  for (int p = 0; p < tile->n; ++p)
-    for (int r = 0; r < tile->kh; ++r)
-      for (size_t i = 0; i < bytes; i += 8)
-        for (uint64_t left = marks(marks_of(tile, p, r) + i, bytes - i); left; left &= left - 1) {
-          const size_t step = 8 * i + (size_t)__builtin_ctzll(left);
+      for (size_t i = 0; i < bytes; i += 8) {
+        const uint64_t found = marks(marks_of(tile, p, r) + i, bytes - i);
+        for (uint64_t left = (fours ? found : found >> 4) & FOURS; left; left &= left - 1) {
+          const size_t bit = (size_t)__builtin_ctzll(left), step = 8 * (i + bit / 8) + 2 * (bit % 8);
           mend(acc + p * BSK_GROUP, (const char *)tile->px[p] + (size_t)r * tile->row_bytes + 4 * step,
-               (const char *)tile->weights + ((size_t)r * (size_t)tile->run + step) * STEP_BYTES);
+               (const char *)tile->weights + ((size_t)r * (size_t)tile->run + step) * STEP_BYTES, fours);
         }
-  return 1;
+      }
 }
 
 void bsk_conv_i8_i8_avx2_bytes(const bsk_tile *tile, void *acc) {
   int32_t *out = (int32_t *)acc;
-  six_pixels(tile, out);
-  if (!mended(tile, out))
+  const size_t bytes = (size_t)tile->run / 8;
+  int64_t fours = 0, pairs = 0;
+  for (int p = 0; p < tile->n && tile->marks; ++p)
+    for (int r = 0; r < tile->kh; ++r)
+      for (size_t i = 0; i < bytes; i += 8) {
+        const uint64_t found = marks(marks_of(tile, p, r) + i, bytes - i);
+        if (found) fours += _mm_popcnt_u64(found & FOURS), pairs += _mm_popcnt_u64(found & ~FOURS);
+      }
+  const int64_t eights = (int64_t)tile->n * tile->kh * tile->run / 2;
+  if (2 * pairs > eights) {
     for (int p = 0; p < tile->n; ++p) block_exact(tile, out, p);
+  } else if (32 * fours > eights) {
+    six_pixels(tile, out);
+    if (pairs) mend_marked(tile, out, 0);
+  } else {
+    five_pixels(tile, out);
+    if (fours) mend_marked(tile, out, 1);
+  }
 }
 
-/* 32 channels: q + 128, and a mark for every 4 of which 2 neighbours sum to more than `most`. */
+/* 32 channels: q + 128, and their marks. */
 BSK_INLINE uint8_t copy_marked(uint8_t *dst, __m256i q, __m256i most) {
-  const __m256i u = _mm256_xor_si256(q, _mm256_set1_epi8(-128)), pairs = _mm256_maddubs_epi16(u, _mm256_set1_epi8(1));
-  const __m256i above = _mm256_cmpgt_epi16(pairs, most);
+  const __m256i u = _mm256_xor_si256(q, _mm256_set1_epi8(-128)), two = _mm256_maddubs_epi16(u, _mm256_set1_epi8(1));
+  const __m256i four = _mm256_add_epi16(two, _mm256_slli_epi64(two, 32)), above = _mm256_cmpgt_epi16(four, most); /* in the upper halves */
   _mm256_storeu_si256((__m256i *)(void *)dst, u);
-  return (uint8_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_or_si256(above, _mm256_slli_epi32(above, 16))));
+  const int fours = _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_or_si256(above, _mm256_slli_epi64(above, 16))));
+  if (!fours) return 0; /* so no pair is either */
+  const __m256i each = _mm256_cmpgt_epi16(two, most), any = _mm256_or_si256(each, _mm256_slli_epi64(each, 32));
+  return (uint8_t)(fours | _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_or_si256(any, _mm256_slli_epi64(any, 16)))) << 4);
 }
 
 static void rows_marked(uint8_t *dst, uint8_t *to, const int8_t *src, size_t n, int c, int cp, int largest) {
