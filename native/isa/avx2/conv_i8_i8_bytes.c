@@ -6,8 +6,9 @@
  * 1. |s| <= (u0 + u1 + u4 + u5) * W, where W is the layer's largest |w| (found when constants are packed).
  * 2. So it is exact where these inputs sum to 32767 / W at most: 258 for W = 127.
  * 3. Eights of which four, or two, sum to more are marked when rows are copied. Behind a relu they are few: what the tile computed of one is
- *    taken away, and its exact products, as int16 by vpmaddwd, are added.
- * 4. A tile takes fours where that mends at most one eight in 32, else pairs, and where half of those are marked too, products as int16.
+ *    taken away, and its exact sum is added.
+ *    u = (u & 127) + (u & 128): pairs of both fit int16 for any u and w, for 127 * 2 * 128 < 2^15 and 128 * 2 * 127 < 2^15.
+ * 4. A tile takes fours where that mends at most one eight in 64, else pairs, and where half are marked for pairs too, everything is summed so.
  * At most 10 accumulators, 2 inputs, 2 sums and the ones; weights stay in memory.
  */
 #include "conv_i8_i8/conv_i8_i8.h"
@@ -69,10 +70,10 @@ static void five_pixels(const bsk_tile *tile, int32_t *acc) {
   }
 }
 
-/* u and w of even places, then of odd ones, as int16 */
-BSK_INLINE __m256i exact(__m256i u, __m256i w) {
-  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-  return _mm256_add_epi32(even, _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(w, 8)));
+/* Any four u: their lower 7 bits, then their highest ones. */
+BSK_INLINE __m256i exact(__m256i u, const char *w) {
+  const __m256i ones = _mm256_set1_epi16(1), low = pairs_of(_mm256_and_si256(u, _mm256_set1_epi8(127)), w);
+  return _mm256_add_epi32(_mm256_madd_epi16(low, ones), _mm256_madd_epi16(pairs_of(_mm256_and_si256(u, _mm256_set1_epi8(-128)), w), ones));
 }
 
 /* Any values: a pixel x 32 channels. */
@@ -83,7 +84,7 @@ static void block_exact(const bsk_tile *tile, int32_t *acc, int p) {
   for (int r = tile->kh; r > 0; --r, x += tile->row_bytes)
     for (size_t i = 0; i < (size_t)tile->run; ++i, w += STEP_BYTES) {
       const __m256i u = quad(x + 4 * i);
-      UNROLL for (int v = 0; v < 4; ++v) sum[v] = _mm256_add_epi32(sum[v], exact(u, LOAD(w + 32 * v)));
+      UNROLL for (int v = 0; v < 4; ++v) sum[v] = _mm256_add_epi32(sum[v], exact(u, w + 32 * v));
     }
   UNROLL for (int v = 0; v < 4; ++v) _mm256_storeu_si256((__m256i *)(void *)(acc + p * BSK_GROUP + 8 * v), sum[v]);
 }
@@ -94,7 +95,7 @@ static void mend(int32_t *acc, const char *x, const char *w, int fours) {
   for (int v = 0; v < 4; ++v, acc += 8, w += 32) {
     const __m256i p = pairs_of(u, w), q = pairs_of(next, w + STEP_BYTES);
     const __m256i wrong = fours ? _mm256_madd_epi16(_mm256_add_epi16(p, q), ones) : _mm256_add_epi32(_mm256_madd_epi16(p, ones), _mm256_madd_epi16(q, ones));
-    const __m256i right = _mm256_add_epi32(exact(u, LOAD(w)), exact(next, LOAD(w + STEP_BYTES)));
+    const __m256i right = _mm256_add_epi32(exact(u, w), exact(next, w + STEP_BYTES));
     _mm256_storeu_si256((__m256i *)(void *)acc, _mm256_add_epi32(LOAD(acc), _mm256_sub_epi32(right, wrong)));
   }
 }
@@ -139,7 +140,7 @@ void bsk_conv_i8_i8_avx2_bytes(const bsk_tile *tile, void *acc) {
   const int64_t eights = (int64_t)tile->n * tile->kh * tile->run / 2;
   if (2 * pairs > eights) {
     for (int p = 0; p < tile->n; ++p) block_exact(tile, out, p);
-  } else if (32 * fours > eights) {
+  } else if (64 * fours > eights) {
     six_pixels(tile, out);
     if (pairs) mend_marked(tile, out, 0);
   } else {
