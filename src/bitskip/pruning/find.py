@@ -87,7 +87,7 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
             recording,
             {name: item.join for name, item in joins.items()},
             {name: item.skip_operand for name, item in joins.items()},
-            {name: [(u.conv, u.add_after) for u in item.units] for name, item in joins.items()},
+            {name: [(u.conv, u.add_after) for u in item.shortcut.units] for name, item in joins.items()},
         )
         return Analysis(_describe(found, activations), activations, closed)
 
@@ -107,18 +107,13 @@ def _closed_modules(model: nn.Module) -> tuple[str, ...]:
 # -- one graph ----------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
+    """An addition that is a shortcut's; id, stage and what it costs the whole are not known yet."""
+
     join: fx.Node
     skip_operand: int  # which operand of the addition is the skip
-    kind: str
-    info: TensorInfo
-    site: Site
-    last: tuple[str | None, str | None]
-    units: tuple[Unit, ...]
-    binary_input: bool
-    projection: tuple[str, ...]
-    parameters: int
+    shortcut: Shortcut
 
 
 def _analyse_module(
@@ -198,32 +193,34 @@ class _Finder:
         )
         main = operands[1 - position]
         layers = [module for node in region if (module := self.module(node)) is not None]
-        skip_layers = tuple(self.prefix + str(node.target) for node in steps if node.op == "call_module")
-        return _Found(
-            join=join,
-            skip_operand=position,
+        info, site_owner = self.infos[join], _join_paths(self.prefix, owner)
+        last_conv, last_norm = self._last_conv(main)
+        shortcut = Shortcut(
+            id="",
             kind=skip_kind([(node, self.module(node)) for node in steps]),
-            info=self.infos[join],
-            site=Site(
-                block,
-                _join_paths(self.prefix, owner),
-                ordinal,
-                position,
-                self.given.get(_relative(block, self.prefix), ()),
-            ),
-            last=self._last_conv(main),
-            units=self._units(join, main, fork, shape, block),
-            binary_input=any(
-                isinstance(layer, BinaryLayer) and layer.precision == "w1a1" for layer in layers
-            ),
-            projection=skip_layers,
+            stage=0,
+            shape=info.shape[1:],
+            bytes=info.bytes_per_example,
             parameters=sum(
                 parameter.numel()
                 for node in steps
                 if (module := self.module(node)) is not None and len(node.args) == 1
                 for parameter in module.parameters()
             ),
+            peak_bytes=None,
+            traffic_bytes=None,
+            site=Site(
+                block, site_owner, ordinal, position, self.given.get(_relative(block, self.prefix), ())
+            ),
+            last_conv=last_conv,
+            last_norm=last_norm,
+            binary_input=any(
+                isinstance(layer, BinaryLayer) and layer.precision == "w1a1" for layer in layers
+            ),
+            units=self._units(join, main, fork, shape, block),
+            projection=tuple(self.prefix + str(node.target) for node in steps if node.op == "call_module"),
         )
+        return _Found(join, position, shortcut)
 
     def _chain(self, skip: fx.Node, main: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
         """Walk back from the skip to the fork; None if a step is no projection step."""
@@ -343,7 +340,7 @@ def _common(stacks: list[tuple[str, ...]], prefix: str) -> str:
 
 def _ids(found: list[_Found]) -> list[str]:
     """Return each shortcut's block, with its number where the block holds several."""
-    blocks = [item.site.block for item in found]
+    blocks = [item.shortcut.site.block for item in found]
     numbers: dict[str, int] = {}
     ids = []
     for block in blocks:
@@ -358,28 +355,17 @@ def _describe(found: list[_Found], activations: ActivationGraph | None = None) -
     whole = 0 if activations is None else activations.traffic()
     shortcuts = []
     for name, item in zip(_ids(found), found, strict=True):
-        shape = item.info.shape[1:]
-        spatial = _spatial(shape)
+        spatial = _spatial(item.shortcut.shape)
         if spatial != size:
             stage, size = stage + 1, spatial
-        shortcuts.append(
-            Shortcut(
-                id=name,
-                kind=item.kind,
-                stage=stage,
-                shape=shape,
-                bytes=item.info.bytes_per_example,
-                parameters=item.parameters,
-                peak_bytes=None if activations is None else activations.block_peak_bytes(name),
-                traffic_bytes=None if activations is None else whole - activations.traffic([name]),
-                site=item.site,
-                last_conv=item.last[0],
-                last_norm=item.last[1],
-                binary_input=item.binary_input,
-                units=item.units,
-                projection=item.projection,
+        shortcut = replace(item.shortcut, id=name, stage=stage)
+        if activations is not None:
+            shortcut = replace(
+                shortcut,
+                peak_bytes=activations.block_peak_bytes(name),
+                traffic_bytes=whole - activations.traffic([name]),
             )
-        )
+        shortcuts.append(shortcut)
     return tuple(shortcuts)
 
 
