@@ -73,26 +73,21 @@ def _read(model: str, data: str | None, threads: int) -> _Compared:
 
 def _of_run(folder: Path) -> _Compared:
     from bitskip.cost import cost_of
-    from bitskip.errors import FileFormatError, RunError
-    from bitskip.files import read_json
+    from bitskip.errors import RunError
     from bitskip.spec import resolve_spec
+    from bitskip.training import RunResult
 
     if not (folder / "result.json").is_file():
         raise RunError(f"{folder} holds no finished run: there is no result.json in it")
-    values = read_json(folder / "result.json")
-    try:
-        share, images = float(values["test_accuracy"]), int(values["test_images"])
-        figures: dict[str, Any] = {
-            "network": values["model"],
-            "accuracy": share,
-            "hits": round(share * images),
-            "images": images,
-            "data": values["data"],
-        }
-        for key in ("recipe", "epochs", "seed", "teacher", "warm_start", "changes", "seconds"):
-            figures[key] = values.get(key)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{folder / 'result.json'} is not a run's result: {error} is missing") from None
+    result = RunResult.load(folder)
+    figures: dict[str, Any] = {
+        "network": result.model,
+        "accuracy": result.test_accuracy,
+        "hits": round(result.test_accuracy * result.test_images),
+        "images": result.test_images,
+    }
+    for key in ("data", "recipe", "epochs", "seed", "teacher", "warm_start", "changes", "seconds"):
+        figures[key] = getattr(result, key)
     if (folder / "spec.json").is_file():
         cost = cost_of(resolve_spec(str(folder / "spec.json")))
         figures |= {
