@@ -7,7 +7,7 @@ and exits with `exit_code`; a traceback is only ever a bug.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BitskipError(Exception):
@@ -53,3 +53,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     folded = {word.casefold().strip(): word for word in known}  # who types CAT means cat
     matches = difflib.get_close_matches(name.casefold().strip(), list(folded), n=1, cutoff=0.4)
     return f"; did you mean '{folded[matches[0]]}'?" if matches else ""
+
+
+def in_one_line(error: BaseException, most: int = 160) -> str:
+    """Return the start of what an error says, on one line; the name of its type where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def some_of(names: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """Return the first of several names, and how many more there are: `a, b, c and 4 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from bitskip.data.held_out import BY_CONTENT, ONE_IN, held_out_by_content
 from bitskip.data.image_set import ImageSet, composed
-from bitskip.errors import DataError
+from bitskip.errors import DataError, some_of
 from bitskip.pictures import PICTURE_SUFFIXES, decode_picture, is_picture_name, reading_pictures
 
 _TRAIN_NAMES, _TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
@@ -301,10 +301,7 @@ def _say_dark_pictures(pixels: npt.NDArray[np.uint8], paths: Sequence[Path], not
 
 
 def _some(names: Sequence[str]) -> str:
-    words = ", ".join(f"'{name}'" for name in names[:3]) + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
-    return ("class " if len(names) == 1 else "each of the classes ") + words
+    return ("class " if len(names) == 1 else "each of the classes ") + some_of([f"'{n}'" for n in names])
 
 
 # -- decoding -----------------------------------------------------------------------------------------
@@ -334,8 +331,7 @@ def read_pictures(paths: Sequence[Path], size: int) -> npt.NDArray[np.uint8]:
     if len(broken) == 1:
         raise DataError(broken[0])
     if broken:
-        more = f" and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
         raise DataError(
-            f"{len(broken)} of {len(paths)} pictures cannot be read: {'; '.join(broken[:_NAMED])}{more}"
+            f"{len(broken)} of {len(paths)} pictures cannot be read: {some_of(broken, _NAMED, '; ')}"
         )
     return pixels

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.detection.parts import backbone_of
-from bitskip.errors import LoweringError, SpecError
+from bitskip.errors import LoweringError, SpecError, in_one_line
 from bitskip.lower import lower
 from bitskip.program import Program
 from bitskip.runtime import Model
@@ -191,7 +191,7 @@ def _maps(part: nn.Module, size: int) -> OrderedDict[str | None, Tensor]:
     try:
         maps = part(torch.zeros(1, 3, size, size, device=device))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, 200)
         raise SpecError(f"{name} does not take pictures (1, 3, {size}, {size}): {reason}") from None
     finally:
         for module, mode in modes.items():

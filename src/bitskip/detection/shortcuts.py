@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bitskip.detection.composites import Target
 from bitskip.detection.metrics import average_precision, detect
 from bitskip.detection.parts import backbone_of
-from bitskip.errors import BitskipError, DataError, PruningError
+from bitskip.errors import BitskipError, DataError, PruningError, in_one_line
 from bitskip.nn.batch_norm import batch_norms, keeping_statistics, reestimate_batch_norm
 from bitskip.pruning import Analysis, Gain, Score, Shortcut, ShortcutGates, analyse, compare
 from bitskip.pruning.score import student_t
@@ -168,7 +168,7 @@ def check_runs(detector: nn.Module, batch: Batch) -> None:
         raise
     except Exception as error:  # whatever a detector with parts of the user's own raises
         shape = "x".join(map(str, batch[0].shape[1:]))
-        why = " ".join(str(error).split())[:160]
+        why = in_one_line(error)
         raise PruningError(
             f"{type(detector).__name__} does not run on pictures of {shape} ({why}); make its "
             "parts fit each other"

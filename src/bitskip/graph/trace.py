@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bitskip.errors import PruningError
+from bitskip.errors import PruningError, in_one_line
 from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.inplace import AUGMENTED, follow_inplace
 from bitskip.graph.record import Recorder, Trace, record
@@ -162,7 +162,7 @@ def trace_block(
         except Exception as error:
             raise PruningError(
                 f"block '{name}' ({type(block).__name__}) cannot be rewired: torch.fx cannot trace its "
-                f"forward ({_reason(error)})"
+                f"forward ({in_one_line(error)})"
             ) from None
         finally:
             block.training = was_training
@@ -202,10 +202,6 @@ def trace_with(model: nn.Module, tracer: fx.Tracer, given: Collection[str]) -> f
         graph_module = fx.GraphModule(tracer.root, graph)
     follow_inplace(graph_module)
     return graph_module
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _ask_for_training(evaluating: fx.GraphModule, training: fx.GraphModule, name: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bitskip.errors import RunError
+from bitskip.errors import RunError, in_one_line
 from bitskip.jobs.place import Place
 from bitskip.jobs.task import RETRIES, Event, EventKind, Task
 
@@ -75,7 +75,7 @@ def _connect(place: Place) -> Any:
     try:
         ray.init(address=place.ray, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError or its own types
-        raise _no_cluster(place.ray, " ".join(str(error).split())[:200]) from None
+        raise _no_cluster(place.ray, in_one_line(error, 200)) from None
     return ray
 
 
@@ -116,7 +116,7 @@ def _end(ray: Any, reference: Any, task: Task) -> Event:
         cause = error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))
         return Event(task, "failed", cause)
     except ray.exceptions.RayError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_one_line(error, 200)
         return Event(task, "failed", RunError(f"lost {RETRIES + 1} times on the cluster: {reason}"))
 
 

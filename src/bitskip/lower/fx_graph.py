@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from bitskip.errors import LoweringError, nearest
+from bitskip.errors import LoweringError, in_one_line, nearest
 from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.trace import Tracer, owner_of, trace_with
 from bitskip.lower.fuse import fuse
@@ -104,7 +104,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     try:
         return trace_with(model, _Layers(), ())
     except Exception as error:  # whatever the module's own code raises when it meets torch.fx's proxies
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = in_one_line(error)
         raise LoweringError(
             f"{type(model).__name__} cannot be packed: torch.fx cannot trace its forward ({reason}); make it "
             "free of operations that depend on the values of tensors"
@@ -193,7 +193,7 @@ class _Reader:
         except LoweringError:
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            self.record.refuse(f"cannot be packed as it is called ({' '.join(str(error).split())[:160]})")
+            self.record.refuse(f"cannot be packed as it is called ({in_one_line(error)})")
 
     def compute(self, node: fx.Node, module: nn.Module | None, arguments: Any, named: Any) -> Any:
         """Return what an operation that does not depend on the picture gives."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bitskip.cost import Cost, LayerCost
+from bitskip.errors import some_of
 from bitskip.graph.fuse import trace_peaks
 from bitskip.graph.record import LayerTrace, record_module
 from bitskip.graph.working import unwrap
@@ -77,7 +78,7 @@ def count_module(
             idle.append(rows[-1])
     if idle:
         held = sum(row.parameters or 0 for row in idle)
-        names = _shorten([row.name for row in idle])
+        names = some_of([row.name for row in idle])
         notes.append(f"{held:,} parameters are counted, but not used in inference: {names}")
     peaks: dict[str, int | None] = {"naive": None, "in_place": None}
     if trace.results:
@@ -128,7 +129,3 @@ def _row(name: str, module: nn.Module, layer: LayerTrace, by_bits: dict[int, int
     return LayerCost(
         name, kind, precision, layer.input_bits, layer.output_shape, by_bits, macs, mac_precision=precision
     )
-
-
-def _shorten(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

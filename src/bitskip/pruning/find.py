@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from bitskip.errors import PruningError
+from bitskip.errors import PruningError, in_one_line
 from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.trace import (
     TensorInfo,
@@ -79,7 +79,7 @@ def analyse(model: nn.Module, example_input: Any) -> Analysis:
         try:
             recording = record_graph(graph, *inputs)
         except Exception as error:  # whatever a stranger's operator raises when torch shows it
-            reason = " ".join(str(error).split())[:160]
+            reason = in_one_line(error)
             unknown = f"peak memory and traffic are unknown ({reason})"
             return Analysis(_describe(found), None, (unknown, *closed))
         joins = dict(zip(_ids(found), found, strict=True))
@@ -395,11 +395,11 @@ def _module_by_module(model: nn.Module, inputs: tuple[Any, ...], whole: Exceptio
     try:
         model(*inputs)
     except Exception as error:
-        stopped = " ".join(str(error).split())[:160]
+        stopped = in_one_line(error)
     finally:
         for hook in hooks:
             hook.remove()
-    reason = " ".join(str(whole).split())[:160]
+    reason = in_one_line(whole)
     found: list[_Found] = []
     done: list[str] = []
     for name, args in calls.items():

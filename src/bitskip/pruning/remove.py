@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save
 from torch import nn
 
-from bitskip.errors import FileFormatError
+from bitskip.errors import FileFormatError, in_one_line
 from bitskip.files import write_bytes
 from bitskip.graph.working import unwrap
 from bitskip.nn import BinaryLayer, ResNet, build
@@ -145,6 +145,6 @@ def load_pruned(folder: Path, model: nn.Module) -> nn.Module:
     try:
         pruned.load_state_dict(weights)
     except RuntimeError as error:
-        detail = " ".join(str(error).split())[:200]
+        detail = in_one_line(error, 200)
         raise FileFormatError(f"{path} does not fit the plan beside it: {detail}") from None
     return pruned

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bitskip.errors import SpecError, nearest
+from bitskip.errors import SpecError, in_one_line, nearest
 
 _CLASSES = ("num_classes", "classes", "n_classes")
 
@@ -50,7 +50,7 @@ def build_from_file(path: Path, name: str, classes: int | None = None) -> nn.Mod
     try:
         model = value(**options)
     except Exception as error:  # the user's own code
-        raise SpecError(f"{where} failed: {type(error).__name__}: {_short(error)}") from None
+        raise SpecError(f"{where} failed: {type(error).__name__}: {in_one_line(error)}") from None
     if not isinstance(model, nn.Module):
         raise SpecError(f"{where} returned a {type(model).__name__}, expected an nn.Module")
     return model
@@ -85,7 +85,7 @@ def _run(path: Path) -> dict[str, Any]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own code
-        raise SpecError(f"{path} failed: {type(error).__name__}: {_short(error)}") from None
+        raise SpecError(f"{path} failed: {type(error).__name__}: {in_one_line(error)}") from None
     finally:
         sys.path.remove(folder)
     return vars(module)
@@ -97,7 +97,3 @@ def _keyword(value: Any) -> str | None:
     except (TypeError, ValueError):
         return None
     return next((name for name in _CLASSES if name in parameters), None)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

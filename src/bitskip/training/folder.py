@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitskip.errors import FileFormatError, RunError
+from bitskip.errors import FileFormatError, RunError, in_one_line
 from bitskip.files import read_json
 from bitskip.results.codec import Amount, Count, Loss, Share, Text, decode
 from bitskip.spec import NetworkSpec
@@ -157,5 +157,5 @@ def load_run(folder: Path) -> tuple[NetworkSpec | Baseline, nn.Module]:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise FileFormatError(f"{path} does not fit its spec: {' '.join(str(error).split())[:200]}") from None
+        raise FileFormatError(f"{path} does not fit its spec: {in_one_line(error, 200)}") from None
     return spec, model.eval()

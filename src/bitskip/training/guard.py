@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bitskip.errors import RunError
+from bitskip.errors import RunError, some_of
 from bitskip.nn import BinaryLayer
 
 
@@ -31,12 +31,12 @@ def check_latent_gradients(layers: Mapping[str, BinaryLayer]) -> None:
             wild.append(name)
     if dead:
         raise RunError(
-            f"the 1-bit weights of {_listed(dead)} get no gradient (torch {torch.__version__}), so they "
+            f"the 1-bit weights of {some_of(dead)} get no gradient (torch {torch.__version__}), so they "
             "would never learn; train without --compile, or with another torch, and report this"
         )
     if wild:
         raise RunError(
-            f"the gradient of the 1-bit weights of {_listed(wild)} is not finite at the first step; choose a "
+            f"the gradient of the 1-bit weights of {some_of(wild)} is not finite at the first step; choose a "
             "lower learning rate, or --precision 32-true"
         )
 
@@ -66,11 +66,6 @@ def check_weights(model: torch.nn.Module, epoch: int, checkpoint: Path) -> None:
     names = [name for (name, _), good in zip(values, torch.isfinite(sums).tolist(), strict=True) if not good]
     good = f"; the last good checkpoint is {checkpoint}" if checkpoint.is_file() else ""
     raise RunError(
-        f"weights of {_listed(names)} are not finite after epoch {epoch}{good}; train with a lower learning "
+        f"weights of {some_of(names)} are not finite after epoch {epoch}{good}; train with a lower learning "
         "rate (--set learning_rate=...) into another --out, or with --precision 32-true"
     )
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bitskip.errors import LoweringError
+from bitskip.errors import LoweringError, in_one_line, some_of
 from bitskip.lower.assemble import assemble
 from bitskip.lower.forms import Precisions, i8_values
 from bitskip.lower.from_onnx.operators import OPERATORS
@@ -133,15 +133,12 @@ def _values(model: Any, reader: Reader, inputs: tuple[str, ...]) -> dict[str, An
             unknown.update(node.output)
             continue
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            problems.append(
-                f"'{label}' ({node.op_type}) cannot be read ({' '.join(str(error).split())[:120]})"
-            )
+            problems.append(f"'{label}' ({node.op_type}) cannot be read ({in_one_line(error)})")
             unknown.update(node.output)
             continue
         values.update(zip(node.output, made, strict=False))
     if problems:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise LoweringError(f"{len(problems)} nodes cannot be imported: {'; '.join(problems[:_NAMED])}{more}")
+        raise LoweringError(f"{len(problems)} nodes cannot be imported: {some_of(problems, _NAMED, '; ')}")
     return values
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bitskip.errors import FileFormatError, LoweringError
+from bitskip.errors import FileFormatError, LoweringError, in_one_line
 
 OPSETS = range(11, 29)
 
@@ -43,9 +43,7 @@ def read_model(path: Path) -> Any:
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except Exception as error:
-        raise FileFormatError(
-            f"the external data of {path} cannot be read ({' '.join(str(error).split())[:120]})"
-        ) from None
+        raise FileFormatError(f"the external data of {path} cannot be read ({in_one_line(error)})") from None
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     if opset not in OPSETS:
         raise FileFormatError(
