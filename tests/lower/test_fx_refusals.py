@@ -9,6 +9,11 @@ import pytest
 import torch
 from modules import Of, layer
 from torch import nn
+from torch.ao.quantization import (
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_mapping,
+    quantize_fx,
+)
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
@@ -157,6 +162,35 @@ class Reshaped(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.reshape(self.shape)
+
+
+def float_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 5)).eval()
+
+
+def observed() -> nn.Module:
+    example = (torch.zeros(1, 3, 12, 12),)
+    return quantize_fx.prepare_fx(float_network(), get_default_qconfig_mapping("fbgemm"), example)
+
+
+def converted() -> nn.Module:
+    model = observed()
+    model(torch.randn(1, 3, 12, 12))
+    return quantize_fx.convert_fx(model)
+
+
+def with_fake_quantization() -> nn.Module:
+    model, example = float_network().train(), (torch.zeros(1, 3, 12, 12),)
+    return quantize_fx.prepare_qat_fx(model, get_default_qat_qconfig_mapping("fbgemm"), example)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates torch.ao
+@pytest.mark.parametrize("make", [observed, converted, with_fake_quantization])
+def test_networks_that_torch_quantized(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(
+        LoweringError, match="is of torch.ao's quantization, .* pack the network as it was before"
+    ):
+        lower(make(), input_shape=(3, 12, 12))
 
 
 @pytest.mark.parametrize("name", REFUSED)

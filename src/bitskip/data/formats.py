@@ -167,7 +167,7 @@ def _join(name: str, parts: list[tuple[Pictures, Labels]], classes: tuple[str, .
 
 
 def read_image_set(
-    folder: Path, size: int = 32, notice: Callable[[str], None] = lambda text: None
+    folder: Path | str, size: int = 32, notice: Callable[[str], None] = lambda text: None
 ) -> ImageSet:
     """Read the data set at `folder`, whichever layout it has.
 
@@ -181,6 +181,7 @@ def read_image_set(
     Raises:
         DataError: if it is not a folder, holds none of the layouts, or something in it cannot be read.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.is_file() else "does not exist"
         raise DataError(f"data folder {folder} {what}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitskip.errors import LoweringError
 from bitskip.graph.working import undisturbed, unwrap, working_copy
-from bitskip.lower.fx_graph import fx_graph
+from bitskip.lower.fx_graph import fx_graph, refuse_unreadable
 from bitskip.lower.graph import Graph
 from bitskip.nn import Int8Conv2d, Int8Linear, ResNet, follows_its_spec
 
@@ -45,9 +45,6 @@ def build_graph(model: nn.Module, input_shape: InputShape | None = None, name: s
     for shape in _shapes(input_shape):
         if len(shape) != 3 or not all(isinstance(side, int) and side > 0 for side in shape):
             raise LoweringError(f"input_shape is {shape}, expected (channels, height, width) in pixels")
-    for key, values in model.state_dict().items():
-        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-            raise LoweringError(f"'{key}' holds values that are not finite; the network cannot be packed")
     declared = (Int8Conv2d, Int8Linear)
     precisions = {path: "int8" for path, layer in model.named_modules() if isinstance(layer, declared)}
     if spec is None:
@@ -56,6 +53,14 @@ def build_graph(model: nn.Module, input_shape: InputShape | None = None, name: s
         default = spec.name
     else:
         default, spec = f"{spec.name.removesuffix('-pruned')}-pruned", None
+    refuse_unreadable(model)
+    for key, values in model.state_dict().items():
+        if (
+            isinstance(values, Tensor)
+            and values.is_floating_point()
+            and not bool(torch.isfinite(values).all())
+        ):
+            raise LoweringError(f"'{key}' holds values that are not finite; the network cannot be packed")
     with undisturbed(), working_copy(model) as twin:
         graph = fx_graph(twin, input_shape, name or default, precisions)
     graph.spec = spec

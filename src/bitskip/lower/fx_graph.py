@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.ao.nn.quantized import FloatFunctional
 
 from bitskip.errors import LoweringError, in_one_line, nearest
 from bitskip.graph.foreign_forms import foreign_form
@@ -76,6 +77,17 @@ def _inputs(
     return {name: input_shape[name] for name in taken if name in input_shape}
 
 
+# What torch.ao puts in the place of float layers, and what it observes them with.
+_QUANTIZED = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+    "torch.ao.nn.qat",
+    "torch.ao.nn.intrinsic.qat",
+    "torch.ao.quantization.observer",
+    "torch.ao.quantization.fake_quantize",
+)
+
+
 class _Layers(Tracer):
     """Opens every module but the layers that are read as a whole."""
 
@@ -83,13 +95,20 @@ class _Layers(Tracer):
         return layer_handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
 
-def _trace(model: nn.Module) -> fx.GraphModule:
+def refuse_unreadable(model: nn.Module) -> None:
+    """Raise LoweringError if a module of `model` has a form that is not read, or does more than its code."""
     for path, module in model.named_modules():
         form = foreign_form(module)
         if form is not None:
             raise LoweringError(
                 f"{repr(path) if path else 'the network'} is {form}, in which layers cannot be read; "
                 "give the module that it was made of, or export that to ONNX and use bitskip import"
+            )
+        if type(module).__module__.startswith(_QUANTIZED) and not isinstance(module, FloatFunctional):
+            raise LoweringError(
+                f"'{path}' ({type(module).__name__}) is of torch.ao's quantization, which cannot be packed; "
+                "pack the network as it was before, with --activations int8 --dense int8, or export it to "
+                "ONNX as QDQ and use bitskip import"
             )
         if module._forward_hooks or module._forward_pre_hooks:
             raise LoweringError(
@@ -101,6 +120,9 @@ def _trace(model: nn.Module) -> fx.GraphModule:
                 f"'{path}' ({type(module).__name__}) has had its forward replaced, which cannot be "
                 "packed; put the operation into a class of its own"
             )
+
+
+def _trace(model: nn.Module) -> fx.GraphModule:
     try:
         return trace_with(model, _Layers(), ())
     except Exception as error:  # whatever the module's own code raises when it meets torch.fx's proxies

@@ -87,9 +87,9 @@ class Plan:
             "notes": list(self.notes),
         }
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the plan as JSON."""
-        write_json(path, self.to_dict())
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "plan") -> Plan:
@@ -100,9 +100,9 @@ class Plan:
             raise FileFormatError(f"{error}; make a plan with `bitskip shortcuts plan`") from None
 
     @classmethod
-    def load(cls, path: Path) -> Plan:
+    def load(cls, path: Path | str) -> Plan:
         """Read a plan's JSON file."""
-        return cls.from_dict(read_json(path), str(path))
+        return cls.from_dict(read_json(Path(path)), str(path))
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -51,7 +51,7 @@ def recover(
     teacher: nn.Module | None = None,
     order: Sequence[str] | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     asked: Mapping[str, Any] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> Recovery:
@@ -87,6 +87,7 @@ def recover(
     guide = copy.deepcopy(model if teacher is None else teacher).eval().requires_grad_(False)
     schedule = GateSchedule(settings, closing)
     run = _Run(model, plan, settings, schedule, guide, evaluate, optimizer, dict(asked or {}))
+    folder = None if folder is None else Path(folder)
     if folder is not None:
         run.resume(folder)
     while run.epoch < settings.epochs:

@@ -110,7 +110,7 @@ def _shape_of(spec: NetworkSpec) -> tuple[object, ...]:
 
 
 def save_pruned(
-    folder: Path, pruned: nn.Module, plan: Plan, metadata: Mapping[str, str] | None = None
+    folder: Path | str, pruned: nn.Module, plan: Plan, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write `weights.safetensors` and `plan.json`: with the original's code they give the model back.
 
@@ -121,11 +121,12 @@ def save_pruned(
         metadata: texts to keep in the weights file.
     """
     state = {name: value.detach().clone().contiguous() for name, value in pruned.state_dict().items()}
+    folder = Path(folder)
     write_bytes(folder / WEIGHTS_FILE, save(state, None if metadata is None else dict(metadata)))
     plan.save(folder / PLAN_FILE)
 
 
-def load_pruned(folder: Path, model: nn.Module) -> nn.Module:
+def load_pruned(folder: Path | str, model: nn.Module) -> nn.Module:
     """Return the pruned model of `save_pruned`.
 
     Args:
@@ -136,6 +137,7 @@ def load_pruned(folder: Path, model: nn.Module) -> nn.Module:
         PruningError: if the plan is for another model.
         FileFormatError: if the files are missing, damaged, or do not fit each other.
     """
+    folder = Path(folder)
     pruned = remove_shortcuts(model, Plan.load(folder / PLAN_FILE))
     path = folder / WEIGHTS_FILE
     try:

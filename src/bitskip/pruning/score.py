@@ -65,7 +65,7 @@ def score_shortcuts(
     calibration: Iterable[Any] | None = None,
     max_batches: int = 50,
     calibration_batches: int = 50,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> dict[str, Score]:
     """Score each shortcut of a classifier; the model is left as it is.
@@ -93,6 +93,7 @@ def score_shortcuts(
         if count < 1:
             raise PruningError(f"{name} is {count}, expected at least 1")
     key = _key(model, batches, max_batches, calibration_batches)
+    cache = None if cache is None else Path(cache)
     known = _cached(cache, key)
     gates = ShortcutGates(model, wanted)
     gates.model.eval()
@@ -188,9 +189,9 @@ def _cached(path: Path | None, key: dict[str, Any]) -> dict[str, Score]:
     return scores if found == key else {}
 
 
-def load_scores(path: Path, model: nn.Module) -> dict[str, Score]:
+def load_scores(path: Path | str, model: nn.Module) -> dict[str, Score]:
     """Return the scores in a file; raises PruningError if they are those of another model."""
-    key, scores = _read(path)
+    key, scores = _read(Path(path))
     if key.get("fingerprint") != fingerprint(model):
         raise PruningError(
             f"{path} holds scores of another model; score this one with `bitskip shortcuts score`"

@@ -151,7 +151,9 @@ def plan_ablation(
             if name == WHOLE or (not idle and (not arms or name in arms)):
                 chosen.append((arm, changed))
             elif name in arms:
-                raise RunError(f"arm '{name}' changes nothing for '{base.name}': {idle}")
+                raise RunError(
+                    f"arm '{name}' changes nothing for '{base.name}': {idle}; without --arms all run that do"
+                )
         jobs += [
             Job(
                 spec.name,

@@ -52,9 +52,9 @@ class RunResult:
     changes: dict[str, Any] = field(default_factory=dict)  # recipe keys that differ from the named recipe's
 
     @classmethod
-    def load(cls, folder: Path) -> RunResult:
+    def load(cls, folder: Path | str) -> RunResult:
         """Read `folder/result.json`."""
-        path = folder / "result.json"
+        path = Path(folder) / "result.json"
         try:
             return decode(cls, read_json(path), str(path))
         except FileFormatError as error:
@@ -125,7 +125,7 @@ def class_names_of(folder: Path) -> tuple[str, ...]:
     return class_names(weights_metadata(folder))
 
 
-def load_run(folder: Path) -> tuple[NetworkSpec | Baseline, nn.Module]:
+def load_run(folder: Path | str) -> tuple[NetworkSpec | Baseline, nn.Module]:
     """Return the spec (or the baseline) and the trained network, in evaluation mode, of a finished run.
 
     Raises:
@@ -135,6 +135,7 @@ def load_run(folder: Path) -> tuple[NetworkSpec | Baseline, nn.Module]:
     from bitskip.nn import binary_layers, build
     from bitskip.nn.baselines import Baseline
 
+    folder = Path(folder)
     weights = load_weights(folder)
     path = weights_file(folder)
     metadata = weights_metadata(folder)

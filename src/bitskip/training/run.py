@@ -59,12 +59,12 @@ def train(
     spec: NetworkSpec | Baseline,
     recipe: Recipe,
     images: ImageSet,
-    out: Path,
+    out: Path | str,
     *,
     seed: int = 0,
     resume: bool = False,
     hardware: Hardware | None = None,
-    teacher: Path | None = None,
+    teacher: Path | str | None = None,
     warm_start: Path | str | None = None,
     keep_better_start: bool = False,
     progress_bar: bool = True,
@@ -92,6 +92,7 @@ def train(
         RunError: if `out` holds another run, cannot be written, or the run was interrupted.
         DataError: if the data does not fit the spec.
     """
+    out, teacher = Path(out), None if teacher is None else Path(teacher)
     _check_data(spec, images)
     if not 0 <= seed < 2**32:
         raise RunError(f"seed is {seed}, expected 0 to {2**32 - 1}")

@@ -31,7 +31,7 @@ _NAMED = 12  # unsupported nodes that an error names
 
 
 def import_onnx(
-    path: Path,
+    path: Path | str,
     *,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -52,6 +52,7 @@ def import_onnx(
         FileFormatError: if the file is none that can be read.
         LoweringError: if it does what a Program has no op for; each such node is named.
     """
+    path = Path(path)
     model = read_model(path)
     inputs = picture_inputs(model, path, input_size)
     reader = Reader(Recorder(*inputs.values()), {})
