@@ -423,30 +423,34 @@ def trained(name: str, facts: dict[str, Any]) -> str:
     return f"{name}: {parts}, {facts['batch_size']} pictures a step of a detector, on {facts['device']}."
 
 
-def draw(data: Composites, found: dict[str, Any], path: Path, count: int = 3) -> None:
-    """Draw the first pictures with the boxes of each detector, a row a detector."""
+def draw(data: Composites, found: dict[str, Any], path: Path, count: int = 4) -> None:
+    """Draw the first pictures: a row of what is there, and a row a detector with what it finds."""
     import io
 
-    from PIL import Image, ImageDraw
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
-    pictures = data.batch(0, 10)[0][:count]
-    size = pictures.shape[-1]
-    sheet = Image.new("RGB", (count * size, len(found) * (size + 14)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (title, detections) in enumerate(found.items()):
-        top = row * (size + 14)
-        pen.text((4, top + 1), title, fill="black")
-        for at, (picture, boxes) in enumerate(zip(pictures, detections, strict=False)):
-            pixels = (picture.permute(1, 2, 0) * 255).round().byte().cpu().numpy()
-            sheet.paste(Image.fromarray(pixels), (at * size, top + 14))
-            for box, label, score in zip(boxes["boxes"], boxes["labels"], boxes["scores"], strict=True):
-                if score >= SHOWN:
-                    x1, y1, x2, y2 = box.tolist()
-                    x, y = at * size, top + 14
-                    pen.rectangle((x + x1, y + y1, x + x2, y + y2), outline="red")
-                    pen.text((x + x1 + 2, y + y1), f"{NAMES[int(label) - 1]} {score:.0%}", fill="red")
+    pictures, targets = data.batch(0, 10)
+    rows = {"what is there": targets} | found
+    figure = Figure(figsize=(2.4 * count, 2.6 * len(rows)), dpi=80, layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, (title, detections) in zip(axes, rows.items(), strict=True):
+        line[0].set_title(title, loc="left", fontsize=11)
+        for place, picture, boxes in zip(line, pictures, detections, strict=False):
+            place.imshow(picture.clamp(0, 1).permute(1, 2, 0).cpu().numpy(), interpolation="bicubic")
+            place.axis("off")
+            scores = boxes.get("scores", [None] * len(boxes["boxes"]))
+            for box, label, score in zip(boxes["boxes"], boxes["labels"], scores, strict=True):
+                if score is not None and score < SHOWN:
+                    continue
+                x1, y1, x2, y2 = box.tolist()
+                colour = f"C{int(label) - 1}"
+                place.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, lw=2))
+                words = NAMES[int(label) - 1] + ("" if score is None else f" {score:.0%}")
+                style = {"facecolor": colour, "edgecolor": "none", "pad": 1.5}
+                place.text(x1 + 1, y1 + 1, words, fontsize=8, color="white", va="top", bbox=style)
     stream = io.BytesIO()
-    sheet.save(stream, "PNG")
+    figure.savefig(stream, format="png")
     write_bytes(path, stream.getvalue())
 
 
