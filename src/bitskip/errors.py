@@ -7,7 +7,7 @@ and exits with `exit_code`; a traceback is only ever a bug.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 class BitskipError(Exception):
@@ -53,6 +53,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     folded = {word.casefold().strip(): word for word in known}  # who types CAT means cat
     matches = difflib.get_close_matches(name.casefold().strip(), list(folded), n=1, cutoff=0.4)
     return f"; did you mean '{folded[matches[0]]}'?" if matches else ""
+
+
+def check_one_of(name: str, known: Collection[str], what: str, error: type[BitskipError]) -> None:
+    """Raise `error` unless `name` is known: `WHAT 'x', expected one of a, b; did you mean 'a'?`."""
+    if name not in known:
+        raise error(f"{what} '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
 
 
 def in_one_line(error: BaseException, most: int = 160) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bitskip.errors import SpecError, nearest
+from bitskip.errors import SpecError, check_one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,10 +51,7 @@ def quantizer(name: str, *, learns: bool = True) -> Callable[[Gradient], Gradien
 
 def quantizer_of(name: str) -> Quantizer:
     """Return the row of `name`; raises SpecError for an unknown one."""
-    if name not in QUANTIZERS:
-        raise SpecError(
-            f"unknown quantizer '{name}', expected one of {', '.join(QUANTIZERS)}{nearest(name, QUANTIZERS)}"
-        )
+    check_one_of(name, QUANTIZERS, "unknown quantizer", SpecError)
     return QUANTIZERS[name]
 
 

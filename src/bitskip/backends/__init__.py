@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from bitskip.errors import RunError, nearest
+from bitskip.errors import RunError, check_one_of, nearest
 from bitskip.program import Program
 
 __all__ = [
@@ -111,7 +111,5 @@ def export_target(name: str) -> ExportTarget:
     Raises:
         RunError: if there is none.
     """
-    if name not in EXPORT_TARGETS:
-        known = ", ".join(EXPORT_TARGETS) or "none"
-        raise RunError(f"--to is '{name}', expected one of {known}{nearest(name, EXPORT_TARGETS)}")
+    check_one_of(name, EXPORT_TARGETS, "--to is", RunError)
     return cast(ExportTarget, import_module(EXPORT_TARGETS[name]).TARGET)

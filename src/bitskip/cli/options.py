@@ -197,11 +197,10 @@ def epoch_line(entry: dict[str, Any], epochs: int) -> str:
 
 def wants_flip(tta: str) -> bool:
     """Read `--tta`."""
-    from bitskip.errors import RunError, nearest
+    from bitskip.errors import RunError, check_one_of
     from bitskip.runtime.accuracy import TTA
 
-    if tta not in TTA:
-        raise RunError(f"--tta is '{tta}', expected one of {', '.join(TTA)}{nearest(tta, TTA)}")
+    check_one_of(tta, TTA, "--tta is", RunError)
     return tta == "flip"
 
 

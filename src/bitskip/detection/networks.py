@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bitskip.errors import PruningError, SpecError, nearest
+from bitskip.errors import PruningError, SpecError, check_one_of
 from bitskip.nn import BinaryConv2d
 from bitskip.nn.torchvision_ops import ensure_torchvision_ops
 
@@ -43,10 +43,7 @@ def small_faster_rcnn(classes: int, size: int = 320, backbone: str = "resnet18",
     from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
     known = ("resnet18", "resnet34")
-    if backbone not in known:
-        raise SpecError(
-            f"backbone is '{backbone}', expected one of {', '.join(known)}{nearest(backbone, known)}"
-        )
+    check_one_of(backbone, known, "backbone is", SpecError)
     if not 1 / _STAGES[0] <= width <= 1:
         raise SpecError(f"width is {width}, expected 1/{_STAGES[0]} to 1")
     body = _narrow(models.get_model(backbone, weights=None), width)
@@ -130,11 +127,7 @@ def binarise(detector: nn.Module, stages: Collection[str]) -> list[str]:
     changed = []
     for stage in stages:
         known = [name for name, _ in body.named_children()]
-        if stage not in known:
-            raise PruningError(
-                f"the backbone has no part '{stage}', expected one of {', '.join(known)}"
-                + nearest(stage, known)
-            )
+        check_one_of(stage, known, "the backbone has no part", PruningError)
         found = [
             name
             for name, module in body.get_submodule(stage).named_modules()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bitskip.cost import Cost
-from bitskip.errors import FileFormatError, SpecError, nearest
+from bitskip.errors import FileFormatError, SpecError, check_one_of
 from bitskip.nn.count import count_module
 from bitskip.nn.layers import BinaryConv2d, BinaryLinear
 
@@ -46,10 +46,7 @@ def build_baseline(name: str, input_size: int = INPUT_SIZE, classes: int = CLASS
     Raises:
         SpecError: for an unknown name, naming the nearest, a size below 8, or fewer than two classes.
     """
-    if name not in _BUILDERS:
-        raise SpecError(
-            f"unknown baseline '{name}', expected one of {', '.join(_BUILDERS)}{nearest(name, _BUILDERS)}"
-        )
+    check_one_of(name, _BUILDERS, "unknown baseline", SpecError)
     if input_size < 8:
         raise SpecError(f"baseline '{name}': input size is {input_size}, expected at least 8 pixels")
     if classes < 2:

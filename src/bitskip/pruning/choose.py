@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from bitskip.errors import PruningError, nearest
+from bitskip.errors import PruningError, check_one_of, nearest
 from bitskip.memory import EXECUTORS
 from bitskip.pruning.plan import Action, Plan, PlannedShortcut, fingerprint
 from bitskip.pruning.score import Score
@@ -51,8 +51,7 @@ def plan_shortcuts(
             f"{type(model).__name__} has no shortcuts: no addition joins a main path with an identity or a "
             "projection of its input"
         )
-    if executor not in EXECUTORS:
-        raise PruningError(f"unknown executor '{executor}', expected one of {', '.join(EXECUTORS)}")
+    check_one_of(executor, EXECUTORS, "unknown executor", PruningError)
     budget = max_accuracy_drop is not None or target_peak is not None
     if keep is None and not budget:
         keep = "middle"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bitskip.errors import PruningError, nearest
+from bitskip.errors import PruningError, check_one_of
 
 SCHEDULES = ("one_shot", "gradual", "together")
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -33,15 +33,8 @@ class RecoverySettings:
     precision: str = "32-true"  # arithmetic of forward passes: 32-true, or bf16-mixed (autocast)
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise PruningError(
-                f"unknown schedule '{self.schedule}', expected one of {', '.join(SCHEDULES)}"
-                + nearest(self.schedule, SCHEDULES)
-            )
-        if self.precision not in PRECISIONS:
-            raise PruningError(
-                f"unknown precision '{self.precision}', expected one of {', '.join(PRECISIONS)}"
-            )
+        check_one_of(self.schedule, SCHEDULES, "unknown schedule", PruningError)
+        check_one_of(self.precision, PRECISIONS, "unknown precision", PruningError)
         if self.epochs < 1:
             raise PruningError(f"epochs is {self.epochs}, expected at least 1")
         if self.learning_rate <= 0:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bitskip.data import ImageSet
 from bitskip.data.batches import held_out_count
-from bitskip.errors import InterruptedRunError, RunError, nearest
+from bitskip.errors import InterruptedRunError, RunError, check_one_of
 from bitskip.files import file_digest, keep_settings, require_writable, write_json
 from bitskip.jobs import Place, Task, run_tasks
 from bitskip.machine import machine
@@ -131,8 +131,7 @@ def plan_ablation(
     if seeds < 1:
         raise RunError(f"seeds is {seeds}, expected at least 1")
     for name in arms:
-        if name not in ARMS:
-            raise RunError(f"unknown arm '{name}', expected some of {', '.join(ARMS)}{nearest(name, ARMS)}")
+        check_one_of(name, ARMS, "unknown arm", RunError)
     if "epochs" in (changes or {}):
         raise RunError("the recipe's key 'epochs' is set by --epochs, not by --set")
     fixed = {**(changes or {}), "epochs": epochs}

@@ -23,7 +23,7 @@ from torch import nn
 from bitskip.backends.native import NativeProgram, available_isas
 from bitskip.data import ImageSet
 from bitskip.data.batches import Batches, Normalisation
-from bitskip.errors import RunError, nearest
+from bitskip.errors import RunError, check_one_of
 from bitskip.files import keep_settings, read_json, require_writable, write_json
 from bitskip.lower import lower
 from bitskip.machine import machine
@@ -57,11 +57,7 @@ class Experiment:
     def __post_init__(self) -> None:
         for name, known in (("targets", TARGETS), ("arms", ARMS)):
             for value in getattr(self, name):
-                if value not in known:
-                    raise RunError(
-                        f"unknown value '{value}' in {name}, expected {', '.join(known)}"
-                        + nearest(value, known)
-                    )
+                check_one_of(value, known, f"unknown value in {name}:", RunError)
 
     def settings(self, arm: str, gates: int) -> RecoverySettings:
         """Return the schedule of a training arm that closes `gates` gates.

@@ -15,7 +15,7 @@ from typing import Any
 from bitskip.cost import cost_of
 from bitskip.data import ImageSet
 from bitskip.data.batches import held_out_count
-from bitskip.errors import RunError, SpecError, nearest
+from bitskip.errors import RunError, SpecError, check_one_of
 from bitskip.files import require_writable
 from bitskip.jobs import Event, Place, Task, run_tasks
 from bitskip.machine import machine
@@ -149,10 +149,7 @@ def plan_study(
         SpecError: for an unknown preset, model or estimator.
         RecipeError: for an unknown recipe.
     """
-    if preset not in PRESETS:
-        raise SpecError(
-            f"unknown preset '{preset}', expected one of {', '.join(PRESETS)}{nearest(preset, PRESETS)}"
-        )
+    check_one_of(preset, PRESETS, "unknown preset", SpecError)
     if estimator is not None:
         quantizer_of(estimator)
     if seeds < 1:

@@ -20,7 +20,7 @@ from bitskip.backends.c99.epilogues import ACTIVATIONS
 from bitskip.backends.c99.kernels import scratch_bytes
 from bitskip.backends.c99.placement import Placement, place_tensors
 from bitskip.backends.c99.render import render
-from bitskip.errors import LoweringError, RunError, nearest
+from bitskip.errors import LoweringError, RunError, check_one_of
 from bitskip.program import (
     Bilinear,
     Concat,
@@ -169,10 +169,7 @@ class C99Target:
                 f"'{_default_name(name)}'"
             )
         core_name = str(options.get("cpu") or DEFAULT_CORE)
-        if core_name not in CORES:
-            raise LoweringError(
-                f"--cpu is '{core_name}', expected one of {', '.join(CORES)}{nearest(core_name, CORES)}"
-            )
+        check_one_of(core_name, CORES, "--cpu is", LoweringError)
         arena, flash = options.get("arena-bytes"), options.get("flash-bytes")
         for option, value in (("arena-bytes", arena), ("flash-bytes", flash)):
             if value is not None and value < 1:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bitskip.backends.onnx.convert import Converter
-from bitskip.errors import RunError
+from bitskip.errors import RunError, check_one_of
 from bitskip.program import Program, QuantizeInput
 
 OPSET = 18
@@ -22,8 +22,7 @@ def check_options(*asked: tuple[str, str, tuple[str, ...]]) -> None:
         RunError: if there is one.
     """
     for what, value, known in asked:
-        if value not in known:
-            raise RunError(f"--{what} is '{value}', expected one of {', '.join(known)}")
+        check_one_of(value, known, f"--{what} is", RunError)
 
 
 def normalisation(program: Program) -> tuple[list[float], list[float]] | None:
