@@ -19,7 +19,7 @@ from bitskip.errors import RunError, SpecError, check_one_of
 from bitskip.files import require_writable
 from bitskip.jobs import Event, Place, Task, run_tasks
 from bitskip.machine import machine
-from bitskip.quantizers import quantizer_of
+from bitskip.quantizers import QUANTIZERS
 from bitskip.results.study import (
     Counts,
     DataSummary,
@@ -151,7 +151,7 @@ def plan_study(
     """
     check_one_of(preset, PRESETS, "unknown preset", SpecError)
     if estimator is not None:
-        quantizer_of(estimator)
+        check_one_of(estimator, QUANTIZERS, "unknown estimator", SpecError)
     if seeds < 1:
         raise SpecError(f"seeds is {seeds}, expected at least 1")
     chosen = PRESETS[preset]
