@@ -25,6 +25,7 @@ class Worker:
         threads: of the engine.
         python: interpreter of the environment that has the engine.
         patience: seconds to wait for an answer beyond those asked for.
+        processor: time what its process computes, not what passes.
         options: for the loader.
 
     Raises:
@@ -38,9 +39,10 @@ class Worker:
         threads: int = 1,
         python: str = sys.executable,
         patience: float = 300.0,
+        processor: bool = False,
         **options: Any,
     ) -> None:
-        self.engine, self.patience = engine, patience
+        self.engine, self.patience, self.processor = engine, patience, processor
         # Pools of OpenMP and the BLAS larger than asked for would take turns with the other engines.
         quiet = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # what it says before it dies
@@ -97,7 +99,8 @@ class Worker:
 
     def time(self, seconds: float) -> list[float]:
         """Return the milliseconds of calls made for `seconds`."""
-        samples: list[float] = self._ask({"seconds": seconds}, seconds + self.patience)["ms"]
+        asked = {"seconds": seconds, "processor": self.processor}
+        samples: list[float] = self._ask(asked, seconds + self.patience)["ms"]
         return samples
 
     def close(self) -> None:

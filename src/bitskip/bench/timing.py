@@ -29,9 +29,9 @@ class Spread:
         return asdict(self)
 
 
-def timer(call: Callable[[], object]) -> Timer:
-    """Return the timer of a call in this process."""
-    return lambda seconds: time_calls(call, seconds)
+def timer(call: Callable[[], object], processor: bool = False) -> Timer:
+    """Return the timer of a call in this process; `processor`: of what it computes, not of what passes."""
+    return lambda seconds: time_calls(call, seconds, processor)
 
 
 def alternate(
