@@ -4,8 +4,8 @@
     python benchmarks/runtime_224.py --table benchmarks/results/runtime-224-zen3.json   # into docs/runtime.md
 
 Weights and pictures are random: behind a ReLU more activations are large than in trained networks, so int8
-layers on AVX2 sum pairs in 16 bits, not fours (docs/runtime.md). Peers run the architecture in fp32 and, quantized by
-onnxruntime, in int8.
+layers on AVX2 sum pairs in 16 bits, not fours (docs/runtime.md). Peers run the architecture in fp32 and,
+quantized by onnxruntime, in int8.
 """
 
 from __future__ import annotations
