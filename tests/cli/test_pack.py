@@ -263,6 +263,7 @@ def test_run(packed: Path, tmp_path: Path) -> None:
     for row, result in zip(expected, values["results"], strict=True):
         assert [p["index"] for p in result["top"]] == np.argsort(-row)[:2].tolist()
         assert [p["class"] for p in result["top"]] == [NAMES[p["index"]] for p in result["top"]]
+        assert result["logits"] == row.tolist()
         assert result["ms"] > 0
     said = call("run", packed, paths[0])
     assert NAMES[int(expected[0].argmax())] in said

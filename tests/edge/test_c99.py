@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from edge_programs import PROGRAMS, small_network, two_inputs
 from host_compilers import WARNINGS, compile_driver, missing, run_driver, wrong_pictures
+from PIL import Image
 
 from bitskip.backends import export_target
 from bitskip.backends.c99.cores import CORES
@@ -155,7 +157,7 @@ def test_the_readmes_command_compiles_the_folder_alone(bitskip: Callable[..., An
     packed, folder = tmp_path / "w1.bitskip", tmp_path / "c"
     program = PROGRAMS["w1"]()
     program.save(packed)
-    ran = bitskip("export", str(packed), "--to", "c99", "-o", str(folder), "--json")
+    ran = bitskip("export", str(packed), "--to", "c99", "--name", "net", "-o", str(folder), "--json")
     assert ran.code == 0, ran.err
     facts = json.loads(ran.out)
     assert facts["arena_bytes"] > 0
@@ -165,6 +167,19 @@ def test_the_readmes_command_compiles_the_folder_alone(bitskip: Callable[..., An
     done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("as the reference\n")
+
+    (folder / "M.bitskip").write_bytes(packed.read_bytes())
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (70, 45, 3), dtype=np.uint8)).save(
+        folder / "picture.png"
+    )
+    own_picture = readme.split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", own_picture], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    picture = np.fromfile(folder / "picture.bin", np.uint8).reshape(1, -1)
+    logits = run_driver(compile_driver(folder, "gcc"), picture, program.classes)
+    assert done.stdout.strip() == str(logits)
+    ran = bitskip("run", str(packed), str(folder / "picture.png"), "--json")
+    assert json.loads(ran.out)["results"][0]["logits"] == logits[0].tolist()
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")

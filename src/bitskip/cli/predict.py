@@ -138,4 +138,5 @@ def _classify(
         milliseconds = (time.perf_counter() - started) * 1000
         best = model.ranked(logits, top)[0]
         classes = [{"class": p.name, "index": p.index, "probability": round(p.probability, 6)} for p in best]
-        yield path, {"image": path, "ms": round(milliseconds, 3), "top": classes}
+        values = [float(value) for value in logits.reshape(-1)]  # float32, as they are
+        yield path, {"image": path, "ms": round(milliseconds, 3), "top": classes, "logits": values}
