@@ -8,9 +8,12 @@ _NEEDED = ("typer", "rich", "click")
 
 
 def main() -> None:
-    """Run the command line; exit code 2 with one sentence if typer or rich is missing."""
+    """Run the command line; one sentence and exit code 2 if typer or rich is missing, 130 after Ctrl-C."""
     try:
         from bitskip.cli import main as run
+    except KeyboardInterrupt:  # Ctrl-C before anything runs: loading takes a second on a busy machine
+        sys.stderr.write("bitskip: interrupted\n")
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise

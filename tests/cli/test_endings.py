@@ -157,3 +157,20 @@ def test_what_is_no_file_is_told_so(word: str) -> None:
     ran = shell(f"run edge-m4-w1 {word}")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "expected a file or a folder" in ran.stderr
+
+
+def test_ctrl_c_while_the_command_is_loading(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from bitskip.__main__ import main as command
+
+    class Interrupting:
+        def find_spec(self, name: str, *further: object) -> None:
+            if name == "bitskip.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "bitskip.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert (end.value.code, capsys.readouterr().err) == (130, "bitskip: interrupted\n")
