@@ -16,7 +16,7 @@
 #include "bitskip.h"
 #include "dispatch.h"
 
-static uint64_t state = 88172645463325252ull;
+static uint64_t state;
 
 static uint32_t next(void) {
   state ^= state << 13, state ^= state >> 7, state ^= state << 17;
@@ -222,7 +222,7 @@ static int compare(int round, const bsk_op *op, bsk_isa isa, const char *wanted,
 
 int main(int argc, char **argv) {
   const int rounds = argc > 1 ? atoi(argv[1]) : 300;
-  if (argc > 2) state ^= (uint64_t)strtoull(argv[2], NULL, 10) * 0x9e3779b97f4a7c15ull;
+  const uint64_t seed = argc > 2 ? (uint64_t)strtoull(argv[2], NULL, 10) : 0;
   const size_t room = 1 << 20;
   char *weights = (char *)malloc(room);
   long compared = 0, by_name[128] = {0};
@@ -230,6 +230,8 @@ int main(int argc, char **argv) {
     bsk_op op;
     size_t bytes;
     char name[64];
+    state = 88172645463325252ull ^ (seed * 1000003 + (uint64_t)round + 1) * 0x9e3779b97f4a7c15ull; /* so that a round is the same on every machine */
+    for (int i = 0; i < 8; ++i) next();
     random_op(&op, &bytes, weights, room);
     char *arena = (char *)calloc(bytes, 1);
     if (!arena) return 2;
