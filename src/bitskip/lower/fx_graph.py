@@ -16,6 +16,7 @@ from torch.ao.nn.quantized import FloatFunctional
 from bitskip.errors import LoweringError, in_one_line, nearest
 from bitskip.graph.foreign_forms import foreign_form
 from bitskip.graph.trace import Tracer, owner_of, trace_with
+from bitskip.graph.working import unwrap
 from bitskip.lower.fuse import fuse
 from bitskip.lower.graph import Graph
 from bitskip.lower.recorded import Recorder, Traced
@@ -98,6 +99,8 @@ class _Layers(Tracer):
 def refuse_unreadable(model: nn.Module) -> None:
     """Raise LoweringError if a module of `model` has a form that is not read, or does more than its code."""
     for path, module in model.named_modules():
+        if unwrap(module) is not module:
+            continue  # a wrapper, which is opened; what it holds comes by itself
         form = foreign_form(module)
         if form is not None:
             raise LoweringError(
