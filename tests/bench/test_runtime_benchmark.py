@@ -96,8 +96,8 @@ def test_full_table_shows_threads_and_what_is_missing() -> None:
     lines = text.splitlines()
     at = lines.index("| bitskip w1a1 avx2 | 1.000 | 1.000 .. 1.000 | 1.000 | 5 | 2.00 | 7,000 |")
     assert lines[at + 1].startswith("| onnxruntime int8 | 2.000 |")
-    assert "| bitskip w1a1 avx2 | 9.000 | 5.000 | 1.80 | 4.500 | 2.00 |" in lines
-    assert "| bitskip int8 avx2 | 8.000 | 5.000 | 1.60 |  |  |" in lines
+    assert "| bitskip w1a1 avx2 | 9.000 | 5.000 | 1.80 | 1.80 | 4.500 | 2.00 |" in lines
+    assert "| bitskip int8 avx2 | 8.000 | 5.000 | 1.60 | 1.60 |  |  |" in lines
     assert "- not measured: lce binary: no Python 3.11" in lines
     without_peer = runtime_tables.full(report(bitskip_w1a1_avx2=result(1.0)))
     assert "No int8 peer was measured." in without_peer
