@@ -17,6 +17,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def openvino_engine(content: bytes) -> Callable[[Any], Any]:
 
 
 def qonnx_engine(content: bytes) -> Callable[[Any], Any]:
-    """Return what runs the graph in qonnx's executor, node by node, for batches of `BATCH`."""
+    """Return what runs the graph in qonnx's executor, node by node."""
     import onnx
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
@@ -66,10 +67,13 @@ def qonnx_engine(content: bytes) -> Callable[[Any], Any]:
     from qonnx.transformation.infer_datatypes import InferDataTypes
     from qonnx.transformation.infer_shapes import InferShapes
 
-    model = ModelWrapper(onnx.load_from_string(content)).transform(ChangeBatchSize(BATCH))
-    model = model.transform(InferShapes()).transform(InferDataTypes())
+    @cache
+    def model_for(count: int) -> Any:
+        model = ModelWrapper(onnx.load_from_string(content)).transform(ChangeBatchSize(count))
+        return model.transform(InferShapes()).transform(InferDataTypes())
 
     def run(x: Any) -> Any:
+        model = model_for(len(x))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (logits,) = execute_onnx(model, {"picture": x}).values()
