@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,6 @@ from programs import every_op
 ROOT = Path(__file__).parents[2]
 MODEL = "resnet14-binary-all-x0.25-int8"
 needs_cc = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-
-
-def cmake() -> str:
-    """Return the command: that on the path, or the one of the Python package."""
-    beside = Path(sys.executable).parent / "cmake"
-    found = shutil.which("cmake") or (str(beside) if beside.exists() else None)
-    if found is None:
-        pytest.skip("needs cmake")
-    return found
 
 
 def run(*words: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
@@ -118,9 +108,9 @@ def test_the_reader_is_c99_and_short_and_its_header_is_c_plus_plus(tmp_path: Pat
 
 @pytest.mark.slow
 @needs_cc
-def test_make_install_c_and_pkg_config(tmp_path: Path) -> None:
+def test_make_install_c_and_pkg_config(tmp_path: Path, cmake: str) -> None:
     prefix = tmp_path / "prefix"
-    end = run("make", "install-c", f"PREFIX={prefix}", f"CMAKE={cmake()}", f"C_BUILD={tmp_path / 'build'}")
+    end = run("make", "install-c", f"PREFIX={prefix}", f"CMAKE={cmake}", f"C_BUILD={tmp_path / 'build'}")
     assert end.returncode == 0, end.stderr[-2000:]
     (folder,) = prefix.glob("lib*/pkgconfig")
     flags = run("pkg-config", "--cflags", "--libs", "bitskip", PKG_CONFIG_PATH=str(folder)).stdout.split()
@@ -136,10 +126,10 @@ def test_make_install_c_and_pkg_config(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_cc
-def test_kernels_and_mutants_under_sanitizers(tmp_path: Path) -> None:
+def test_kernels_and_mutants_under_sanitizers(tmp_path: Path, cmake: str) -> None:
     build = tmp_path / "build"
     options = ("-DBITSKIP_PYTHON=OFF", "-DBITSKIP_TESTS=ON", "-DBITSKIP_SANITIZE=ON", "-DBITSKIP_WERROR=ON")
-    for words in ((cmake(), "-S", ROOT, "-B", build, *options), (cmake(), "--build", build, "-j2")):
+    for words in ((cmake, "-S", ROOT, "-B", build, *options), (cmake, "--build", build, "-j2")):
         end = run(*words)
         assert end.returncode == 0, end.stdout[-1000:] + end.stderr[-2000:]
     every_op().save(tmp_path / "every.bitskip")

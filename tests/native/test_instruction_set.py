@@ -6,7 +6,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,15 +33,6 @@ def run(*words: str | Path) -> str:
     )
     assert end.returncode == 0, end.stdout[-1000:] + end.stderr[-2000:]
     return end.stdout
-
-
-@pytest.fixture(scope="module")
-def cmake() -> str:
-    beside = Path(sys.executable).parent / "cmake"
-    found = shutil.which("cmake") or (str(beside) if beside.exists() else None)
-    if found is None:
-        pytest.skip("needs cmake")
-    return found
 
 
 @pytest.fixture

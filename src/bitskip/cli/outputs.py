@@ -6,8 +6,6 @@ from pathlib import Path
 
 from bitskip.errors import RunError
 
-__all__ = ["refuse_name_of_exported", "refuse_name_of_packed"]
-
 # Endings of other formats, and how to come by them.
 _OTHER_FORMATS = {
     ".onnx": "export it with `bitskip export {packed} --to onnx -o {out}`",

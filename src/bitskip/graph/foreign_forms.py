@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-__all__ = ["foreign_form"]
-
 
 def foreign_form(module: nn.Module) -> str | None:
     """Say what `module` is where its layers cannot be read: TorchScript, or a program of `torch.export`.
